@@ -1,0 +1,73 @@
+# FedPlug. `make help` lists what can be done; every target makes and reuses its own .venv.
+# Needs: Python 3.11 or newer, make, git, and a package index that pip can reach. `make demo PYTHON=python3.12` picks another Python.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=1 $(BIN)/python -m pip -qq
+PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
+EDITABLE := $(foreach file,$(PLUGINS),-e $(dir $(file)))
+PROJECTS := pyproject.toml $(PLUGINS) constraints/ci.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup dev demo test test-all lint types bench docs clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.runtime  ## three hospitals train one model, here and now
+	@$(BIN)/fedplug demo
+
+test: $(VENV)/.dev  ## all tests but the slow ones (a few minutes)
+	@echo "==> tests: unit, properties, plugins, integration, wheels; usually 3 to 6 minutes on 2 cores"
+	@$(BIN)/pytest -q -m "not slow"
+
+test-all: $(VENV)/.dev  ## every test, the slow ones too
+	@echo "==> all tests, the slow ones too; usually 5 to 15 minutes on 2 cores"
+	@$(BIN)/pytest -q
+
+lint: $(VENV)/.dev  ## ruff, the import contracts, versions in lockstep
+	@echo "==> ruff, import-linter, version check; a few seconds"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python scripts/check_versions.py
+
+types: $(VENV)/.dev  ## mypy --strict on fedplug/, plugins and scripts
+	@echo "==> mypy --strict; up to a minute the first time"
+	@$(BIN)/mypy
+
+bench: $(VENV)/.dev  ## the benchmarks, one JSON line each
+	@echo "==> benchmarks; usually a few minutes, best on a quiet machine"
+	@$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.dev  ## check that the documentation is true: links, code blocks, generated pages
+	@echo "==> documentation checks; under a minute"
+	@$(BIN)/pytest -q tests/docs
+
+setup: $(VENV)/.runtime  ## only make .venv, with what a first run needs
+dev: $(VENV)/.dev  ## only make .venv, with all tools of a developer
+
+clean:  ## remove .venv, caches and built files
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist wheelhouse
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "FedPlug needs Python 3.11 or newer; '$(PYTHON)' is not. Name one: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	@echo "==> making a virtual environment in $(VENV); a few seconds"
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "The venv module did not work. On Debian and Ubuntu: apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+
+# hatchling first and no build isolation: otherwise pip would fetch it anew for each of our packages.
+$(VENV)/.runtime: $(PROJECTS) | $(BIN)/python
+	@echo "==> installing FedPlug, its plugins, PyTorch and TensorBoard; usually 1 to 4 minutes, mostly PyTorch's download"
+	@$(PIP) install -c constraints/ci.txt hatchling
+	@$(PIP) install -c constraints/ci.txt --no-build-isolation -e ".[demo]" $(EDITABLE)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "==> installing the tools for tests and checks; usually under a minute"
+	@$(PIP) install -c constraints/ci.txt --no-build-isolation -e ".[all,dev]" $(EDITABLE)
+	@touch $@

@@ -1,0 +1,45 @@
+"""R1 and R2: no-op rounds with a model of 1 KB, over ``inproc://`` and over node processes."""
+
+from __future__ import annotations
+
+import statistics
+
+from benchmarks.common import CpuMeter, Result
+from benchmarks.federation import experiment, local_nodes, node_processes, run_rounds
+
+VALUES = 256  # 1 KB of float32
+
+
+def run_inproc(quick: bool = False) -> list[Result]:
+    """R1: ten nodes in this process."""
+    rounds = 30 if quick else 200
+    url = "inproc://bench-r1"
+    with experiment(VALUES, 4, 10, url) as exp:
+        exp.pool()
+        with local_nodes(url, 10):
+            run_rounds(exp, 5)
+            cpu = CpuMeter()
+            before = cpu.read()
+            seconds = run_rounds(exp, rounds)
+            spent = (cpu.read() - before) / rounds
+    details = {"nodes": 10, "rounds": rounds, "cpu_ms_per_round": round(1000 * spent, 3), "p90_ms": _p90(seconds)}
+    figure = 1000 * statistics.median(seconds)
+    return [Result("R1", "no-op round, 1 KB, 10 nodes, inproc://", figure, "ms/round", None, 5.0, details)]
+
+
+def run_zmq(quick: bool = False) -> list[Result]:
+    """R2: four node processes over loopback."""
+    rounds = 30 if quick else 200
+    with experiment(VALUES, 4, 4, "zmq://127.0.0.1:0") as exp, node_processes(exp.pool().description, 4) as pids:
+        run_rounds(exp, 5)
+        cpu = CpuMeter(pids)
+        before = cpu.read()
+        seconds = run_rounds(exp, rounds)
+        spent = (cpu.read() - before) / rounds
+    details = {"nodes": 4, "rounds": rounds, "cpu_ms_per_round": round(1000 * spent, 3), "p90_ms": _p90(seconds)}
+    figure = 1000 * statistics.median(seconds)
+    return [Result("R2", "no-op round, 1 KB, 4 node processes, zmq://", figure, "ms/round", None, 20.0, details)]
+
+
+def _p90(seconds: list[float]) -> float:
+    return round(1000 * statistics.quantiles(seconds, n=10)[-1], 3)

@@ -1,0 +1,101 @@
+"""FedPlug: federated learning in which everything is a plugin.
+
+The public names are imported when they are first used, so that ``import fedplug`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedplug.core.aggregator import Aggregator, AggregatorTags, NodePayload, StreamingAggregator
+    from fedplug.core.components import Component
+    from fedplug.core.context import RoundContext, RoundResult
+    from fedplug.core.data import DataManager
+    from fedplug.core.errors import FedplugError
+    from fedplug.core.markers import hookimpl
+    from fedplug.core.mean import WeightedMean
+    from fedplug.core.monitor import Monitor
+    from fedplug.core.numpy_plan import NumpyTrainingPlan
+    from fedplug.core.params import Params
+    from fedplug.core.params_spec import ParamsSpec
+    from fedplug.core.strategy import Decision, DefaultStrategy, RandomStrategy, RoundState, Strategy
+    from fedplug.core.training_args import TrainingArgs
+    from fedplug.core.training_plan import TrainingPlan
+    from fedplug.core.update import Update
+    from fedplug.node.node import Node
+    from fedplug.researcher.experiment import Experiment
+
+_HOMES = {
+    "Aggregator": "fedplug.core.aggregator",
+    "AggregatorTags": "fedplug.core.aggregator",
+    "Component": "fedplug.core.components",
+    "DataManager": "fedplug.core.data",
+    "Decision": "fedplug.core.strategy",
+    "DefaultStrategy": "fedplug.core.strategy",
+    "Experiment": "fedplug.researcher.experiment",
+    "FedplugError": "fedplug.core.errors",
+    "Monitor": "fedplug.core.monitor",
+    "Node": "fedplug.node.node",
+    "NodePayload": "fedplug.core.aggregator",
+    "NumpyTrainingPlan": "fedplug.core.numpy_plan",
+    "Params": "fedplug.core.params",
+    "ParamsSpec": "fedplug.core.params_spec",
+    "RandomStrategy": "fedplug.core.strategy",
+    "RoundContext": "fedplug.core.context",
+    "RoundResult": "fedplug.core.context",
+    "RoundState": "fedplug.core.strategy",
+    "Strategy": "fedplug.core.strategy",
+    "StreamingAggregator": "fedplug.core.aggregator",
+    "TrainingArgs": "fedplug.core.training_args",
+    "TrainingPlan": "fedplug.core.training_plan",
+    "Update": "fedplug.core.update",
+    "WeightedMean": "fedplug.core.mean",
+    "hookimpl": "fedplug.core.markers",
+}
+
+__all__ = [
+    "Aggregator",
+    "AggregatorTags",
+    "Component",
+    "DataManager",
+    "Decision",
+    "DefaultStrategy",
+    "Experiment",
+    "FedplugError",
+    "Monitor",
+    "Node",
+    "NodePayload",
+    "NumpyTrainingPlan",
+    "Params",
+    "ParamsSpec",
+    "RandomStrategy",
+    "RoundContext",
+    "RoundResult",
+    "RoundState",
+    "Strategy",
+    "StreamingAggregator",
+    "TrainingArgs",
+    "TrainingPlan",
+    "Update",
+    "WeightedMean",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("fedplug")
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module 'fedplug' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__, "__version__"])

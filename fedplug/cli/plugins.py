@@ -1,0 +1,164 @@
+"""``fedplug plugins``: list, show, check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from fedplug.cli.output import EXIT_FAILED, say, say_json, say_table
+from fedplug.core.components import KINDS, label
+from fedplug.core.errors import UnknownNameError
+from fedplug.core.plugin_checks import PluginRecord
+from fedplug.core.plugins import PluginHost, default_host
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="See which plugins are installed, and test them.\n\n"
+    "A plugin is a Python package that brings aggregators, strategies, transports or training plans. "
+    "Install one with pip, and it appears here; FEDPLUG_PLUGINS=a,b loads only those named; "
+    "FEDPLUG_TRACE=1 prints every call to one.",
+)
+
+_JSON = typer.Option(False, "--json", help="Print JSON, for other programs.")
+_NAME = typer.Argument(metavar="NAME", help="Name of a plugin, as 'fedplug plugins list' shows it.")
+
+
+@app.command("list")
+def list_(as_json: bool = _JSON) -> None:
+    """List all plugins: what they provide, or why they cannot be used.
+
+    STATUS is 'ok'; 'failed' (it cannot be imported, or has a hook that does not exist); 'incompatible' (written for
+    another version of FedPlug); 'blocked' (not in FEDPLUG_PLUGINS); 'conflict' (it shares a name with another).
+    """
+    host = default_host()
+    if as_json:
+        say_json([_as_dict(host, record) for record in host.records])
+        return
+    rows = [
+        (
+            record.name,
+            record.dist or "-",
+            record.version or "-",
+            "-" if record.api is None else record.api,
+            record.state,
+            _one_line(record.error) if record.error else _provides(host, record),
+        )
+        for record in host.records
+    ]
+    say_table(("plugin", "dist", "version", "api", "status", "provides"), rows)
+    bad = [record for record in host.records if record.cure]
+    if bad:
+        say()
+    for record in bad:
+        say(f"{record.name}: {_one_line(record.cure)} (more: fedplug plugins show {record.name})")
+
+
+@app.command()
+def show(name: str = _NAME, as_json: bool = _JSON) -> None:
+    """Show everything about one plugin: its hooks, its components, and the traceback if it failed."""
+    host = default_host()
+    records = _find(host, name)
+    if as_json:
+        described = [_as_dict(host, record) | {"details": record.details} for record in records]
+        say_json(described[0] if len(described) == 1 else described)
+        return
+    for record in records:
+        origin = f"{record.dist} {record.version}" if record.dist else "not installed by a distribution"
+        api = "" if record.api is None else f", hooks version {record.api}"
+        say(f"{record.name}: {record.state} ({origin}{api}; module {record.module or 'unknown'})")
+        if record.details:
+            say(record.details.rstrip())
+        for line in (record.error, record.cure):
+            if line:
+                say(line)
+        if record.hooks:
+            say(f"hooks: {', '.join(record.hooks)}")
+        for offer in host.components(plugin=record.name) if record.state in ("ok", "conflict") else []:
+            summary = f": {offer.component.summary}" if offer.component.summary else ""
+            say(f"{label(offer.kind)} {offer.component.name!r}{summary}")
+            for option, meaning in offer.component.options.items():
+                say(f"    {option}: {meaning}")
+
+
+@app.command()
+def check(name: str = _NAME, as_json: bool = _JSON) -> None:
+    """Test a plugin: everything it offers must load, and aggregators must obey the laws that their tags claim.
+
+    Runs the laws on random cases that are the same each time, and names each law that is broken, with the inputs
+    that broke it. Ends with exit code 1 if there is one.
+    """
+    from fedplug.testing.components import check_offer
+
+    host = default_host()
+    record = _find(host, name)[0]
+    offers = host.components(plugin=record.name) if record.state in ("ok", "conflict") else []
+    results = {offer: check_offer(offer) for offer in offers}
+    outcomes = [result.outcome for each in results.values() for result in each]
+    counts = {outcome: outcomes.count(outcome) for outcome in ("pass", "skip", "fail")}
+    failed = bool(counts["fail"]) or record.state != "ok"
+    if as_json:
+        listed = [
+            {"kind": offer.kind, "component": offer.component.name, "check": r.check, "outcome": r.outcome} | r.words
+            for offer, each in results.items()
+            for r in each
+        ]
+        say_json(_as_dict(host, record) | {"details": record.details, "results": listed} | counts)
+        raise typer.Exit(EXIT_FAILED if failed else 0)
+    if record.state != "ok":
+        for line in (record.details.rstrip(), f"{record.name}: {record.state}", record.error, record.cure):
+            if line:
+                say(line)
+    for offer, each in results.items():
+        parts = [f"{r.check} {r.outcome}" + (f" ({r.reason})" if r.outcome == "skip" else "") for r in each]
+        say(f"{label(offer.kind, 2)}/{offer.component.name}  {' | '.join(parts)}")
+        for result in each:
+            if result.outcome == "fail":
+                say(f"\n{result.check}: {result.law}\n{result.reason}\n")
+    components = f"{len(results)} component" + ("" if len(results) == 1 else "s")
+    say(f"{components}, {counts['pass']} passed, {counts['skip']} skipped, {counts['fail']} failed")
+    raise typer.Exit(EXIT_FAILED if failed else 0)
+
+
+def _find(host: PluginHost, name: str) -> list[PluginRecord]:
+    found = [record for record in host.records if record.name == name]
+    if not found:
+        raise UnknownNameError("plugin", name, {record.name for record in host.records})
+    return found
+
+
+def _provides(host: PluginHost, record: PluginRecord) -> str:
+    parts = []
+    for kind in KINDS:
+        names = [offer.component.name for offer in host.components(kind, plugin=record.name)]
+        if names:
+            parts.append(f"{label(kind, 2)}: {', '.join(names)}")
+    return "; ".join(parts) or f"hooks: {', '.join(hook.removeprefix('fedplug_') for hook in record.hooks)}"
+
+
+def _as_dict(host: PluginHost, record: PluginRecord) -> dict[str, Any]:
+    usable = record.state in ("ok", "conflict") and record.hooks
+    return {
+        "plugin": record.name,
+        "dist": record.dist,
+        "version": record.version,
+        "api": record.api,
+        "status": record.state,
+        "error": record.error,
+        "cure": record.cure,
+        "hooks": list(record.hooks),
+        "provides": {
+            label(kind, 2): [
+                {"name": o.component.name, "summary": o.component.summary, "options": dict(o.component.options)}
+                for o in host.components(kind, plugin=record.name)
+            ]
+            for kind in KINDS
+            if usable and host.components(kind, plugin=record.name)
+        },
+    }
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

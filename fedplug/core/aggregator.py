@@ -1,0 +1,171 @@
+"""Aggregators: how the nodes' updates become the next global model.
+
+One method to write, `Aggregator.aggregate`. An aggregator that can fold updates one at a time derives from
+`StreamingAggregator` instead, and then the researcher never holds more than one update in memory.
+
+The researcher always hands updates over in sorted node order, so that the result does not depend on who
+replied first.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from fedplug.core.context import RoundContext
+from fedplug.core.errors import NoUpdatesError, UsageError
+from fedplug.core.mean import WeightedMean
+from fedplug.core.params import Params
+from fedplug.core.update import Aux, Update
+
+S = TypeVar("S")
+Weighting = Literal["samples", "steps", "uniform"]
+
+
+@dataclass(frozen=True, slots=True)
+class AggregatorTags:
+    """The laws an aggregator obeys; ``fedplug plugins check`` tests the ones that are claimed.
+
+    Attributes:
+        symmetric: Relabelling the nodes does not change the result (beyond rounding).
+        weighted: Weights matter: scaling all changes nothing, zero means absent, an integer means repetition.
+        convex: Each value of the result lies between the smallest and the largest of the updates'.
+        scale_equivariant: Scaling start and all updates scales the result.
+        shift_equivariant: Shifting start and all updates shifts the result.
+        streaming: Folds one update at a time; set by `StreamingAggregator`.
+        minimum_updates: The rule is undefined below this number of updates.
+    """
+
+    symmetric: bool = True
+    weighted: bool = True
+    convex: bool = True
+    scale_equivariant: bool = True
+    shift_equivariant: bool = True
+    streaming: bool = False
+    minimum_updates: int = 1
+
+
+@dataclass(frozen=True)
+class NodePayload:
+    """What an aggregator wants a node to receive beside the global parameters.
+
+    Attributes:
+        aux: Arrays by name. The same `Params` object given to several nodes is encoded once.
+        training_args: Training arguments that are set for this node, e.g. ``fedprox_mu``.
+    """
+
+    aux: Aux
+    training_args: Mapping[str, Any]
+
+
+class Aggregator(ABC):
+    """Base of all aggregators. Override `aggregate`; everything else has a working default."""
+
+    tags: AggregatorTags = AggregatorTags()
+    """The laws it obeys; set on the instance where they depend on its arguments."""
+
+    @abstractmethod
+    def aggregate(self, start: Params, updates: Sequence[Update], ctx: RoundContext) -> Params:
+        """The next global parameters.
+
+        Args:
+            start: The global parameters that the nodes started from.
+            updates: The round's updates in sorted node order; read-only. An update may be mapped from a
+                file, so iterate rather than copy.
+            ctx: The round.
+
+        Returns:
+            Parameters with the names, shapes and dtypes of ``start``.
+
+        Raises:
+            NoUpdatesError: ``updates`` is empty.
+        """
+
+    def check(self, training_args: Mapping[str, Any]) -> None:
+        """Refuse training arguments that this aggregator cannot work with, before anything is sent.
+
+        Raises:
+            UsageError: With the cause and the cure.
+        """
+
+    def node_payload(self, node_id: str, ctx: RoundContext) -> NodePayload | None:
+        """What ``node_id`` receives beside the global parameters in this round; None for nothing."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a breakpoint, as plain data and `Params`."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            UsageError: The state holds something this aggregator does not know.
+        """
+        if state:
+            raise UsageError(f"{type(self).__name__} keeps no state, but was given {sorted(state)}.")
+
+
+class StreamingAggregator(Aggregator, Generic[S]):
+    """An aggregator that folds updates one at a time: ``begin``, ``accumulate`` for each, ``finalize``.
+
+    ``S`` is the type of the running state, which belongs to one round and one caller.
+    """
+
+    tags: AggregatorTags = AggregatorTags(streaming=True)
+
+    @abstractmethod
+    def begin(self, start: Params, ctx: RoundContext) -> S:
+        """The state before any update."""
+
+    @abstractmethod
+    def accumulate(self, state: S, update: Update) -> None:
+        """Fold one update into ``state``; the update is not kept."""
+
+    @abstractmethod
+    def finalize(self, state: S) -> Params:
+        """The next global parameters.
+
+        Raises:
+            NoUpdatesError: Nothing was folded.
+        """
+
+    def aggregate(self, start: Params, updates: Iterable[Update], ctx: RoundContext) -> Params:
+        """Fold ``updates`` in the order given."""
+        state = self.begin(start, ctx)
+        for update in updates:
+            self.accumulate(state, update)
+        return self.finalize(state)
+
+
+def update_weight(update: Update, weighting: Weighting) -> float:
+    """The weight of an update in a mean.
+
+    Args:
+        update: The update.
+        weighting: ``"samples"`` (number of training samples), ``"steps"`` (optimizer steps) or ``"uniform"``.
+
+    Raises:
+        UsageError: The weighting is not known.
+    """
+    if weighting == "samples":
+        return update.sample_count
+    if weighting == "steps":
+        return update.steps
+    if weighting == "uniform":
+        return 1
+    raise UsageError(f"There is no weighting named {weighting!r}.", cure="Use 'samples', 'steps' or 'uniform'.")
+
+
+__all__ = [
+    "Aggregator",
+    "AggregatorTags",
+    "NoUpdatesError",
+    "NodePayload",
+    "StreamingAggregator",
+    "WeightedMean",
+    "Weighting",
+    "update_weight",
+]

@@ -1,0 +1,52 @@
+"""Frozen facts that travel with a round: who, which round, with which seed. They do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from fedplug.core.messages import TrainReply
+from fedplug.core.params import Params
+from fedplug.core.rng import SeedTree
+
+
+@dataclass(frozen=True, slots=True)
+class RoundContext:
+    """One round, as aggregators, strategies and observers see it.
+
+    Attributes:
+        experiment_id: Unique id of the experiment.
+        round: Number of the round, from 0.
+        seed: The subtree of seeds for this round.
+        node_ids: The nodes that were selected, sorted.
+        training_args: The training arguments in force, as plain data.
+    """
+
+    experiment_id: str = ""
+    round: int = 0
+    seed: SeedTree = field(default_factory=lambda: SeedTree.root(0))
+    node_ids: tuple[str, ...] = ()
+    training_args: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """What came out of a round.
+
+    Attributes:
+        params: The new global parameters.
+        replies: The replies that were aggregated, by node id, without their arrays.
+        dropped: The nodes whose work did not count, with the reason.
+        metrics: Scalars over all nodes, weighted by sample count, e.g. ``loss``.
+        seconds: Wall time of the round.
+        traffic: Bytes of the round: ``bytes_sent``, ``bytes_received``.
+    """
+
+    params: Params
+    replies: Mapping[str, TrainReply]
+    dropped: Mapping[str, str]
+    metrics: Mapping[str, float]
+    seconds: float
+    traffic: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))

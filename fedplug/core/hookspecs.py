@@ -1,0 +1,201 @@
+"""Every hook of FedPlug, on one page.
+
+A round, with the hooks at their places (those at the left margin run at the researcher)::
+
+    PluginHost.discover()                            # once per process, at either side
+        fedplug_register_training_plans()
+        fedplug_register_aggregators()
+        fedplug_register_strategies()
+        fedplug_register_data_managers()
+        fedplug_register_transports()
+
+    Experiment(training_plan_class=Net)
+        fedplug_wrap_model(model)                    # only if Net is not a training plan already
+
+    for each round:
+        node_ids = strategy.select(ctx, nodes)
+        fedplug_round_start(ctx, node_ids)
+        for each node, on the node:
+            manager = plan.training_data()
+            fedplug_wrap_data(manager, framework)    # what the training loop draws batches from
+            train, reply
+        params = aggregator.aggregate(start, updates, ctx)
+        fedplug_round_end(ctx, result)
+
+No hook selects nodes or averages: those are components (`Strategy`, `Aggregator`), which an experiment
+chooses by name, so that each has one owner.
+
+A hook has one of five kinds, and its kind says what happens when a plugin raises (`HOOK_KINDS`):
+
+======== ============================================== ====================================================
+kind     rule                                           if a plugin raises
+======== ============================================== ====================================================
+collect  each plugin is called alone, at load           that plugin is ``failed``, the others go on
+first    the first answer that is not None wins         the call is aborted; a note names the plugin
+veto     one `Deny` refuses                             counts as `Deny`
+fold     one's result is the next one's input;          the call is aborted with `PluginError`, which names
+         None leaves the value as it is                 plugin, distribution and version
+observe  results are ignored                            one warning per plugin and hook, counted; all goes on
+======== ============================================== ====================================================
+
+No hook of kind veto or fold exists yet; the host has both mechanisms, and later hooks only need a line here.
+
+Plugins are asked in the order of their names, the core's own last; ``@hookimpl(tryfirst=True)`` moves one to
+the front, ``trylast`` to the back. A plugin's function may leave out arguments that it does not need. All
+hooks are called through the typed methods of `fedplug.core.plugins.PluginHost`, never directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from fedplug.core.markers import hookspec
+
+if TYPE_CHECKING:
+    from fedplug.core.components import Component
+    from fedplug.core.context import RoundContext, RoundResult
+    from fedplug.core.data import BatchSource, DataManager
+    from fedplug.core.plan_source import PlanBundle
+
+HookKind = Literal["collect", "first", "veto", "fold", "observe"]
+
+HOOK_KINDS: dict[str, HookKind] = {
+    "fedplug_register_training_plans": "collect",
+    "fedplug_register_aggregators": "collect",
+    "fedplug_register_strategies": "collect",
+    "fedplug_register_data_managers": "collect",
+    "fedplug_register_transports": "collect",
+    "fedplug_wrap_model": "first",
+    "fedplug_wrap_data": "first",
+    "fedplug_round_start": "observe",
+    "fedplug_round_end": "observe",
+}
+"""The kind of each hook."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """A plugin's consent, for hooks of kind veto; the same as no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """A refusal, for hooks of kind veto.
+
+    Attributes:
+        reason: Why, in words for whoever asked.
+        plugin: Who refused; filled in by the host.
+    """
+
+    reason: str
+    plugin: str = ""
+
+
+# collect: what a plugin offers -----------------------------------------------------------------------------
+
+
+@hookspec
+def fedplug_register_training_plans() -> Iterable[Component]:
+    """Offer bases of training plans. Fires once, when plugins are loaded.
+
+    Returns:
+        Components whose targets are classes derived from `TrainingPlan`, named after their framework.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def fedplug_register_aggregators() -> Iterable[Component]:
+    """Offer aggregators, for ``Experiment(aggregator="name")``. Fires once, when plugins are loaded.
+
+    Returns:
+        Components whose targets are classes derived from `Aggregator`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def fedplug_register_strategies() -> Iterable[Component]:
+    """Offer strategies, for ``Experiment(node_selection_strategy="name")``. Fires once, when plugins are loaded.
+
+    Returns:
+        Components whose targets are classes derived from `Strategy`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def fedplug_register_data_managers() -> Iterable[Component]:
+    """Offer ways to hand data to the training loop. Fires once, when plugins are loaded.
+
+    Returns:
+        Components whose targets are classes derived from `BatchSource`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def fedplug_register_transports() -> Iterable[Component]:
+    """Offer transports, chosen by the scheme of an address. Fires once, when plugins are loaded.
+
+    Returns:
+        Components named after their scheme, whose targets are classes derived from `Transport`.
+    """
+    raise NotImplementedError
+
+
+# first: the first plugin that knows what to do ---------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def fedplug_wrap_model(model: type) -> PlanBundle | None:
+    """Turn a bare model class into a training plan. Fires at the researcher, when an experiment is given one.
+
+    Args:
+        model: The class, such as one derived from ``torch.nn.Module``; not a training plan.
+
+    Returns:
+        The plan as it travels; None if this plugin does not know the class.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def fedplug_wrap_data(manager: DataManager, framework: str) -> BatchSource | None:
+    """Turn what a plan's ``training_data`` returned into batches. Fires on the node, before it trains.
+
+    Args:
+        manager: The data as the user gave it.
+        framework: The plan's framework, e.g. ``"torch"``.
+
+    Returns:
+        What the training loop draws from; None if this plugin does not serve the framework.
+    """
+    raise NotImplementedError
+
+
+# observe: what happens ---------------------------------------------------------------------------------------
+
+
+@hookspec
+def fedplug_round_start(ctx: RoundContext, node_ids: Sequence[str]) -> None:
+    """A round begins. Fires at the researcher, after nodes were selected and before anything is sent.
+
+    Args:
+        ctx: The round.
+        node_ids: The nodes that are asked to train, sorted.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def fedplug_round_end(ctx: RoundContext, result: RoundResult) -> None:
+    """A round is complete. Fires at the researcher, after aggregation; not for a round that was aborted.
+
+    Args:
+        ctx: The round.
+        result: What came out; read-only.
+    """
+    raise NotImplementedError

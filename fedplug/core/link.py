@@ -1,0 +1,114 @@
+"""A node's view of the researcher: requests come in, answers go out. The twin of `fedplug.core.pool`.
+
+`ResearcherLink` is what the node's supervisor works with. Behind it stands
+`fedplug.protocol.NodeEndpoint`, which connects outward, keeps trying, keeps the heartbeat, fetches the
+arrays of a task before it reports the task, and keeps a finished update until the researcher has committed it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+from fedplug.core.messages import DatasetCard, LogLine, Progress, TaskFailure, TaskKey, TrainReply, TrainRequest
+from fedplug.core.params import Params
+from fedplug.core.plan_source import PlanBundle
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The researcher has welcomed this node."""
+
+    researcher: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The researcher cannot be reached; the link goes on trying.
+
+    Attributes:
+        reason: Why, in words. Reported once per change, not once per try.
+        refused: The researcher answered and refused this node (version, identity).
+    """
+
+    reason: str
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SearchReceived:
+    """The researcher asks which data sets carry all of ``tags``; answer with `ResearcherLink.answer_search`."""
+
+    query: int
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReceived:
+    """A task with everything that belongs to it, checked against its digests. Reported once per key."""
+
+    request: TrainRequest
+    plan: PlanBundle
+    params: Params
+    aux: Mapping[str, Params] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCancelled:
+    """The researcher has given a task up; nothing needs to be sent for it."""
+
+    key: TaskKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateCommitted:
+    """The researcher has the update of a task for good."""
+
+    key: TaskKey
+
+
+LinkEvent = Connected | Disconnected | SearchReceived | TaskReceived | TaskCancelled | UpdateCommitted
+
+
+class ResearcherLink(ABC):
+    """The way to the researcher. `next_event` belongs to one thread; the other methods to any."""
+
+    @abstractmethod
+    def next_event(self, timeout: float | None) -> LinkEvent | None:
+        """The next event; None after ``timeout`` seconds, or early when `wake` was called."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make a `next_event` that waits, or else the next one, return at once."""
+
+    @abstractmethod
+    def answer_search(self, query: int, cards: Sequence[DatasetCard]) -> None:
+        """Answer a `SearchReceived`."""
+
+    @abstractmethod
+    def report(self, message: Progress | LogLine) -> None:
+        """Send a sign of life; dropped where the way is full or the researcher away."""
+
+    @abstractmethod
+    def finish(self, reply: TrainReply, params: Params, aux: Mapping[str, Params] | None = None) -> None:
+        """Offer a finished training. It is kept, and offered again after a lost connection, until committed."""
+
+    @abstractmethod
+    def fail(self, failure: TaskFailure) -> None:
+        """Say that a task did not finish; repeated until the researcher knows."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Say goodbye and give back sockets and threads. May be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

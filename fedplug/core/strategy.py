@@ -1,0 +1,128 @@
+"""Strategies: who trains in a round, and what happens when somebody does not.
+
+Nothing else in FedPlug decides about nodes that fail, hang or leave.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from fedplug.core.context import RoundContext
+from fedplug.core.errors import UsageError
+
+Outcome = Literal["replied", "failed", "lost", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a strategy makes of the state of a round.
+
+    Attributes:
+        verdict: ``"wait"`` for more replies, ``"enough"`` to aggregate what is there, ``"abort"`` to give up.
+        reason: Why, in words for the researcher; needed for ``"abort"``.
+    """
+
+    verdict: Literal["wait", "enough", "abort"]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundState:
+    """Where a round stands, as `Strategy.judge` sees it.
+
+    Attributes:
+        selected: The nodes that were asked to train, sorted.
+        outcomes: What became of those that are done: ``replied`` (its update is valid), ``failed`` (it
+            said why), ``lost`` (it is gone), ``rejected`` (its update was refused).
+        reasons: The words that belong to an outcome other than ``replied``.
+        elapsed: Seconds since the round began.
+    """
+
+    selected: tuple[str, ...]
+    outcomes: Mapping[str, Outcome]
+    reasons: Mapping[str, str]
+    elapsed: float
+
+    @property
+    def replied(self) -> list[str]:
+        """The nodes whose update is valid, sorted."""
+        return [node for node in self.selected if self.outcomes.get(node) == "replied"]
+
+    @property
+    def missing(self) -> list[str]:
+        """The nodes that are still training, sorted."""
+        return [node for node in self.selected if node not in self.outcomes]
+
+    @property
+    def dropped(self) -> list[str]:
+        """The nodes that will not reply, sorted."""
+        return [node for node in self.selected if self.outcomes.get(node, "replied") != "replied"]
+
+
+class Strategy(ABC):
+    """Base of all strategies."""
+
+    @abstractmethod
+    def select(self, ctx: RoundContext, nodes: Sequence[str]) -> list[str]:
+        """The nodes that train in this round.
+
+        Args:
+            ctx: The round; ``ctx.seed`` is the stream to draw from.
+            nodes: The nodes that are connected and hold the data, sorted.
+        """
+
+    @abstractmethod
+    def judge(self, ctx: RoundContext, state: RoundState) -> Decision:
+        """Called whenever a selected node is done, and once a second: go on waiting, aggregate, or give up."""
+
+
+class DefaultStrategy(Strategy):
+    """All nodes train, and all must reply."""
+
+    def select(self, ctx: RoundContext, nodes: Sequence[str]) -> list[str]:
+        """All ``nodes``."""
+        return list(nodes)
+
+    def judge(self, ctx: RoundContext, state: RoundState) -> Decision:
+        """Wait for every node; abort as soon as one cannot reply."""
+        if state.dropped:
+            node = state.dropped[0]
+            more = f" (and {len(state.dropped) - 1} more)" if state.dropped[1:] else ""
+            return Decision("abort", f"node {node!r} {state.outcomes[node]}: {state.reasons.get(node, '')}{more}")
+        return Decision("wait" if state.missing else "enough")
+
+
+class RandomStrategy(Strategy):
+    """A random part of the nodes trains, drawn anew each round from the experiment's seed.
+
+    Args:
+        fraction: Share of the nodes, in (0, 1]; at least one node trains.
+        count: Number of nodes instead of a share.
+
+    Raises:
+        UsageError: Not exactly one of the two is given, or it is out of range.
+    """
+
+    def __init__(self, fraction: float | None = None, *, count: int | None = None) -> None:
+        if (fraction is None) == (count is None):
+            raise UsageError("RandomStrategy needs either fraction or count.", cure="E.g. RandomStrategy(0.5).")
+        if fraction is not None and not 0 < fraction <= 1:
+            raise UsageError(f"fraction must lie in (0, 1], got {fraction!r}.")
+        if count is not None and count < 1:
+            raise UsageError(f"count must be at least 1, got {count!r}.")
+        self.fraction = fraction
+        self.count = count
+
+    def select(self, ctx: RoundContext, nodes: Sequence[str]) -> list[str]:
+        """A sample of ``nodes`` without repetition, sorted."""
+        wanted = self.count if self.fraction is None else round(self.fraction * len(nodes))
+        size = min(len(nodes), max(1, wanted or 0))
+        picked = ctx.seed.child("select").generator().choice(len(nodes), size=size, replace=False)
+        return sorted(nodes[index] for index in picked)
+
+    def judge(self, ctx: RoundContext, state: RoundState) -> Decision:
+        """Wait for every selected node; abort as soon as one cannot reply."""
+        return DefaultStrategy().judge(ctx, state)

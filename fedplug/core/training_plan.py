@@ -1,0 +1,260 @@
+"""Training plans: the recipe that a researcher writes and the nodes execute.
+
+A framework's plugin gives the base class to derive from (``TorchTrainingPlan``, ...); the names and the life
+cycle are the same for all:
+
+1. ``plan = PlanClass()``; overriding ``__init__`` is discouraged, as it is reserved for the library.
+2. `TrainingPlan.setup`: ``init_model(model_args)``, then ``init_optimizer(optimizer_args)``, which may
+   already use ``self.model()``.
+3. ``training_data()`` (or ``training_data(batch_size)``) returns a `DataManager`.
+4. The training loop (`fedplug.core.trainer`) calls ``training_step`` for each batch, ``testing_step`` to test.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fedplug.core.data import DataManager, LoaderArgs, NodeDataset
+from fedplug.core.errors import PlanError
+from fedplug.core.params import Params
+from fedplug.core.rng import seeded_globals
+from fedplug.core.trainer.backend import Backend
+from fedplug.core.training_args import TrainingArgs
+
+Allocate = Callable[[int], Any]
+"""Gives writable memory of at least so many bytes, e.g. shared with another process."""
+
+_LOG = logging.getLogger("fedplug.plan")
+
+
+@dataclass(frozen=True)
+class PlanSetup:
+    """Everything a plan is told when it is set up.
+
+    Attributes:
+        model_args: For ``init_model``.
+        training_args: Checked training arguments.
+        dataset: The node's data set; None at the researcher.
+        node_id: The node; empty at the researcher.
+        round: Number of the round, from 0.
+        aux: Extra arrays that the aggregator sent along, by name.
+        log: Takes lines that the researcher should see, e.g. that there is no GPU.
+    """
+
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    training_args: TrainingArgs = field(default_factory=TrainingArgs)
+    dataset: NodeDataset | None = None
+    node_id: str = ""
+    round: int = 0
+    aux: Mapping[str, Params] = field(default_factory=dict)
+    log: Callable[[str], None] = _LOG.warning
+
+
+class TrainingPlan(ABC):
+    """Base of all training plans. Researchers derive from a framework's plan, not from this class."""
+
+    framework: ClassVar[str] = ""
+    """Name of the framework; the plugin that offers it wraps this plan's data."""
+
+    _setup: PlanSetup | None = None
+    _model: Any = None
+    _optimizer: Any = None
+
+    # what a researcher writes ------------------------------------------------------------------------------
+
+    def init_dependencies(self) -> list[str]:
+        """Import statements that the plan needs beyond `default_dependencies`, e.g. ``["import numpy as np"]``."""
+        return []
+
+    @abstractmethod
+    def training_data(self) -> DataManager:
+        """The node's data as a `DataManager`. May take ``batch_size`` as its only argument."""
+
+    # what a framework supplies -----------------------------------------------------------------------------
+
+    @classmethod
+    def default_dependencies(cls) -> list[str]:
+        """Import statements that every plan of this framework has."""
+        return ["from fedplug import DataManager"]
+
+    @classmethod
+    @contextmanager
+    def seeded(cls, seed: int, *, threads: int = 1) -> Iterator[None]:
+        """Seed all global random streams that plan code may use, and restore them on leaving.
+
+        Args:
+            seed: In [0, 2**63).
+            threads: Processor threads that the framework may use meanwhile, where it can be told.
+        """
+        with seeded_globals(seed):
+            yield
+
+    @abstractmethod
+    def _build_model(self, model_args: Mapping[str, Any]) -> Any:
+        """Call ``init_model`` and check what it returns."""
+
+    @abstractmethod
+    def _build_optimizer(self, optimizer_args: Mapping[str, Any]) -> Any:
+        """Call ``init_optimizer`` and check what it returns."""
+
+    @abstractmethod
+    def make_backend(self) -> Backend:
+        """What the training loop moves: this plan's model and optimizer behind a `Backend`."""
+
+    @abstractmethod
+    def get_params(self, allocate: Allocate | None = None) -> Params:
+        """The model's parameters, copied once.
+
+        Args:
+            allocate: Gives the memory to copy into; fresh memory by default.
+        """
+
+    @abstractmethod
+    def set_params(self, params: Params) -> None:
+        """Copy ``params`` into the model.
+
+        Raises:
+            ParamsError: Names, shapes or dtypes differ from the model's.
+        """
+
+    # life cycle --------------------------------------------------------------------------------------------
+
+    def setup(self, setup: PlanSetup, *, with_optimizer: bool = True) -> None:
+        """Build model and optimizer. Called once, by the library.
+
+        Args:
+            setup: What the plan may know.
+            with_optimizer: Whether to build the optimizer; the researcher needs none.
+        """
+        self._setup = setup
+        self._model = self._build_model(deepcopy(dict(setup.model_args)))
+        if with_optimizer:
+            self._optimizer = self._build_optimizer(self.optimizer_args())
+
+    def make_data(self) -> DataManager:
+        """Call ``training_data`` with as many arguments as it takes, and check what it returns.
+
+        Raises:
+            PlanError: It returned something else than a `DataManager`.
+        """
+        asked = self.loader_args().get("batch_size")
+        own_default = asked is None and not _requires_argument(self.training_data)
+        manager = call_flexibly(self.training_data, *(() if own_default else (asked or LoaderArgs.batch_size,)))
+        if not isinstance(manager, DataManager):
+            raise PlanError(
+                f"training_data must return a DataManager, but returned {type(manager).__name__}.",
+                cure="E.g. return DataManager(features, labels, batch_size=32).",
+            )
+        return manager
+
+    # getters -----------------------------------------------------------------------------------------------
+
+    def model(self) -> Any:
+        """The model that ``init_model`` returned."""
+        return self._ready("model", self._model)
+
+    def optimizer(self) -> Any:
+        """The optimizer that ``init_optimizer`` returned."""
+        return self._ready("optimizer", self._optimizer)
+
+    def model_args(self) -> dict[str, Any]:
+        """The model arguments of the experiment."""
+        return deepcopy(dict(self._state.model_args))
+
+    def training_args(self) -> dict[str, Any]:
+        """The training arguments in force, defaults included."""
+        return self._state.training_args.dict()
+
+    def optimizer_args(self) -> dict[str, Any]:
+        """``training_args["optimizer_args"]``; ``lr`` is always there."""
+        return deepcopy(self._state.training_args.optimizer_args)
+
+    def loader_args(self) -> dict[str, Any]:
+        """``training_args["loader_args"]``."""
+        return deepcopy(self._state.training_args.loader_args)
+
+    def aux(self) -> Mapping[str, Params]:
+        """Extra arrays that the aggregator sent along with this round, by name."""
+        return self._state.aux
+
+    def node_id(self) -> str:
+        """The node this plan runs on; empty at the researcher."""
+        return self._state.node_id
+
+    def round(self) -> int:
+        """Number of the current round, from 0."""
+        return self._state.round
+
+    @property
+    def dataset(self) -> NodeDataset:
+        """The node's data set.
+
+        Raises:
+            PlanError: The plan runs at the researcher, where there is no data.
+        """
+        if self._state.dataset is None:
+            raise PlanError("A training plan has no data set at the researcher; only nodes hold data.")
+        return self._state.dataset
+
+    @property
+    def dataset_path(self) -> Path:
+        """Where the node's data set lies on the node."""
+        return self.dataset.path
+
+    @property
+    def _state(self) -> PlanSetup:
+        return self._ready("setup", self._setup)  # type: ignore[no-any-return]
+
+    def _ready(self, what: str, value: Any) -> Any:
+        if value is None:
+            raise PlanError(
+                f"self.{what}() is not available yet.",
+                cure="Model, optimizer and arguments are there after initialisation: use them in training_data, "
+                "training_step or testing_step (the model in init_optimizer too).",
+            )
+        return value
+
+
+def _requires_argument(method: Callable[..., Any]) -> bool:
+    return any(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in _parameters(method)
+    )
+
+
+def _parameters(method: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    """The parameters of a method of the user's, without ``self``; looked up once for each function."""
+    function = getattr(method, "__func__", None)
+    return _signature(method) if function is None else _signature(function)[1:]
+
+
+@lru_cache(maxsize=256)
+def _signature(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(function).parameters.values())
+
+
+def call_flexibly(method: Callable[..., Any], *args: Any) -> Any:
+    """Call a method of the user's with as many of ``args`` as it takes.
+
+    Raises:
+        PlanError: It requires more arguments than there are.
+    """
+    parameters = _parameters(method)
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return method(*args)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    if len(required) > len(args):
+        raise PlanError(
+            f"{method.__name__} takes {len(required)} arguments, but is called with at most {len(args)}.",
+            cure=f"Remove {', '.join(p.name for p in required[len(args) :])} from its signature.",
+        )
+    return method(*args[: len(positional)])

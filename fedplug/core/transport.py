@@ -1,0 +1,185 @@
+"""Transports: how two frames get from one process to another.
+
+A transport moves *frames*, pairs of ``(header, body)`` bytes, between one researcher and many nodes. It
+knows nothing of tasks, sessions or parameters: those are the business of `fedplug.protocol`, which runs on
+any transport that passes `fedplug.testing.check_transport`.
+
+What a transport promises:
+
+- A frame arrives whole, once and unchanged, or not at all; frames between two ends keep their order.
+- It may be lost only together with its connection, and then both ends are told (`Closed`).
+- `send` never blocks: it takes the frame or says that the way is full (back-pressure).
+- Nodes connect outward; only the researcher listens.
+
+One thread drives an end (the one that calls `receive` and `send`); `wake` may be called from any thread.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+Buffer = Any
+"""Anything with the buffer protocol: bytes, bytearray, memoryview, a read-only array of bytes."""
+
+MAX_HEADER = 256 * 1024
+"""Largest header of a frame, in bytes."""
+
+MAX_BODY = 1024 * 1024 + 64 * 1024
+"""Largest body of a frame, in bytes: one chunk of a blob and some room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A pair of bytes that arrived. ``body`` stays valid as long as somebody holds it.
+
+    Attributes:
+        peer: Whom it came from: a token of the transport's own making, one per connection. Empty at a node.
+        header: At most `MAX_HEADER` bytes.
+        body: At most `MAX_BODY` bytes.
+    """
+
+    peer: bytes
+    header: bytes
+    body: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A connection is up. At the researcher it may be reported together with its first frame."""
+
+    peer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A connection is gone, or could not be made; frames that were under way on it may be lost.
+
+    Attributes:
+        peer: Which one. Empty at a node.
+        reason: Why, as far as it is known, in words.
+    """
+
+    peer: bytes
+    reason: str = ""
+
+
+Item = Frame | Opened | Closed
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Counters of one end, in bytes and frames, header and body together."""
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    frames_sent: int = 0
+    frames_received: int = 0
+    frames_refused: int = 0
+
+
+class _End(ABC):
+    """What both ends of a transport have in common."""
+
+    def __init__(self) -> None:
+        self.traffic = Traffic()
+
+    @abstractmethod
+    def receive(self, timeout: float | None) -> Item | None:
+        """The next thing that happened.
+
+        Args:
+            timeout: Seconds to wait, 0 to only look, None for as long as it takes.
+
+        Returns:
+            The item; None after the time-out, or early when `wake` was called.
+        """
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make a `receive` that waits, or else the next one, return at once. Safe from any thread."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back sockets and threads. May be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Listener(_End):
+    """The researcher's end: one address, many nodes."""
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """The address that nodes can connect to, with a port that was left open (``:0``) filled in."""
+
+    @abstractmethod
+    def send(self, peer: bytes, header: Buffer, body: Buffer = b"") -> bool:
+        """Queue a frame for ``peer`` without blocking and, for large bodies, without copying.
+
+        The caller must not change ``body`` afterwards.
+
+        Returns:
+            Whether the frame was taken. False means that the way is full: try again later.
+
+        Raises:
+            ConnectionLostError: The peer is not connected.
+            TransportError: The frame is larger than `MAX_HEADER` or `MAX_BODY` allow.
+        """
+
+    @abstractmethod
+    def drop(self, peer: bytes) -> None:
+        """Forget a peer: nothing more is sent to it or received from it. Unknown peers are ignored."""
+
+
+class Channel(_End):
+    """A node's end: one connection to the researcher. It is not rebuilt; connect again for a new one."""
+
+    @abstractmethod
+    def send(self, header: Buffer, body: Buffer = b"") -> bool:
+        """Queue a frame for the researcher; as `Listener.send`."""
+
+
+@dataclass(frozen=True)
+class TransportOptions:
+    """Settings that every transport understands, and room for those of one.
+
+    Attributes:
+        insecure_plaintext: Allow unencrypted traffic beyond this machine.
+        heartbeat: Seconds between signs of life on an idle connection; three missed mean it is gone.
+        extra: Options of a single transport, by name.
+    """
+
+    insecure_plaintext: bool = False
+    heartbeat: float = 2.0
+    extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+class Transport(ABC):
+    """A way to move frames, chosen by the scheme of an address (``zmq://host:port``)."""
+
+    @abstractmethod
+    def listen(self, url: str, options: TransportOptions) -> Listener:
+        """Open the researcher's end.
+
+        Raises:
+            AddressError: The address is malformed, in use, or refused for safety.
+        """
+
+    @abstractmethod
+    def connect(self, url: str, options: TransportOptions) -> Channel:
+        """Open a node's end. Returns at once; `Opened` or `Closed` follows from `Channel.receive`.
+
+        Raises:
+            AddressError: The address is malformed or refused for safety.
+        """

@@ -1,0 +1,1 @@
+"""``fedplug demo``: a real federation on this machine, from data files to a trained model."""

@@ -1,0 +1,90 @@
+"""Data sets of type ``arrays``: NumPy arrays in an ``.npz`` file, samples along the first axis."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedplug.core.errors import DatasetError
+from fedplug.core.params import Array
+from fedplug.node.datasets.base import DatasetRecord, DatasetType, FileDataset, Inspection, check_columns
+
+
+class ArraysDataset(FileDataset):
+    """Named arrays; ``column(name)`` is one of them."""
+
+    def _read(self) -> dict[str, Array]:
+        return _load(self.path, self.label, self.record.columns)
+
+
+class ArraysType(DatasetType):
+    """Arrays saved by ``numpy.savez`` that have one length along their first axis."""
+
+    name = "arrays"
+    suffixes = (".npz",)
+
+    def inspect(self, path: Path, label: str, columns: Sequence[str] | None) -> Inspection:
+        """As `DatasetType.inspect`."""
+        arrays = _load(path, label, columns)
+        largest = max(arrays.values(), key=lambda array: array.size)
+        return Inspection(largest.shape, tuple(arrays), tuple(_dtype_text(a) for a in arrays.values()))
+
+    def open(self, record: DatasetRecord) -> ArraysDataset:
+        """As `DatasetType.open`."""
+        return ArraysDataset(record)
+
+
+def _load(path: Path, label: str, wanted: Sequence[str] | None) -> dict[str, Array]:
+    """Load arrays from an ``.npz`` file without ever unpickling.
+
+    Raises:
+        DatasetError: It is not such a file, holds Python objects, or its arrays have different lengths.
+    """
+    cure = "Save it with numpy.savez(path, x=features, y=labels)."
+    try:
+        if not zipfile.is_zipfile(path):
+            raise DatasetError(f"{label} is not a NumPy .npz file.", cure=cure)
+        with np.load(path, allow_pickle=False) as file:
+            check_columns(label, "array", file.files, wanted or ())
+            arrays = {name: _checked(label, name, file[name]) for name in (wanted or file.files)}
+    except OSError as error:
+        raise DatasetError(f"{label} cannot be read: {error.strerror or error}.") from None
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, MemoryError) as error:
+        reason = str(error)
+        if "allow_pickle" in reason or "Object arrays" in reason:
+            reason = "it holds Python objects, which are never loaded"
+        raise DatasetError(f"{label} cannot be read as .npz: {reason}.", cure=cure) from None
+    if not arrays:
+        raise DatasetError(f"{label} holds no arrays.", cure=cure)
+    lengths = {name: array.shape[0] for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise DatasetError(
+            f"{label}: its arrays differ in their number of samples ({listed}).",
+            cure="All arrays must have one row per sample, in the same order.",
+        )
+    if not next(iter(lengths.values())):
+        raise DatasetError(f"{label} has arrays but no samples.")
+    return arrays
+
+
+def _checked(label: str, name: str, array: object) -> Array:
+    if not isinstance(array, np.ndarray):
+        raise DatasetError(f"{label}: {name!r} is not a NumPy array.")
+    if array.ndim == 0:
+        raise DatasetError(f"{label}: array {name!r} is a single value.", cure="Samples must lie along the first axis.")
+    if array.dtype.kind not in "biufcUS":
+        raise DatasetError(f"{label}: array {name!r} has dtype {array.dtype}, which plans cannot use.")
+    return array
+
+
+def _dtype_text(array: Array) -> str:
+    """E.g. ``float32`` for a vector, ``float32[8,8]`` for samples of 8 by 8."""
+    base = "str" if array.dtype.kind in "US" else array.dtype.name
+    inner = ",".join(map(str, array.shape[1:]))
+    return f"{base}[{inner}]" if inner and math.prod(array.shape) else base

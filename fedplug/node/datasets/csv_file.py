@@ -1,0 +1,61 @@
+"""Data sets of type ``csv``: a table with a header."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedplug.core.errors import DatasetError
+from fedplug.core.params import Array
+from fedplug.node.datasets.base import DatasetRecord, DatasetType, FileDataset, Inspection
+from fedplug.node.datasets.table_reader import read_table
+
+
+class CsvDataset(FileDataset):
+    """A table; ``column(name)`` is one of its columns, ``table()`` the numeric ones side by side."""
+
+    _text_rows: dict[str, int]
+
+    def table(self, columns: Sequence[str] | None = None, *, without: Sequence[str] = ()) -> Array:
+        """As `NodeDataset.table`; the refusal of a text column names the row that makes it one.
+
+        Raises:
+            DatasetError: A column does not exist or is not numeric.
+        """
+        arrays = self.arrays()
+        for name in arrays if columns is None else columns:
+            row = self._text_rows.get(name)
+            if row is not None and name not in without:
+                raise DatasetError(
+                    f"Column {name!r} of data set {self.name!r} is not numeric: row {row} holds text.",
+                    cure="Leave it out (without=...), or turn it into numbers in training_data.",
+                )
+        return super().table(columns, without=without)
+
+    def _read(self) -> dict[str, Array]:
+        table = read_table(self.path, self.label, self.record.columns)
+        self._text_rows = table.text_rows
+        self._check_dtypes(table.dtypes, table.text_rows)
+        return table.columns
+
+
+class CsvType(DatasetType):
+    """Comma-separated values (also semicolons or tabs) in UTF-8, the first row naming the columns."""
+
+    name = "csv"
+    suffixes = (".csv", ".tsv", ".txt")
+
+    def inspect(self, path: Path, label: str, columns: Sequence[str] | None) -> Inspection:
+        """As `DatasetType.inspect`."""
+        table = read_table(path, label, columns)
+        names = tuple(table.columns) if columns is None else tuple(columns)
+        notes = tuple(
+            f"Column {name!r} is text: row {table.text_rows[name]} is not a number."
+            for name in names
+            if name in table.text_rows
+        )
+        return Inspection((table.rows, len(names)), names, tuple(table.dtypes[name] for name in names), notes)
+
+    def open(self, record: DatasetRecord) -> CsvDataset:
+        """As `DatasetType.open`."""
+        return CsvDataset(record)

@@ -1,0 +1,220 @@
+"""A node: a folder with a store, a way to the researcher, a worker, and the two threads that serve them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from fedplug.core.errors import UsageError
+from fedplug.core.messages import NodeInfo
+from fedplug.node.datasets.memory import MemoryDataset
+from fedplug.node.jobs import Worker
+from fedplug.node.lock import FolderLock
+from fedplug.node.runtime import Runtime
+from fedplug.node.shared import BlockStock
+from fedplug.node.status import NodeStatus, StatusBoard
+from fedplug.node.store import NodeStore
+
+if TYPE_CHECKING:
+    from fedplug.core.link import ResearcherLink
+    from fedplug.core.plugins import PluginHost
+    from fedplug.core.transport import TransportOptions
+
+_log = logging.getLogger("fedplug.node")
+
+
+class Node:
+    """A node that connects outward to a researcher and trains what it is asked to, on the data that it owns.
+
+    Args:
+        place: The node's folder, made by ``fedplug node init`` or `NodeStore.create`; or a store, which then
+            stays the caller's to close.
+        url: Address of the researcher; by default the one in the store.
+        worker: ``"process"`` trains in a process of its own, which is the only safe place for the plans of
+            others. ``"inline"`` trains in this process: for one's own plans, tests and demonstrations.
+        host: The plugins; by default all that are installed.
+        options: Settings of the transport.
+        datasets: Data sets in memory, besides those of the store; only with ``worker="inline"``.
+        memory_limit: Most address space of the worker process, in bytes; None for no limit.
+        retry: Seconds between tries to reach the researcher.
+
+    Raises:
+        UsageError: The folder is not a node, or the settings contradict each other.
+        StoreError: Its store cannot be used; or, from `start`, a node runs in the folder.
+        AddressError: From `start`: the address cannot be used.
+
+    Example:
+        >>> with Node("hospital-a", "zmq://127.0.0.1:7400") as node:  # doctest: +SKIP
+        ...     node.wait_connected(10)
+    """
+
+    def __init__(
+        self,
+        place: str | Path | NodeStore,
+        url: str | None = None,
+        *,
+        worker: Literal["process", "inline"] = "process",
+        host: PluginHost | None = None,
+        options: TransportOptions | None = None,
+        datasets: Sequence[MemoryDataset] = (),
+        memory_limit: int | None = None,
+        retry: float = 2.0,
+    ) -> None:
+        if datasets and worker != "inline":
+            raise UsageError(
+                "Data sets in memory cannot be seen by a worker process.", cure='Use Node(..., worker="inline").'
+            )
+        self._owns_store = not isinstance(place, NodeStore)
+        self.store = place if isinstance(place, NodeStore) else NodeStore.open(place)
+        self.identity = self.store.identity
+        self.url = url or self.identity.researcher
+        self._worker_kind = worker
+        self._host = host
+        self._options = options
+        self._datasets = tuple(datasets)
+        self._memory_limit = memory_limit
+        self._retry = retry
+        self._state = threading.Lock()
+        self._lock: FolderLock | None = None
+        self._link: ResearcherLink | None = None
+        self._worker: Worker | None = None
+        self._runtime: Runtime | None = None
+        self._board: StatusBoard | None = None
+        self._threads: list[threading.Thread] = []
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+
+    @property
+    def status(self) -> NodeStatus:
+        """What the node is doing right now."""
+        return self._board.now if self._board else NodeStatus(researcher=self.url)
+
+    def start(self) -> Self:
+        """Connect and serve, in threads of its own. Returns at once; the researcher need not be there yet."""
+        with self._state:
+            if self._runtime is not None:
+                raise UsageError("This node has been started already.", cure="Make a new Node to start it again.")
+            try:
+                self._open()
+            except BaseException:
+                self._give_back()
+                raise
+        return self
+
+    def wait_connected(self, timeout: float | None = None) -> bool:
+        """Wait until the researcher has welcomed this node.
+
+        Args:
+            timeout: Seconds to wait; None for as long as it takes.
+
+        Returns:
+            Whether it has.
+        """
+        return self._runtime is not None and self._runtime.connected.wait(timeout)
+
+    def run_forever(self) -> None:
+        """Serve until `stop` is called from another thread or a signal handler.
+
+        Raises:
+            Exception: Whatever ended one of the node's threads, which is a bug.
+        """
+        if self._runtime is None:
+            self.start()
+        self._over.wait()
+        self.stop()
+        if self._error is not None:
+            raise self._error
+
+    def request_stop(self) -> None:
+        """Make `run_forever` return; safe in a signal handler."""
+        self._over.set()
+
+    def stop(self) -> None:
+        """Cancel what runs, say goodbye and give everything back. May be called twice."""
+        self._over.set()
+        with self._state:
+            if self._runtime is not None:
+                self._runtime.stop()
+            if self._worker is not None:
+                self._worker.close()
+            for thread in self._threads:
+                if thread is not threading.current_thread():
+                    thread.join()
+            self._threads.clear()
+            self._give_back()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _open(self) -> None:
+        from fedplug import __version__
+        from fedplug.core.plugins import default_host
+        from fedplug.core.transport import TransportOptions
+        from fedplug.protocol.endpoint_node import NodeEndpoint
+        from fedplug.transports.registry import open_transport
+
+        if self.store.folder:
+            self._lock = FolderLock(self.store.folder)
+        host = self._host or default_host()
+        who = self.identity
+        plugins = {record.name: record.version for record in host.records if record.state == "ok"}
+        info = NodeInfo(node_id=who.node_id, name=who.name, version=__version__, plugins=plugins)
+        self._worker = self._make_worker(host)
+        self._board = StatusBoard(self.store.folder, self.url)
+        _log.info("Node %r (%s) connects to %s, and tries every %g s.", who.name, who.node_id, self.url, self._retry)
+        self._link = NodeEndpoint(
+            open_transport(self.url, host),
+            self.url,
+            info,
+            self._options or TransportOptions(),
+            # What is received into shared memory reaches the worker without a copy.
+            allocate=BlockStock().allocate if self._worker_kind == "process" else None,
+            retry=self._retry,
+        )
+        self._runtime = Runtime(
+            self._link, self.store, self._worker, self._board, memory=self._datasets, retry=self._retry
+        )
+        for name, serve in (("link", self._runtime.serve_link), ("tasks", self._runtime.serve_tasks)):
+            thread = threading.Thread(target=self._guarded, args=(serve,), name=f"fedplug-node-{name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _make_worker(self, host: PluginHost) -> Worker:
+        if self._worker_kind == "inline":
+            from fedplug.node.worker_inline import InlineWorker
+
+            return InlineWorker(host)
+        from fedplug.node.worker_process import ProcessWorker
+
+        return ProcessWorker(memory_limit=self._memory_limit)
+
+    def _guarded(self, serve: Callable[[], None]) -> None:
+        try:
+            serve()
+        except BaseException as error:  # noqa: BLE001 - kept for run_forever, which raises it
+            _log.critical("The node cannot go on: %s: %s", type(error).__name__, error, exc_info=error)
+            self._error = error
+            self._over.set()
+
+    def _give_back(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        if self._board is not None:
+            self._board.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        if self._owns_store:
+            self.store.close()

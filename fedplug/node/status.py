@@ -1,0 +1,170 @@
+"""What a running node is doing, for `fedplug node status`: a small file that is replaced as a whole."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+
+from fedplug.core.messages import Progress
+from fedplug.node.lock import is_locked
+
+STATUS_FILE = "status.json"
+_WRITE_INTERVAL = 0.2
+
+_log = logging.getLogger("fedplug.node")
+
+
+class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A training that is under way.
+
+    Attributes:
+        experiment: Id of the experiment.
+        round: Number of the round, from 0.
+        plan: Class name and short hash of the plan.
+        dataset: Name of the data set.
+        started: Seconds since the epoch.
+        step: Optimizer steps done.
+        total_steps: Steps to do in all; 0 if that is not known.
+        epoch: Epoch, from 1.
+        metrics: The latest scalars by name.
+    """
+
+    experiment: str
+    round: int
+    plan: str
+    dataset: str
+    started: float
+    step: int = 0
+    total_steps: int = 0
+    epoch: int = 0
+    metrics: dict[str, float] = {}
+
+
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node is doing.
+
+    Attributes:
+        running: Whether its process lives.
+        pid: Its process; 0 if it does not run.
+        researcher: Address that it connects to.
+        connection: ``"connected"``, ``"connecting"``, ``"refused"`` or ``"stopped"``.
+        reason: Why it is not connected, in words.
+        task: The training under way.
+        queued: Trainings that wait.
+        finished: Trainings finished since it was started.
+        failed: Trainings failed since it was started.
+        last: What became of the last training, in words.
+        updated: When this was written, in seconds since the epoch.
+    """
+
+    running: bool = False
+    pid: int = 0
+    researcher: str = ""
+    connection: str = "stopped"
+    reason: str = ""
+    task: TaskStatus | None = None
+    queued: int = 0
+    finished: int = 0
+    failed: int = 0
+    last: str = ""
+    updated: float = 0.0
+
+
+class StatusBoard:
+    """Keeps the status of a running node, and its file if the node has a folder.
+
+    The file is written by a thread of its own, right after a change but at most five times a second, so that
+    small rounds do not wait for the disk.
+
+    Args:
+        folder: The node's folder; None for a node without.
+        researcher: Address that it connects to.
+    """
+
+    def __init__(self, folder: Path | None, researcher: str) -> None:
+        self._path = folder / STATUS_FILE if folder else None
+        self._changed = threading.Condition()
+        self._dirty = False
+        self._closed = False
+        self._broken = False
+        self.now = NodeStatus(running=True, pid=os.getpid(), researcher=researcher, connection="connecting")
+        self._write(self.now)
+        self._thread = threading.Thread(target=self._serve, name="fedplug-status", daemon=True)
+        if self._path is not None:
+            self._thread.start()
+
+    def change(self, **fields: object) -> None:
+        """Note a change of state."""
+        with self._changed:
+            self.now = msgspec.structs.replace(self.now, **fields, updated=time.time())
+            self._dirty = True
+            self._changed.notify()
+
+    def progress(self, progress: Progress) -> None:
+        """Note how far the training is."""
+        task = self.now.task
+        if task is not None:
+            task = msgspec.structs.replace(
+                task,
+                step=progress.step,
+                total_steps=progress.total_steps,
+                epoch=progress.epoch,
+                metrics=progress.metrics,
+            )
+            self.change(task=task)
+
+    def close(self) -> None:
+        """Write down that the node has stopped. May be called twice."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify()
+        if self._path is not None:
+            self._thread.join()
+        self._write(
+            msgspec.structs.replace(
+                self.now, running=False, connection="stopped", reason="", task=None, queued=0, updated=time.time()
+            )
+        )
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._dirty or self._closed)
+                if self._closed:
+                    return
+                self._dirty, now = False, self.now
+            self._write(now)
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, _WRITE_INTERVAL)
+
+    def _write(self, status: NodeStatus) -> None:
+        if self._path is None:
+            return
+        new = self._path.with_suffix(".new")
+        try:
+            new.write_bytes(msgspec.json.encode(status))
+            new.replace(self._path)
+            self._broken = False
+        except OSError as error:
+            # A full disk must not stop a training; the status is for people only.
+            if not self._broken:
+                _log.warning("The status file cannot be written: %s.", error.strerror)
+            self._broken = True
+
+
+def read_status(folder: Path) -> NodeStatus:
+    """The status of the node in ``folder``; one that was killed counts as stopped."""
+    try:
+        status = msgspec.json.decode((folder / STATUS_FILE).read_bytes(), type=NodeStatus)
+    except (OSError, msgspec.MsgspecError):
+        status = NodeStatus()
+    if is_locked(folder):
+        return status
+    return msgspec.structs.replace(status, running=False, pid=0, connection="stopped", reason="", task=None, queued=0)

@@ -1,0 +1,350 @@
+"""The node's memory: one SQLite file in the node's folder.
+
+The command line opens it while the node runs, so every method is one short transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from fedplug.core.errors import StoreError, UnknownNameError, UsageError
+from fedplug.core.plan_source import PlanBundle
+from fedplug.node.datasets.base import DatasetRecord
+from fedplug.node.store_schema import APPLICATION_ID, MIGRATIONS
+
+STORE_FILE = "node.sqlite"
+DEFAULT_URL = "zmq://127.0.0.1:7400"
+_NODE_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}[a-z0-9]")
+
+
+@dataclass(frozen=True)
+class NodeIdentity:
+    """Who this node is.
+
+    Attributes:
+        node_id: Unique and stable.
+        name: What people call it.
+        researcher: Address that it connects to unless told otherwise.
+        created: When it was made (UTC, ISO 8601).
+    """
+
+    node_id: str
+    name: str
+    researcher: str
+    created: str
+
+
+@dataclass(frozen=True)
+class PlanRecord:
+    """A training plan that was sent to this node."""
+
+    hash: str
+    class_name: str
+    first_seen: str
+    status: str
+
+
+class NodeStore:
+    """The store of one node. Methods may be called from any thread, and while another process has it open.
+
+    Use `create`, `open` or `in_memory`.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, folder: Path | None) -> None:
+        self.folder = folder
+        self._db = connection
+        self._lock = threading.RLock()
+        self._noted: set[str] = set()  # plans that this process has written down
+
+    @classmethod
+    def create(
+        cls, folder: str | Path, *, name: str = "", node_id: str = "", researcher: str = DEFAULT_URL
+    ) -> NodeStore:
+        """Make a node in ``folder``, which is created if need be.
+
+        Args:
+            folder: Where the node keeps its store.
+            name: What people call it; the folder's name by default.
+            node_id: Its id; made from the name by default.
+            researcher: Address that it connects to unless told otherwise.
+
+        Raises:
+            UsageError: The folder is a node already, or name or id cannot be used.
+            StoreError: The folder cannot be written.
+        """
+        folder = Path(folder).expanduser().absolute()
+        name, node_id = _check_names(name or folder.name, node_id)
+        path = folder / STORE_FILE
+        try:
+            if path.exists() and path.stat().st_size:
+                raise UsageError(
+                    f"{folder} is a node already.", cure="Choose another folder, or go on with: fedplug node start"
+                )
+            # The store says where the data lie, which is nobody else's business.
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600)
+        except OSError as error:
+            raise StoreError(
+                f"The folder {folder} cannot be made: {error.strerror}.", cure="Choose another place for the node."
+            ) from None
+        store = cls(_connect(path), folder)
+        store._migrate(fresh=True)
+        store._set_identity(node_id, name, researcher)
+        return store
+
+    @classmethod
+    def open(cls, folder: str | Path) -> NodeStore:
+        """Open the store of an existing node.
+
+        Raises:
+            UsageError: The folder holds no node.
+            StoreError: Its store is foreign, corrupt or too new.
+        """
+        folder = Path(folder).expanduser().absolute()
+        path = folder / STORE_FILE
+        if not path.is_file() or not path.stat().st_size:
+            raise UsageError(
+                f"{folder} is not a node.",
+                cure=f"Make one with: fedplug node init {folder}\nOr name the right folder: fedplug node --folder ...",
+            )
+        store = cls(_connect(path), folder)
+        try:
+            store._check()
+            store._migrate(fresh=False)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def in_memory(cls, name: str = "node", *, node_id: str = "", researcher: str = DEFAULT_URL) -> NodeStore:
+        """A store that is gone when it is closed: for nodes inside a script.
+
+        Raises:
+            UsageError: Name or id cannot be used.
+        """
+        name, node_id = _check_names(name, node_id)
+        store = cls(_connect(":memory:"), None)
+        store._migrate(fresh=True)
+        store._set_identity(node_id, name, researcher)
+        return store
+
+    @property
+    def identity(self) -> NodeIdentity:
+        """Who this node is.
+
+        Raises:
+            StoreError: The store has lost its identity.
+        """
+        rows = self._read("SELECT node_id, name, researcher, created FROM node")
+        if not rows:
+            raise StoreError(
+                f"The store in {self.folder} is not complete: `fedplug node init` was interrupted.",
+                cure=f"Delete {STORE_FILE} in that folder and run fedplug node init again.",
+            )
+        return NodeIdentity(*rows[0])
+
+    # data sets ---------------------------------------------------------------------------------------------
+
+    def add_dataset(self, record: DatasetRecord) -> None:
+        """Register a data set.
+
+        Raises:
+            UsageError: The node has one of that name.
+        """
+        text = msgspec.json.encode(record).decode()
+        with self._write() as db:
+            if db.execute("SELECT 1 FROM datasets WHERE name = ?", (record.name,)).fetchone():
+                raise UsageError(
+                    f"This node has a data set named {record.name!r} already.",
+                    cure=f"Choose another --name, or remove it first: fedplug node dataset remove {record.name!r}",
+                )
+            db.execute("INSERT INTO datasets VALUES (?, ?, ?)", (record.dataset_id, record.name, text))
+
+    def datasets(self, tags: Sequence[str] = ()) -> list[DatasetRecord]:
+        """The data sets that carry all of ``tags``, by name."""
+        rows = self._read("SELECT record FROM datasets ORDER BY name")
+        records = [msgspec.json.decode(text, type=DatasetRecord) for (text,) in rows]
+        return [record for record in records if set(tags) <= set(record.tags)]
+
+    def dataset(self, name: str) -> DatasetRecord:
+        """The data set with this name or id.
+
+        Raises:
+            UnknownNameError: There is none.
+        """
+        records = self.datasets()
+        for record in records:
+            if name in {record.name, record.dataset_id}:
+                return record
+        raise UnknownNameError("data set", name, [record.name for record in records])
+
+    def remove_dataset(self, name: str) -> DatasetRecord:
+        """Forget a data set; its file stays.
+
+        Raises:
+            UnknownNameError: There is none of this name or id.
+        """
+        record = self.dataset(name)
+        with self._write() as db:
+            db.execute("DELETE FROM datasets WHERE dataset_id = ?", (record.dataset_id,))
+        return record
+
+    # training plans ----------------------------------------------------------------------------------------
+
+    def note_plan(self, bundle: PlanBundle) -> None:
+        """Remember a training plan that was sent here, once."""
+        if bundle.hash in self._noted:
+            return
+        with self._write() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO plans (hash, class_name, bundle, first_seen) VALUES (?, ?, ?, ?)",
+                (bundle.hash, bundle.class_name, bundle.encode(), _now()),
+            )
+        self._noted.add(bundle.hash)
+
+    def plans(self) -> list[PlanRecord]:
+        """All training plans that were sent here, oldest first."""
+        rows = self._read("SELECT hash, class_name, first_seen, status FROM plans ORDER BY first_seen, hash")
+        return [PlanRecord(*row) for row in rows]
+
+    # life cycle --------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the file. May be called twice."""
+        with self._lock:
+            self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check(self) -> None:
+        """Refuse a file that is not ours, or not whole."""
+        (application,) = self._read("PRAGMA application_id")[0]
+        if application != APPLICATION_ID:
+            raise StoreError(
+                f"{self._path} was not made by FedPlug.",
+                cure="Choose another folder for the node: fedplug node init ...",
+            )
+        if self._read("PRAGMA quick_check(1)") != [("ok",)]:
+            raise self._corrupt()
+
+    def _migrate(self, *, fresh: bool) -> None:
+        (version,) = self._read("PRAGMA user_version")[0]
+        if version > len(MIGRATIONS):
+            raise StoreError(
+                f"{self._path} was made by a newer FedPlug (version {version}, known: {len(MIGRATIONS)}).",
+                cure="Upgrade: pip install --upgrade fedplug",
+            )
+        if version == len(MIGRATIONS):
+            return
+        with self._write() as db:
+            # Somebody else may have migrated between the look above and this transaction.
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if fresh:
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            for statements in MIGRATIONS[version:]:
+                for statement in statements:
+                    db.execute(statement)
+            db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+    def _set_identity(self, node_id: str, name: str, researcher: str) -> None:
+        with self._write() as db:
+            db.execute("INSERT OR REPLACE INTO node VALUES (1, ?, ?, ?, ?)", (node_id, name, researcher, _now()))
+
+    def _read(self, query: str) -> list[tuple[Any, ...]]:
+        with self._lock, self._errors():
+            return self._db.execute(query).fetchall()
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, which takes the write lock at once."""
+        with self._lock, self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise StoreError(
+                f"{self._path} cannot be used: {error}.",
+                cure="Check that the disk is not full and that this user may write the node's folder.",
+            ) from error
+        except sqlite3.ProgrammingError as error:
+            raise StoreError(f"{self._path} has been closed: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise self._corrupt() from error
+
+    def _corrupt(self) -> StoreError:
+        return StoreError(
+            f"{self._path} is damaged, or not a store of FedPlug.",
+            cure="Restore it from a backup, or move it away, run fedplug node init and add the data sets again.",
+        )
+
+    @property
+    def _path(self) -> str:
+        return str(self.folder / STORE_FILE) if self.folder else "The store in memory"
+
+
+def _connect(path: str | Path) -> sqlite3.Connection:
+    try:
+        db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+        except sqlite3.Error:
+            db.close()
+            raise
+    except sqlite3.OperationalError as error:
+        raise StoreError(
+            f"{path} cannot be opened: {error}.", cure="Check that this user may write the node's folder."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise StoreError(
+            f"{path} is not a store of FedPlug: {error}.",
+            cure="Restore it from a backup, or move it away, run fedplug node init and add the data sets again.",
+        ) from error
+    return db
+
+
+def _check_names(name: str, node_id: str) -> tuple[str, str]:
+    name = name.strip()
+    if not name or not name.isprintable() or len(name) > 64:
+        raise UsageError(f"{name!r} cannot be the name of a node.", cure="Use 1 to 64 printable characters.")
+    if not node_id:
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "node"
+        node_id = f"{slug}-{secrets.token_hex(4)}"
+    if not _NODE_ID.fullmatch(node_id):
+        raise UsageError(
+            f"{node_id!r} cannot be the id of a node.",
+            cure="Use 2 to 64 of a-z, 0-9, dot, dash and underscore, beginning and ending with a letter or digit.",
+        )
+    return name, node_id
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

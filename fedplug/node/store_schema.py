@@ -1,0 +1,28 @@
+"""The tables of a node's store, as numbered migrations that bring an older file up to date when it is opened.
+
+Still to come, each as a migration with its user: approval of training plans, state between rounds, the task
+journal, the audit log.
+"""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x46_50_4C_47
+"""Marks the file as ours, in its header: "FPLG"."""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE node (
+            single INTEGER PRIMARY KEY CHECK (single = 1),
+            node_id TEXT NOT NULL, name TEXT NOT NULL, researcher TEXT NOT NULL, created TEXT NOT NULL
+        ) STRICT""",
+        """CREATE TABLE datasets (
+            dataset_id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL
+        ) STRICT""",
+        # Part 6 gives `status` its other values; until then a plan is only remembered.
+        """CREATE TABLE plans (
+            hash TEXT PRIMARY KEY, class_name TEXT NOT NULL, bundle BLOB NOT NULL, first_seen TEXT NOT NULL,
+            status TEXT NOT NULL DEFAULT 'unreviewed'
+        ) STRICT""",
+    ),
+)
+"""One tuple of statements per version; the file's ``user_version`` says how many it has had."""

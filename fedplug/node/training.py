@@ -1,0 +1,265 @@
+"""One task on a node: from a request with its plan, parameters and data to a reply with new parameters.
+
+This is what a worker process runs, and what a simulation calls directly. It runs the researcher's code.
+"""
+
+from __future__ import annotations
+
+import linecache
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from fedplug.core.data import BatchSource, LoaderArgs, NodeDataset
+from fedplug.core.errors import FedplugError, PlanError, PlanRunError, TrainingCancelledError
+from fedplug.core.messages import LogLine, Progress, TrainReply, TrainRequest
+from fedplug.core.params import Params
+from fedplug.core.plan_source import PlanBundle, load_plan, plan_file
+from fedplug.core.rng import SeedTree
+from fedplug.core.trainer import LoopPlan, LoopPoint, TrainResult, evaluate, train
+from fedplug.core.training_args import TrainingArgs
+from fedplug.core.training_plan import Allocate, PlanSetup, TrainingPlan
+
+if TYPE_CHECKING:
+    from fedplug.core.plugins import PluginHost
+
+Emit = Callable[[Progress | LogLine], None]
+
+_T = TypeVar("_T")
+_LOG = logging.getLogger(__name__)
+_MAX_DETAILS = 8_000  # characters of a traceback that go back to the researcher
+_MAX_TEXT = 600  # characters of an exception's own text
+
+
+def run_task(
+    request: TrainRequest,
+    bundle: PlanBundle,
+    params: Params,
+    aux: Mapping[str, Params],
+    dataset: NodeDataset,
+    host: PluginHost,
+    emit: Emit,
+    *,
+    cancelled: Callable[[], bool] | None = None,
+    allocate: Allocate | None = None,
+) -> tuple[TrainReply, Params, dict[str, Params]]:
+    """Train one round.
+
+    The global random streams are seeded before any method of the plan runs, and restored afterwards.
+
+    Args:
+        request: What to do.
+        bundle: The plan, which the node has authorised.
+        params: The global parameters.
+        aux: Extra arrays that the aggregator sent along.
+        dataset: The data to train on.
+        host: Turns what ``training_data`` returns into batches.
+        emit: Takes signs of life.
+        cancelled: Asked before every batch.
+        allocate: Gives the memory in which the new parameters are built; fresh memory by default.
+
+    Returns:
+        The reply, the new parameters, and extra arrays for the aggregator.
+
+    Raises:
+        TrainingArgsError: The request's training arguments are wrong.
+        PlanSourceError: The plan cannot be loaded.
+        PlanRunError: The plan raised, or did what a plan must not.
+        ParamsError: ``params`` do not fit the plan's model.
+        DatasetError: The data cannot be used.
+        TrainingCancelledError: ``cancelled`` said so.
+    """
+    began = time.perf_counter()
+    args = TrainingArgs.from_dict(request.training_args)
+    plan_class = load_plan(bundle)
+    seeds = SeedTree.root(request.seed)
+    global_seed = seeds.child("plan").seed63() if args.random_seed is None else args.random_seed
+    with plan_class.seeded(global_seed, threads=args.threads):
+        task = _Task(request, bundle, args, seeds, emit, cancelled)
+        return task.run(plan_class, params, aux, dataset, host, allocate, began)
+
+
+class _Task:
+    """The steps of one `run_task`, in order."""
+
+    def __init__(
+        self,
+        request: TrainRequest,
+        bundle: PlanBundle,
+        args: TrainingArgs,
+        seeds: SeedTree,
+        emit: Emit,
+        cancelled: Callable[[], bool] | None,
+    ) -> None:
+        self.request = request
+        self.bundle = bundle
+        self.args = args
+        self.seeds = seeds
+        self.emit = emit
+        self.cancelled = cancelled
+        self.metrics: dict[str, float] = {}
+
+    def run(
+        self,
+        plan_class: type[TrainingPlan],
+        params: Params,
+        aux: Mapping[str, Params],
+        dataset: NodeDataset,
+        host: PluginHost,
+        allocate: Allocate | None,
+        began: float,
+    ) -> tuple[TrainReply, Params, dict[str, Params]]:
+        plan = self._guard("__init__", plan_class)
+        setup = PlanSetup(
+            model_args=self.request.model_args,
+            training_args=self.args,
+            dataset=dataset,
+            node_id=self.request.key.node_id,
+            round=self.request.key.round,
+            aux=aux,
+            log=self._log,
+        )
+        self._guard("setup", plan.setup, setup)
+        plan.set_params(params)
+        training, testing, loader = self._data(plan, host)
+        loop = LoopPlan.make(len(training), loader, self.args)
+        setup_seconds = time.perf_counter() - began
+
+        if self.args.test_on_global_updates:
+            self._test(plan, testing, loader, "global")
+        result = self._train(plan, training, loader, loop)
+        if self.args.test_on_local_updates:
+            self._test(plan, testing, loader, "local")
+        self.metrics["loss"] = result.loss
+        reply = TrainReply(
+            key=self.request.key,
+            sample_count=len(training),
+            steps=result.steps,
+            metrics=self.metrics,
+            timing={"train": result.seconds, "train_cpu": result.cpu_seconds, "setup": setup_seconds},
+        )
+        return reply, self._guard("get_params", plan.get_params, allocate), {}
+
+    def _data(self, plan: TrainingPlan, host: PluginHost) -> tuple[BatchSource, BatchSource, LoaderArgs]:
+        """The training part, the held-out part, and how to draw from them."""
+        manager = self._guard("training_data", plan.make_data)
+        source = self._guard("training_data", host.wrap_data, manager, plan.framework)
+        loader = LoaderArgs.merge(self.args.loader_args, manager.loader_args)
+        source.check_args(loader)
+        # The same samples are held out in every round, unless other ones are asked for.
+        root = self.seeds if self.args.shuffle_testing_dataset else SeedTree.root(self.request.data_seed)
+        training, testing = source.split(self.args.test_ratio, root.child("split"))
+        return training, testing, loader
+
+    def _train(self, plan: TrainingPlan, source: BatchSource, loader: LoaderArgs, loop: LoopPlan) -> TrainResult:
+        def report(point: LoopPoint) -> None:
+            self.emit(
+                Progress(
+                    key=self.request.key,
+                    step=point.step,
+                    total_steps=point.total,
+                    epoch=point.epoch,
+                    samples=point.samples,
+                    seconds=point.seconds,
+                    metrics={"loss": point.loss},
+                )
+            )
+
+        with self._plan_errors("training_step"):
+            return train(
+                plan.make_backend(),
+                source,
+                loader,
+                loop,
+                self.seeds.child("order"),
+                log_interval=self.args.log_interval,
+                report=report,
+                cancelled=self.cancelled,
+            )
+
+    def _test(
+        self, plan: TrainingPlan, source: BatchSource, loader: LoaderArgs, when: Literal["global", "local"]
+    ) -> None:
+        if not len(source):
+            self._log(f"No sample is held out (test_ratio={self.args.test_ratio}): nothing was tested.")
+            return
+        with self._plan_errors("testing_step"):
+            size = self.args.test_batch_size
+            found = evaluate(plan.make_backend(), source, size, extra=loader.extra, cancelled=self.cancelled)
+        named = {f"test_{when}_{name}": value for name, value in found.items()}
+        self.metrics |= named
+        phase = f"test-{when}"
+        self.emit(Progress(key=self.request.key, samples=len(source), phase=phase, metrics=named))
+
+    def _log(self, text: str) -> None:
+        _LOG.warning("%s: %s", self.request.key, text)
+        self.emit(LogLine(level="warning", text=text, key=self.request.key))
+
+    def _guard(self, method: str, call: Callable[..., _T], *args: Any) -> _T:
+        with self._plan_errors(method):
+            return call(*args)
+
+    @contextmanager
+    def _plan_errors(self, method: str) -> Iterator[None]:
+        """Turn whatever plan code raises into a `PlanRunError` that says where.
+
+        Errors of our own, raised by the library on the plan's behalf, already say what is wrong; what is
+        added to a `PlanError` is which plan it is about.
+        """
+        try:
+            yield
+        except (TrainingCancelledError, KeyboardInterrupt, GeneratorExit):
+            raise
+        except PlanError as error:
+            details = getattr(error, "details", "") or _details(error, self.bundle)
+            message = f"Training plan {self.bundle.class_name!r}: {error.message}"
+            raise PlanRunError(message, cure=error.cure, details=details) from error
+        except FedplugError:
+            raise
+        except BaseException as error:
+            raise plan_run_error(error, self.bundle, method) from error
+
+
+def plan_run_error(error: BaseException, bundle: PlanBundle, method: str) -> PlanRunError:
+    """The error for the researcher when plan code has raised.
+
+    Args:
+        error: What it raised, with its traceback.
+        bundle: The plan.
+        method: The method of the plan that the library had called.
+    """
+    frames = _plan_frames(error, bundle)
+    if frames:
+        calls = [_function(frame, bundle) for frame, _ in frames]
+        line = frames[-1][1]
+        source = linecache.getline(plan_file(bundle), line).strip()
+        through = f" (called by {calls[0]})" if calls[0] != calls[-1] else ""
+        where = f"in {calls[-1]}, line {line}: {source}{through}"
+    else:
+        where = f"around {method}"
+    text = str(error)
+    text = text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + " ..."
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return PlanRunError(f"Training plan {bundle.class_name!r} failed {where}\n{said}", details=_details(error, bundle))
+
+
+def _plan_frames(error: BaseException, bundle: PlanBundle) -> list[tuple[FrameType, int]]:
+    """The frames of the traceback that run the plan's text, with their lines, outermost first."""
+    file = plan_file(bundle)
+    return [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+
+
+def _function(frame: FrameType, bundle: PlanBundle) -> str:
+    name = frame.f_code.co_qualname
+    return f"the body of {bundle.class_name}" if name == "<module>" else name.removeprefix(f"{bundle.class_name}.")
+
+
+def _details(error: BaseException, bundle: PlanBundle) -> str:
+    """The end of the traceback with the plan's own frames only: the rest is the library's, or the node's."""
+    frames = iter(_plan_frames(error, bundle))
+    lines = traceback.StackSummary.extract(frames).format() + traceback.format_exception_only(error)
+    return "".join(lines)[-_MAX_DETAILS:]

@@ -1,0 +1,144 @@
+"""The worker process: ``python -m fedplug.node.worker``, started by `fedplug.node.worker_process`.
+
+It runs the researcher's code, one training after the other, and stays warm in between, so that a framework
+is imported once. It dies with the supervisor, and so does everything that it has started.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> None:
+    """Serve trainings until the supervisor hangs up.
+
+    Args:
+        arguments: Number of the socket, number of the pipe that closes when the supervisor ends, process id
+            of the supervisor, limit of the address space in bytes (0 for none), and the function that
+            trains, as ``module:name``.
+    """
+    sock, lifeline, supervisor, limit = (int(argument) for argument in arguments[:4])
+    _die_with(supervisor)
+    # Before NumPy is imported: a process that has started threads should not fork.
+    _start_guard(lifeline)
+    if limit:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    _serve(sock, limit, arguments[4])
+
+
+def _die_with(supervisor: int) -> None:
+    """Ask the kernel to kill this process when the supervisor is gone, where it can do that."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != supervisor:
+        os._exit(1)
+
+
+def _start_guard(lifeline: int) -> None:
+    """Start a child that kills this whole process group when the supervisor is gone.
+
+    The kernel's promise above covers only this process, not what plan code has started. The guard does
+    nothing but wait, so it is there even while plan code holds the interpreter.
+    """
+    if os.fork():
+        os.close(lifeline)
+        return
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(null, standard)
+        os.closerange(3, lifeline)
+        os.closerange(lifeline + 1, os.sysconf("SC_OPEN_MAX"))
+        os.read(lifeline, 1)
+    finally:
+        os.killpg(0, signal.SIGKILL)
+
+
+def _serve(number: int, limit: int, trainer: str) -> None:
+    import socket
+    from importlib import import_module
+
+    from fedplug.core.errors import ConnectionLostError
+    from fedplug.core.plugins import default_host
+    from fedplug.node.datasets.registry import DatasetCache
+    from fedplug.node.ipc import Pipe, Start
+
+    pipe: Pipe[Start] = Pipe(socket.socket(fileno=number), Start)
+    module, _, name = trainer.partition(":")
+    train = getattr(import_module(module), name)
+    host = default_host()
+    cache = DatasetCache()
+    while True:
+        try:
+            start, fds = pipe.receive()
+        except ConnectionLostError:
+            return
+        if not _train(pipe, start, fds, train, host, cache, limit):
+            sys.exit(0)
+        # The frames hold the parameters; without this they would stay until the next training.
+        del start, fds
+        sys.stdout.flush()
+
+
+def _train(pipe: Any, start: Any, fds: list[int], train: Any, host: Any, cache: Any, limit: int) -> bool:
+    """Do one training and answer. Returns whether this process can go on."""
+    from fedplug.core.messages import LogLine, Progress, TaskFailure
+    from fedplug.core.plan_source import PlanBundle
+    from fedplug.node.ipc import Done, Failed, Sign, pack, unpack
+    from fedplug.node.jobs import failure
+    from fedplug.node.shared import BlockStock, SharedBuffer
+
+    stock = BlockStock(keep=0)
+    spare: list[SharedBuffer] = []
+
+    def emit(sign: Progress | LogLine) -> None:
+        pipe.send(Sign(progress=sign) if isinstance(sign, Progress) else Sign(line=sign))
+
+    def allocate(nbytes: int) -> Any:
+        fits = spare and len(spare[0]) == nbytes
+        return stock.lend(spare.pop()) if fits else stock.allocate(nbytes)
+
+    key = start.request.key
+    try:
+        if start.spare:
+            spare.append(SharedBuffer.attach(fds.pop(), start.spare, writable=True))
+        params, aux = unpack(start.blocks, fds)
+        dataset = cache.get(start.dataset)
+        bundle = PlanBundle.decode(start.bundle)
+        reply, trained, extra = train(start.request, bundle, params, aux, dataset, host, emit, allocate=allocate)
+        blocks, buffers = pack(trained, extra)
+        pipe.send(Done(reply, blocks), [buffer.fd for buffer in buffers])
+    except BaseException as error:  # noqa: BLE001 - whatever plan code raises becomes an answer
+        if _is_out_of_memory(error):
+            allowed = f" of {limit / 2**20:,.0f} MiB" if limit else ""
+            text = f"The worker process ran out of memory: the plan needed more than the node's limit{allowed}."
+            pipe.send(Failed(TaskFailure(key=key, code="worker-died", text=text), fatal=True))
+            return False
+        pipe.send(Failed(failure(key, error)))
+        return isinstance(error, Exception)
+    return True
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

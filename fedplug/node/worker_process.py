@@ -1,0 +1,264 @@
+"""The supervisor's side of the worker process: start it, give it trainings, kill and replace it.
+
+The process has a session of its own, so that it and everything that plan code starts can be killed
+together. Nothing of it listens anywhere: it holds one end of a socket pair. The supervisor watches it from
+a thread of its own and lives on however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+from pathlib import Path
+
+from fedplug.core.errors import CodecError, ConnectionLostError, FedplugError, ParamsError
+from fedplug.core.messages import TaskFailure
+from fedplug.node.datasets.base import DatasetRecord
+from fedplug.node.ipc import Done, Failed, Pipe, Sign, Start, close_all, pack, unpack
+from fedplug.node.jobs import Emit, Job, Trained, Worker, cancelled, failure
+from fedplug.node.plan_output import PlanOutput
+from fedplug.node.shared import BlockStock
+
+TRAINER = "fedplug.node.training:run_task"
+
+_THREADS = tuple(f"{library}_NUM_THREADS" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR"))
+"""Each of these makes a numerical library use as many threads."""
+
+_MOST_RESULTS = 8
+_MOST_SMALL = 64 * 2**20
+"""A worker may answer with so many times the bytes that it was given, and this many besides."""
+
+_GRACE = 0.5
+"""Seconds that a process which has hung up gets to end by itself, so that its own exit code is known."""
+
+_log = logging.getLogger("fedplug.node")
+
+
+class ProcessWorker(Worker):
+    """Trains in a warm process of its own.
+
+    Args:
+        memory_limit: Most address space that the process may have, in bytes; None for no limit.
+        trainer: The function that trains, as ``module:name``; for tests.
+    """
+
+    def __init__(self, *, memory_limit: int | None = None, trainer: str = TRAINER) -> None:
+        self._memory_limit = memory_limit or 0
+        self._trainer = trainer
+        self._lock = threading.Lock()
+        self._process: _Process | None = None
+        self._job: Job | None = None
+        self._closed = False
+
+    @property
+    def pid(self) -> int:
+        """The process; 0 if there is none at the moment."""
+        with self._lock:
+            return self._process.pid if self._process and self._process.alive else 0
+
+    def warm_up(self) -> None:
+        """Start the process, if it does not run."""
+        with self._lock:
+            self._ready()
+
+    def run(self, job: Job, emit: Emit) -> Trained | TaskFailure:
+        """As `Worker.run`."""
+        if not isinstance(job.dataset, DatasetRecord):
+            text = f"Data set {job.dataset.name!r} lies in memory, where the node's worker process cannot see it."
+            return TaskFailure(key=job.key, code="bad-dataset", text=text + ' Run the node with worker="inline".')
+        with self._lock:
+            if job.cancelled.is_set() or self._closed:
+                return cancelled(job.key)
+            try:
+                process = self._ready()
+            except OSError as error:
+                text = f"The node cannot start a worker process: {error.strerror}."
+                return TaskFailure(key=job.key, code="node-error", text=text)
+            self._job = job
+        process.output.begin(str(job.key))
+        try:
+            return self._converse(process, job, job.dataset, emit)
+        finally:
+            with self._lock:
+                self._job = None
+
+    def cancel(self, job: Job) -> None:
+        """As `Worker.cancel`: kills the process, which is replaced for the next training."""
+        job.cancelled.set()
+        with self._lock:
+            if self._job is job and self._process:
+                self._process.kill()
+
+    def close(self) -> None:
+        """Kill the process and all that it has started."""
+        with self._lock:
+            self._closed = True
+            if self._job:
+                self._job.cancelled.set()
+            process, self._process = self._process, None
+        if process:
+            process.end()
+
+    def _ready(self) -> _Process:
+        """A process that lives; the caller holds the lock."""
+        if self._process and not self._process.alive:
+            self._process.end()
+            self._process = None
+        if self._process is None:
+            self._process = _Process(self._memory_limit, self._trainer)
+            _log.debug("Worker process %d started.", self._process.pid)
+        return self._process
+
+    def _converse(self, process: _Process, job: Job, dataset: DatasetRecord, emit: Emit) -> Trained | TaskFailure:
+        try:
+            blocks, buffers = pack(job.params, job.aux)
+            for buffer in buffers:
+                buffer.make_read_only()
+            size = job.params.nbytes
+            # Memory of an earlier result, whose pages are there already. Pages of another process are never
+            # used again: something that survived it might still write to them.
+            spare = process.stock.take(size)
+            start = Start(job.request, job.bundle.encode(), dataset, blocks, size if spare else 0)
+            process.pipe.send(start, [block.fd for block in [*buffers, *([spare] if spare else [])]])
+            most = _MOST_RESULTS * (size + sum(each.nbytes for each in job.aux.values())) + _MOST_SMALL
+            del buffers, spare
+            while True:
+                message, fds = process.pipe.receive()
+                if isinstance(message, Sign):
+                    close_all(fds)
+                    sign = message.progress or message.line
+                    if sign is not None and sign.key == job.key:
+                        emit(sign)
+                    continue
+                answer = message.reply if isinstance(message, Done) else message.failure
+                if answer.key != job.key:
+                    close_all(fds)
+                    raise CodecError(f"an answer for {answer.key} instead of {job.key}.")
+                if isinstance(message, Done):
+                    return Trained(message.reply, *unpack(message.blocks, fds, most=most, stock=process.stock))
+                close_all(fds)
+                if message.fatal:
+                    process.end(_GRACE)
+                return message.failure
+        except ConnectionLostError:
+            how = process.end(_GRACE)
+            if job.cancelled.is_set():
+                return cancelled(job.key)
+            _log.warning("The worker process of plan %s died: %s.", job.bundle.class_name, how)
+            text = f"The process that trained {job.bundle.class_name!r} died: {how}. The node goes on with a new one."
+            return TaskFailure(key=job.key, code="worker-died", text=text)
+        except (CodecError, ParamsError) as error:
+            # Only plan code that meddles with the worker's insides can bring this about.
+            process.end()
+            _log.warning("The worker process of plan %s was replaced: %s", job.bundle.class_name, error.message)
+            text = f"The worker process answered nonsense: {error.message}"
+            return TaskFailure(key=job.key, code="worker-died", text=text)
+        except FedplugError as error:
+            return failure(job.key, error)
+
+
+class _Process:
+    """One worker process, from its start to its end.
+
+    The kernel ties its life to the thread that starts it, which must therefore be the node's training thread.
+    """
+
+    def __init__(self, memory_limit: int, trainer: str) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        their_lifeline, self._lifeline = os.pipe()
+        their_end = [theirs.fileno(), their_lifeline]
+        numbers = [*their_end, os.getpid(), memory_limit]
+        try:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-P", "-m", "fedplug.node.worker", *map(str, numbers), trainer],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=their_end,
+                start_new_session=True,
+                env=_environment(),
+            )
+        except BaseException:
+            ours.close()
+            os.close(self._lifeline)
+            raise
+        finally:
+            theirs.close()
+            os.close(their_lifeline)
+        self.pid = self._popen.pid
+        self.pipe: Pipe[Sign | Done | Failed] = Pipe(ours, Sign | Done | Failed)  # type: ignore[arg-type]
+        assert self._popen.stdout is not None
+        self.output = PlanOutput(self._popen.stdout)
+        self.stock = BlockStock()
+        self._lock = threading.Lock()
+        self._ending = threading.Lock()
+        self._reaped = False
+        self._watcher = threading.Thread(target=self._watch, name=f"fedplug-worker-{self.pid}", daemon=True)
+        self._watcher.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, as far as we know."""
+        return not self._reaped
+
+    def kill(self) -> None:
+        """Kill it and all that it has started."""
+        with self._lock:
+            if not self._reaped:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, signal.SIGKILL)
+
+    def end(self, grace: float = 0.0) -> str:
+        """Make sure that it is gone, give back what belongs to it, and say in words how it ended."""
+        with self._ending:
+            if self._lifeline >= 0:
+                self.pipe.hang_up()
+                self._watcher.join(grace)
+                self.kill()
+                self._watcher.join()
+                self.pipe.close()
+                os.close(self._lifeline)
+                self._lifeline = -1
+                self.output.close()
+        return _how(self._popen.returncode)
+
+    def _watch(self) -> None:
+        # It is not reaped before its group is killed, so that its number cannot belong to somebody else by then.
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        self.kill()
+        with self._lock:
+            self._popen.wait()
+            self._reaped = True
+        # Plan code may have left children outside the group that hold the socket; nobody waits for those.
+        self.pipe.hang_up()
+
+
+def _environment() -> dict[str, str]:
+    """The environment of a worker: one thread in numerical libraries, and the modules that we see."""
+    env = dict(os.environ)
+    for name in _THREADS:
+        env.setdefault(name, "1")
+    # The order of a set of strings is part of what must repeat from run to run.
+    env.setdefault("PYTHONHASHSEED", "0")
+    # -P keeps the current folder out; where this process was told to import from, the worker may import too.
+    paths = sysconfig.get_paths()
+    installed = tuple(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    places = [str(Path(place).absolute()) for place in sys.path if not place.endswith(".zip")]
+    env["PYTHONPATH"] = os.pathsep.join(place for place in dict.fromkeys(places) if not place.startswith(installed))
+    return env
+
+
+def _how(code: int | None) -> str:
+    if code is None:
+        return "it ended"
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return f"killed by {name}" + (" (often: out of memory)" if -code == signal.SIGKILL else "")
+    return f"it ended with exit code {code}"

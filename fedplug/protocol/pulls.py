@@ -1,0 +1,329 @@
+"""Pulling blobs: the receiver asks for chunks, and so never gets more than it has room for.
+
+A `Pull` is one blob on its way: destination, bitmap, running digest. `Puller` shares the credit between all
+pulls of a receiver, round robin. Chunks are written to where they belong as they come; when the connection is
+lost, the bitmap stays and only what is missing is asked for again.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedplug.core.errors import CodecError
+from fedplug.core.params import ParamsSpec
+from fedplug.protocol.limits import Limits
+from fedplug.wire import BlobRef, start_digest
+
+Token = Any
+"""What the one who asked for a blob wants to get back with it."""
+
+Settle = Callable[[], None]
+
+_SETTLE_BYTES = 16 * 1024 * 1024  # most that arrives, over all pulls, before the memory behind it may be given back
+
+
+class Pull:
+    """One blob on its way.
+
+    Args:
+        owner: From whom: a node's id; empty at a node.
+        ref: Its name and size.
+        spec: Layout of its arrays; None if it holds none.
+        dest: Writable bytes, at least ``ref.nbytes``.
+        chunk: Size of a chunk.
+        settle: As for `NodePool.fetch`.
+    """
+
+    def __init__(
+        self, owner: str, ref: BlobRef, spec: ParamsSpec | None, dest: Any, chunk: int, settle: Settle | None = None
+    ) -> None:
+        self.owner = owner
+        self.settle = settle
+        self.ref = ref
+        self.chunk = chunk
+        self.waiting: list[tuple[Token, Any]] = []
+        self.asked: set[int] = set()
+        self.bad = 0
+        self.rounds = 0
+        self.spec = spec
+        self._dest = dest
+        self._view = memoryview(dest).cast("B")[: ref.nbytes]
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew, because the whole was not what it should be."""
+        self.count = -(-self.ref.nbytes // self.chunk)
+        self._have = bytearray(self.count)
+        self._todo = deque(range(self.count))
+        self._digest = start_digest(self.spec)
+        self._hashed = 0
+        self.missing = self.count
+
+    def spread(self) -> list[tuple[Token, Any]]:
+        """Each who waits, with its own memory, cut to size. The one whose memory was filled may have left."""
+        size = self.ref.nbytes
+        for _, dest in self.waiting:
+            if dest is not self._dest:
+                memoryview(dest).cast("B")[:size] = self._view
+        return [(token, dest[:size]) for token, dest in self.waiting]
+
+    def next_index(self) -> int | None:
+        """A chunk to ask for; None if all that are missing have been asked for."""
+        while self._todo:
+            index = self._todo.popleft()
+            if not self._have[index] and index not in self.asked:
+                self.asked.add(index)
+                return index
+        return None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing left to ask for."""
+        return not self._todo
+
+    def forget_asked(self) -> None:
+        """The connection is gone, and with it what was under way."""
+        self._todo.extendleft(sorted(self.asked, reverse=True))
+        self.asked.clear()
+
+    def again(self, index: int) -> None:
+        """Ask for a chunk again."""
+        self.asked.discard(index)
+        self._todo.append(index)
+
+    def has(self, index: int) -> bool:
+        """Whether a chunk is here."""
+        return bool(self._have[index])
+
+    def length(self, index: int) -> int:
+        """Size of a chunk."""
+        return min(self.chunk, self.ref.nbytes - index * self.chunk)
+
+    def store(self, index: int, body: memoryview) -> None:
+        """Write a chunk and hash as far as there is no hole."""
+        start = index * self.chunk
+        self._view[start : start + len(body)] = body
+        self.asked.discard(index)
+        self._have[index] = 1
+        self.missing -= 1
+        while self._hashed < self.count and self._have[self._hashed]:
+            start = self._hashed * self.chunk
+            self._digest.update(self._view[start : start + self.chunk])
+            self._hashed += 1
+
+    def intact(self) -> bool:
+        """Whether the bytes have the digest that was promised. Call it when nothing is missing."""
+        return self._digest.hexdigest() == self.ref.id
+
+
+@dataclass(slots=True)
+class Arrived:
+    """A pull came to its end: ``problem`` is empty, or says why it failed."""
+
+    pull: Pull
+    problem: str = ""
+
+
+Request = tuple[str, str, tuple[tuple[int, int], ...]]
+"""From whom, which blob, which chunks as (first, count)."""
+
+
+@dataclass(slots=True)
+class _Owner:
+    active: bool = False
+    asked: int = 0
+    pulls: dict[str, Pull] = field(default_factory=dict)
+
+
+class Puller:
+    """All pulls of one receiver, and the credit that they share.
+
+    Args:
+        limits: Chunk size and credit.
+        stats: Counters of what was refused.
+    """
+
+    def __init__(self, limits: Limits, stats: Counter[str]) -> None:
+        self._limits = limits
+        self._stats = stats
+        self._owners: dict[str, _Owner] = {}
+        self._turn: deque[Pull] = deque()
+        self._free = limits.pool_credit
+        self._unsettled = 0
+
+    def add(
+        self,
+        owner: str,
+        ref: BlobRef,
+        spec: ParamsSpec | None,
+        dest: Any,
+        token: Token,
+        settle: Settle | None = None,
+    ) -> None:
+        """Want a blob; ``token`` comes back in `Pull.waiting` when it is here. It may be under way already.
+
+        Raises:
+            CodecError: It is under way with another size or layout: one of the two messages lies.
+        """
+        pulls = self._owners.setdefault(owner, _Owner()).pulls
+        pull = pulls.get(ref.id)
+        if pull is None:
+            pull = pulls[ref.id] = Pull(owner, ref, spec, dest, self._limits.chunk, settle)
+            pull.waiting.append((token, dest))
+            self._turn.append(pull)
+            return
+        if pull.ref.nbytes != ref.nbytes or pull.spec != spec:
+            raise CodecError("A blob is announced with two sizes or layouts.")
+        pull.waiting.append((token, dest))
+
+    def adopt(self, limits: Limits) -> None:
+        """Use other figures from now on. Call it while all owners are paused."""
+        if limits.chunk != self._limits.chunk:
+            for pull in self._turn:
+                pull.chunk = limits.chunk
+                pull.restart()
+        self._free += limits.pool_credit - self._limits.pool_credit
+        self._limits = limits
+
+    def busy(self, owner: str) -> bool:
+        """Whether ``owner`` owes us chunks."""
+        state = self._owners.get(owner)
+        return state is not None and state.asked > 0
+
+    @property
+    def under_way(self) -> int:
+        """Chunks that were asked for and have not come."""
+        return self._limits.pool_credit - self._free
+
+    def pause(self, owner: str) -> None:
+        """The connection to ``owner`` is gone."""
+        state = self._owners.get(owner)
+        if state is None:
+            return
+        state.active = False
+        self._free += state.asked
+        state.asked = 0
+        for pull in state.pulls.values():
+            pull.forget_asked()
+
+    def resume(self, owner: str) -> None:
+        """A new session with ``owner`` stands: whatever was asked for before is not coming."""
+        self.pause(owner)
+        self._owners.setdefault(owner, _Owner()).active = True
+
+    def drop(self, owner: str, unwanted: Callable[[Token], bool]) -> None:
+        """Forget the waits for which ``unwanted`` is true, and pulls that nobody waits for any more."""
+        state = self._owners.get(owner)
+        for pull in list(state.pulls.values()) if state else ():
+            pull.waiting = [(token, dest) for token, dest in pull.waiting if not unwanted(token)]
+            if not pull.waiting:
+                self._remove(pull)
+
+    def on_chunk(self, owner: str, blob: str, index: int, crc: int, body: memoryview) -> Arrived | None:
+        """Take a chunk in. Returns the pull if that was its end."""
+        state = self._owners.get(owner)
+        pull = state.pulls.get(blob) if state else None
+        if state is None or pull is None or index >= pull.count:
+            self._stats["chunks_unasked"] += 1
+            return None
+        if pull.has(index):
+            self._stats["chunks_duplicate"] += 1
+            return None
+        if index not in pull.asked:
+            self._stats["chunks_unasked"] += 1
+            return None
+        state.asked -= 1
+        self._free += 1
+        if len(body) != pull.length(index) or zlib.crc32(body) != crc:
+            self._stats["chunks_damaged"] += 1
+            pull.bad += 1
+            pull.again(index)
+            if pull.bad > self._limits.bad_chunks:
+                return self._remove(pull, "too many of its chunks arrived damaged")
+            return None
+        pull.store(index, body)
+        self._unsettled += len(body)
+        if self._unsettled >= _SETTLE_BYTES:
+            self._settle()
+        return self._completed(pull) if pull.missing == 0 else None
+
+    def fail(self, owner: str, blob: str, problem: str) -> Arrived | None:
+        """The holder does not have it."""
+        state = self._owners.get(owner)
+        pull = state.pulls.get(blob) if state else None
+        return None if pull is None else self._remove(pull, problem)
+
+    def grant(self) -> Iterable[Request]:
+        """What to ask for now: as much as the credit allows, in turn, a few chunks a request."""
+        if not self._turn or self._free <= 0:
+            return ()
+        waiting = sum(1 for pull in self._turn if not pull.idle and self._owners[pull.owner].active)
+        if not waiting:
+            return ()
+        share = max(1, min(self._limits.peer_credit, self._limits.pool_credit // waiting))
+        requests: list[Request] = []
+        for _ in range(len(self._turn)):
+            pull = self._turn[0]
+            self._turn.rotate(-1)
+            state = self._owners[pull.owner]
+            # Asking at half-empty keeps the line full with a request per several chunks.
+            if state.active and not pull.idle and len(pull.asked) <= share // 2:
+                room = min(share - len(pull.asked), self._limits.peer_credit - state.asked, self._free)
+                indices = self._take(pull, room)
+                if indices:
+                    state.asked += len(indices)
+                    self._free -= len(indices)
+                    requests.append((pull.owner, pull.ref.id, _ranges(indices)))
+            if self._free <= 0:
+                break
+        return requests
+
+    def _settle(self) -> None:
+        self._unsettled = 0
+        for pull in self._turn:
+            if pull.settle is not None:
+                pull.settle()
+
+    def _take(self, pull: Pull, room: int) -> list[int]:
+        indices: list[int] = []
+        while len(indices) < room:
+            index = pull.next_index()
+            if index is None:
+                break
+            indices.append(index)
+        return indices
+
+    def _completed(self, pull: Pull) -> Arrived | None:
+        if pull.intact():
+            pull.waiting = pull.spread()
+            return self._remove(pull)
+        self._stats["blobs_damaged"] += 1
+        pull.rounds += 1
+        if pull.rounds > 1:
+            return self._remove(pull, "its bytes do not have the digest that was promised, twice")
+        pull.restart()
+        return None
+
+    def _remove(self, pull: Pull, problem: str = "") -> Arrived:
+        state = self._owners[pull.owner]
+        state.asked -= len(pull.asked)
+        self._free += len(pull.asked)
+        pull.asked.clear()
+        del state.pulls[pull.ref.id]
+        self._turn.remove(pull)
+        return Arrived(pull, problem)
+
+
+def _ranges(indices: list[int]) -> tuple[tuple[int, int], ...]:
+    """Sorted indices as (first, count)."""
+    ranges: list[tuple[int, int]] = []
+    for index in sorted(indices):
+        if ranges and sum(ranges[-1]) == index:
+            ranges[-1] = (ranges[-1][0], ranges[-1][1] + 1)
+        else:
+            ranges.append((index, 1))
+    return tuple(ranges)

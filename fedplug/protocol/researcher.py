@@ -1,0 +1,280 @@
+"""The researcher's state machine: many nodes, their tasks, and what comes back. No I/O, no clock of its own.
+
+Feed it with what the transport reports (`on`), with time (`tick`, not later than `deadline`) and with what the
+experiment wants (`search`, `train`, `fetch`, `commit`, `cancel`); carry out what `take` returns. Sessions
+and liveness are in `fedplug.protocol.roster`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from fedplug.core.errors import CodecError, UsageError
+from fedplug.core.messages import LogLine, Progress, TaskFailure, TaskKey, TrainRequest
+from fedplug.core.params import Params, allocate
+from fedplug.core.plan_source import PlanBundle
+from fedplug.core.pool import Allocate, DatasetsFound, TaskFailed, UpdateFetched
+from fedplug.protocol.actions import Deliver, Sign
+from fedplug.protocol.bodies import AUX, PARAMS, PLAN, Assembly, place, unpack, verified
+from fedplug.protocol.pulls import Arrived
+from fedplug.protocol.roster import Roster
+from fedplug.protocol.sessions import Node
+from fedplug.protocol.tasks import FETCHED, FETCHING, OFFERED, SENT, WAITING, Task
+from fedplug.wire import Blob
+from fedplug.wire import headers as h
+
+COMMITTED = "committed"
+CANCELLED = "cancelled"
+FAILED = "failed"
+
+
+class ResearcherMachine(Roster):
+    """See the module. Arguments as `Roster`."""
+
+    # -- what the experiment wants ------------------------------------------------------------------------------
+
+    def search(self, query: int, tags: tuple[str, ...], node_ids: tuple[str, ...] | None, now: float) -> None:
+        """As `NodePool.search`."""
+        self._query = h.Search(query=query, tags=tags)
+        self._query_nodes = None if node_ids is None else frozenset(node_ids)
+        for node in self._present():
+            self._ask(node, now)
+
+    def train(
+        self, request: TrainRequest, plan: PlanBundle, params: Params, aux: Mapping[str, Params] | None, now: float
+    ) -> None:
+        """As `NodePool.train`.
+
+        Raises:
+            UsageError: The key was used before, or the extra arrays are not those that the request names.
+            CodecError: The request does not fit into a message.
+        """
+        key = request.key
+        aux = aux or {}
+        node = self._node(key.node_id)
+        if key in node.tasks or key in self._ends:
+            raise UsageError(f"Task {key} was given out before.", cure="Raise `attempt` to train once more.")
+        if set(aux) != set(request.aux):
+            raise UsageError(f"Task {key}: `request.aux` names {request.aux}, but the arrays are {tuple(aux)}.")
+        blobs = {PLAN: Blob.of_plan(plan), PARAMS: self._blob(params)}
+        blobs.update({AUX + name: self._blob(aux[name]) for name in request.aux})
+        task = Task(request, blobs)
+        task.encode((2**62, 2**62), frozenset(), self._limits.inline)  # What cannot travel is refused here.
+        for stranger in node.strangers - {key}:
+            self._tell(node, h.Cancel(session=node.session, key=stranger, reason="stale: the experiment has moved on"))
+        node.strangers.clear()
+        node.tasks[key] = task
+        node.moved_on = True
+        if node.peer is not None:
+            self._send_task(node, task, now)
+
+    def fetch(self, key: TaskKey, dest: Allocate | None, now: float, settle: Callable[[], None] | None = None) -> None:
+        """As `NodePool.fetch`. What ``dest`` raises comes back to the caller."""
+        task = self._open_task(key)
+        if task is None:
+            return
+        if task.state != OFFERED:
+            if task.state in (FETCHING, FETCHED):
+                return
+            raise UsageError(f"Task {key} has not been offered yet, so there is nothing to fetch.")
+        dest = dest or allocate
+        memory = {slot: dest(entry.ref.nbytes) for slot, entry in task.assembly.slots.items()}
+        task.state = FETCHING
+        parts, task.parts = task.parts, {}
+        for slot, data in parts.items():
+            task.assembly.put(slot, place(data, memory[slot]))
+        try:
+            for slot, entry in task.assembly.slots.items():
+                if slot not in parts:
+                    self._puller.add(key.node_id, entry.ref, entry.spec, memory[slot], (key, slot), settle)
+        except CodecError as error:
+            self._give_up(task, "bad-offer", error.message, now)
+        self._fetched_if_complete(task)
+        self._grant(now)
+
+    def commit(self, key: TaskKey, now: float) -> None:
+        """As `NodePool.commit`."""
+        if self._open_task(key) is not None:
+            self._close(key, COMMITTED)
+            self._answer_end(self._node(key.node_id), key)
+
+    def cancel(self, key: TaskKey, reason: str, now: float) -> None:
+        """As `NodePool.cancel`."""
+        node = self._node(key.node_id)
+        self._close(key, CANCELLED)
+        self._tell(node, h.Cancel(session=node.session, key=key, reason=reason[:1000]))
+        self._grant(now)
+
+    # -- what nodes say -----------------------------------------------------------------------------------------
+
+    def _on_datasets(self, node: Node, header: h.Datasets, body: memoryview, now: float) -> None:
+        if self._query is None or header.query != self._query.query or node.answered == header.query:
+            self.stats["answers_stale"] += 1
+            return
+        node.answered = header.query
+        self._do(Deliver(DatasetsFound(node.node_id, header.query, header.cards)))
+
+    def _on_task_ack(self, node: Node, header: h.TaskAck, body: memoryview, now: float) -> None:
+        task = node.tasks.get(header.key)
+        if task is None:
+            return
+        task.acked = True
+        if header.state != "held" and task.state in (WAITING, SENT):
+            self._give_up(task, header.state, f"The node had this task before; it was {header.state}.", now)
+
+    def _on_offer(self, node: Node, header: h.Offer, body: memoryview, now: float) -> None:
+        key = header.reply.key
+        if key.node_id != node.node_id:
+            self._strike(node, f"it offered the update of another node ({key})")
+            return
+        task = node.tasks.get(key)
+        if task is None:
+            self._answer_end(node, key)
+            return
+        if task.reply is not None:
+            self.stats["offers_duplicate"] += 1
+            return
+        try:
+            slots, parts = unpack(header, body)
+            size = sum(slot.ref.nbytes for slot in slots.values())
+            if size > self._limits.offer:
+                raise CodecError(f"The update has {size:,} bytes; at most {self._limits.offer:,} are accepted.")
+            if not all(verified(slots[slot], data) for slot, data in parts.items()):
+                raise CodecError("The arrays do not have the digest that was promised.")
+        except CodecError as error:
+            self.stats["offers_refused"] += 1
+            self._give_up(task, "bad-offer", error.message, now)
+            return
+        self._do(Deliver(task.offered(header.reply, Assembly(slots), parts)))
+
+    def _on_error(self, node: Node, header: h.Error, body: memoryview, now: float) -> None:
+        failure = header.failure
+        if failure is None:
+            if header.blob:
+                arrived = self._puller.fail(node.node_id, header.blob, f"the node does not have it: {header.text}")
+                if arrived is not None:
+                    self._arrived(arrived, now)
+            return
+        if failure.key.node_id != node.node_id:
+            self._strike(node, f"it reported the failure of another node's task ({failure.key})")
+            return
+        if failure.key in node.tasks:
+            self._close(failure.key, FAILED)
+            self._do(Deliver(TaskFailed(failure)))
+        self._tell(node, h.Committed(session=node.session, keys=(failure.key,)))
+
+    def _on_event(self, node: Node, header: h.Event, body: memoryview, now: float) -> None:
+        messages: list[Progress | LogLine] = [*header.progress, *header.logs]
+        for message in messages:
+            self._do(Sign(node.node_id, message))
+
+    def _on_get(self, node: Node, header: h.Get, body: memoryview, now: float) -> None:
+        blob = next((b for task in node.tasks.values() if (b := task.find(header.blob))), None)
+        self._serve(node, blob, header)
+
+    def _on_chunk(self, node: Node, header: h.Chunk, body: memoryview, now: float) -> None:
+        arrived = self._puller.on_chunk(node.node_id, header.blob, header.index, header.crc, body)
+        if arrived is not None:
+            self._arrived(arrived, now)
+        self._grant(now)
+
+    def _on_held(self, node: Node, held: tuple[TaskKey, ...]) -> None:
+        for key in held:
+            task = node.tasks.get(key)
+            if task is not None:
+                task.acked = True
+            else:
+                self._answer_end(node, key)
+
+    # -- tasks --------------------------------------------------------------------------------------------------
+
+    def _resume_tasks(self, node: Node, held: frozenset[TaskKey], now: float) -> None:
+        """A new session with a node: make its tasks and ours agree."""
+        for task in list(node.tasks.values()):
+            if task.key in held:
+                task.acked, task.state = True, SENT if task.state == WAITING else task.state
+                task.incarnation = node.session[0]
+            elif task.state == WAITING or (task.state == SENT and task.incarnation == node.session[0]):
+                self._send_task(node, task, now)
+            elif task.state == SENT:
+                self._give_up(task, "interrupted", "The node was restarted while it worked on this task.", now)
+            elif not (task.state == FETCHED or len(task.parts) == len(task.assembly.slots)):
+                self._give_up(task, "update-lost", "The node was restarted before its update was fetched.", now)
+        for key in held:
+            if key not in node.tasks:
+                self._answer_end(node, key)
+
+    def _send_task(self, node: Node, task: Task, now: float) -> None:
+        header, body = task.message(node, self._limits.inline)
+        task.state = SENT
+        task.incarnation = node.session[0]
+        task.acked = False
+        task.wait = min(2 * task.wait or self._limits.repeat, self._limits.repeat_longest)
+        task.due = now + task.wait
+        self._send(node, header, body, now)
+
+    def _repeat_tasks(self, node: Node, now: float) -> None:
+        for task in node.tasks.values():
+            if task.state == SENT and not task.acked and now >= task.due:
+                self.stats["tasks_repeated"] += 1
+                self._send_task(node, task, now)
+
+    def _arrived(self, arrived: Arrived, now: float) -> None:
+        for (key, slot), dest in arrived.pull.waiting:
+            task = self._node(key.node_id).tasks.get(key)
+            if task is None:
+                continue
+            if arrived.problem:
+                self._give_up(task, "bad-update", f"The update cannot be used: {arrived.problem}.", now)
+            else:
+                task.assembly.put(slot, dest)
+                self._fetched_if_complete(task)
+
+    def _fetched_if_complete(self, task: Task) -> None:
+        if task.state == FETCHING and task.assembly.complete and task.reply is not None:
+            task.state = FETCHED
+            params = task.assembly.params[PARAMS]
+            self._do(Deliver(UpdateFetched(task.reply, params, task.assembly.aux)))
+            task.assembly = Assembly({})
+
+    def _give_up(self, task: Task, code: str, text: str, now: float) -> None:
+        """End a task that the node, as far as we know, cannot bring to an end."""
+        node = self._node(task.key.node_id)
+        self._close(task.key, FAILED)
+        self._do(Deliver(TaskFailed(TaskFailure(key=task.key, code=code, text=text))))
+        self._tell(node, h.Cancel(session=node.session, key=task.key, reason=f"{code}: {text}"[:1000]))
+
+    def _close(self, key: TaskKey, how: str) -> None:
+        self._ends.close(key, how)
+        self._node(key.node_id).tasks.pop(key, None)
+        self._puller.drop(key.node_id, lambda token: token[0] == key)
+
+    def _answer_end(self, node: Node, key: TaskKey) -> None:
+        """A node holds a task that is not open here: say how it ended, or wait whether somebody asks for it."""
+        how = self._ends.get(key)
+        if how == COMMITTED:
+            self._tell(node, h.Committed(session=node.session, keys=(key,)))
+        elif how:
+            self._tell(node, h.Cancel(session=node.session, key=key, reason=f"{how} before"))
+        elif node.moved_on:
+            self._tell(node, h.Cancel(session=node.session, key=key, reason="stale: the experiment has moved on"))
+        else:
+            node.strangers.add(key)
+
+    def _open_task(self, key: TaskKey) -> Task | None:
+        """The task; None if it has ended.
+
+        Raises:
+            UsageError: There was never such a task.
+        """
+        task = self._node(key.node_id).tasks.get(key)
+        if task is None and key not in self._ends:
+            raise UsageError(f"There is no task {key}.", cure="`train` gives tasks out.")
+        return task
+
+    def _blob(self, params: Params) -> Blob:
+        """One `Blob` for all tasks that send the same arrays, so that its checksums are taken once."""
+        blob = self._blobs.get(params.fingerprint())
+        if blob is None:
+            blob = self._blobs[params.fingerprint()] = Blob.of_params(params)
+        return blob

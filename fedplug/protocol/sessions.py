@@ -1,0 +1,91 @@
+"""Who is at the other end of a connection: identity, versions, liveness. The researcher's records of its nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fedplug.core.messages import NodeInfo, TaskKey
+from fedplug.wire import VERSION
+from fedplug.wire.headers import Hello, Session
+
+if TYPE_CHECKING:
+    from fedplug.protocol.tasks import Task
+
+VERSIONS = (1, VERSION)
+"""Lowest and highest protocol version that this release speaks."""
+
+CAPABILITIES: tuple[str, ...] = ()
+
+
+def identify(peer: bytes, hello: Hello) -> str:  # noqa: ARG001 - keys will need the connection
+    """The id of the node behind a connection. The one place where identity is decided.
+
+    On plain connections a node is who it says it is. With keys the transport will vouch for the key that
+    ``peer`` proved to hold, and the answer will be the node that is enrolled under it.
+    """
+    return hello.node.node_id
+
+
+def negotiate(versions: tuple[int, int]) -> int | None:
+    """The highest version that both sides speak; None if there is none."""
+    best = min(versions[1], VERSIONS[1])
+    return best if best >= max(versions[0], VERSIONS[0]) else None
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """One connection.
+
+    Attributes:
+        token: The transport's name for it.
+        node: The node that has a session on it.
+        opened: When it was first heard of.
+        malformed: Unreadable messages that came over it.
+    """
+
+    token: bytes
+    opened: float
+    node: Node | None = None
+    malformed: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One node, connected or not, since it was first seen.
+
+    Attributes:
+        info: What it last said about itself.
+        peer: Its connection; None while it is lost.
+        session: Its latest session.
+        heard: When it last said something in its session.
+        told: When it was last sent something.
+        tasks: Its open tasks.
+        strangers: Tasks that it holds and that nobody here has asked for (yet): a resumed experiment may.
+        moved_on: Whether it was given a task since it was first seen.
+        known_plan: Id of the plan that it was last sent in this session.
+        known_params: Id of the model that it was last sent in this session.
+        answered: Number of the last search that it answered.
+        search_due: When to repeat the search; 0 if it was not asked.
+        search_wait: Seconds until the repetition after that.
+    """
+
+    node_id: str
+    info: NodeInfo
+    peer: Peer | None = None
+    session: Session = (0, 0)
+    heard: float = 0.0
+    told: float = 0.0
+    tasks: dict[TaskKey, Task] = field(default_factory=dict)
+    strangers: set[TaskKey] = field(default_factory=set)
+    moved_on: bool = False
+    known_plan: str = ""
+    known_params: str = ""
+    answered: int | None = None
+    search_due: float = 0.0
+    search_wait: float = 0.0
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Blobs that need not be sent along."""
+        return frozenset((self.known_plan, self.known_params))

@@ -1,0 +1,66 @@
+"""Where experiments keep their files: ``$FEDPLUG_DIR/var/experiments/Experiment_0001``, ``_0002``, ..."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from fedplug.core.errors import UsageError
+
+DEFAULT_HOME = "~/fedplug"
+"""Used where the environment variable ``FEDPLUG_DIR`` is not set."""
+
+_NUMBERED = re.compile(r"Experiment_(\d{4,})")
+
+
+def experiments_root() -> Path:
+    """The folder that holds all experiments of this user."""
+    home = os.environ.get("FEDPLUG_DIR") or DEFAULT_HOME
+    return Path(home).expanduser().absolute() / "var" / "experiments"
+
+
+def check_folder_name(name: str) -> str:
+    """``name``, if it can be the name of one folder.
+
+    Raises:
+        UsageError: It is empty, a path, or a name that file systems keep for themselves.
+    """
+    if not name or name in (".", "..") or re.search(r'[/\\\x00-\x1f:*?"<>|]', name):
+        raise UsageError(
+            f"{name!r} cannot be the name of an experiment's folder.",
+            cure="Use a plain name such as 'breast-cancer-01'; set FEDPLUG_DIR to choose where it lies.",
+        )
+    return name
+
+
+def make_experiment_folder(name: str | None) -> Path:
+    """Create and return an experiment's folder.
+
+    Args:
+        name: Its name; None for the next free ``Experiment_NNNN``. A folder of that name may exist already.
+
+    Raises:
+        UsageError: It cannot be created.
+    """
+    root = experiments_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if name is not None:
+            folder = root / check_folder_name(name)
+            folder.mkdir(exist_ok=True)
+            return folder
+        numbers = [int(match[1]) for entry in root.iterdir() if (match := _NUMBERED.fullmatch(entry.name))]
+        number = max(numbers, default=0) + 1
+        while True:  # another experiment may take the number between the look and the mkdir
+            folder = root / f"Experiment_{number:04d}"
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise UsageError(
+            f"The folder for experiments cannot be created: {error}.",
+            cure="Set the environment variable FEDPLUG_DIR to a folder that you may write to.",
+        ) from None

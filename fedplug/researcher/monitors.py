@@ -1,0 +1,96 @@
+"""All monitors of an experiment behind one: what one of them does wrong never stops a training."""
+
+# ruff: noqa: D102 - each method passes on what Monitor documents
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedplug.core.context import RoundContext, RoundResult
+from fedplug.core.errors import UsageError
+from fedplug.core.messages import LogLine, NodeInfo, Progress, TrainReply
+from fedplug.core.monitor import Monitor
+
+_log = logging.getLogger("fedplug.experiment")
+
+
+class MonitorGroup(Monitor):
+    """Passes every call on to each monitor, and leaves out one that raises.
+
+    Args:
+        progress: How progress is shown; see `fedplug.researcher.progress.make_progress`.
+    """
+
+    def __init__(self, progress: str) -> None:
+        from fedplug.researcher.progress import make_progress
+
+        self._members: list[Monitor] = [make_progress(progress)]
+        self._tensorboard: Path | None = None
+
+    def add(self, monitor: Monitor) -> None:
+        """Add a monitor.
+
+        Raises:
+            UsageError: It is not one.
+        """
+        if not isinstance(monitor, Monitor):
+            raise UsageError(f"{monitor!r} is not a monitor.", cure="Derive from fedplug.Monitor.")
+        self._members.append(monitor)
+
+    def add_tensorboard(self, folder: Path) -> None:
+        """Write TensorBoard logs below ``folder``, once."""
+        if self._tensorboard != folder:
+            from fedplug.researcher.monitor_tensorboard import TensorBoardMonitor
+
+            self._tensorboard = folder
+            self.add(TensorBoardMonitor(folder))
+
+    def message(self, text: str) -> None:
+        self._tell("message", text)
+
+    def started(self, experiment_path: Path, nodes: Mapping[str, NodeInfo], rounds: int) -> None:
+        self._tell("started", experiment_path, nodes, rounds)
+
+    def round_started(self, ctx: RoundContext, node_ids: Sequence[str]) -> None:
+        self._tell("round_started", ctx, node_ids)
+
+    def progress(self, node_id: str, progress: Progress) -> None:
+        self._tell("progress", node_id, progress)
+
+    def log(self, node_id: str, line: LogLine) -> None:
+        self._tell("log", node_id, line)
+
+    def replied(self, node_id: str, reply: TrainReply) -> None:
+        self._tell("replied", node_id, reply)
+
+    def dropped(self, node_id: str, reason: str) -> None:
+        self._tell("dropped", node_id, reason)
+
+    def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
+        self._tell("round_ended", ctx, result)
+
+    def stopped(self, rounds_done: int, error: BaseException | None) -> None:
+        self._tell("stopped", rounds_done, error)
+
+    def close(self) -> None:
+        self._tell("close")
+
+    def _tell(self, what: str, *args: Any) -> None:
+        for monitor in list(self._members):
+            try:
+                getattr(monitor, what)(*args)
+            except Exception:  # noqa: BLE001 - whatever it is, it must not stop a training
+                _log.warning("%s failed and is left out from now on.", type(monitor).__name__, exc_info=True)
+                self._members.remove(monitor)
+                if what != "close":
+                    _close(monitor)
+
+
+def _close(monitor: Monitor) -> None:
+    """Let a monitor that failed give back what it holds, such as the terminal."""
+    try:
+        monitor.close()
+    except Exception:  # noqa: BLE001 - it has failed already
+        _log.warning("%s could not be closed.", type(monitor).__name__, exc_info=True)

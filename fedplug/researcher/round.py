@@ -1,0 +1,344 @@
+"""One round: select, send, gather, judge, fold, finish.
+
+Updates are folded in sorted node order whatever the order of their arrival, so that the sum is the same to
+the last bit. An update whose predecessors are all folded is fetched into memory and folded at once. One that
+is early is fetched into memory if it fits the budget, else into a file; but as long as everybody before it is
+only a quick transfer away, it stays at its node, which saves the file. So the researcher holds one update at
+a time in memory (or as many small ones as its budget allows), and slow links are used side by side.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from fedplug.core.aggregator import Aggregator, NodePayload, StreamingAggregator
+from fedplug.core.context import RoundContext, RoundResult
+from fedplug.core.errors import ParamsError, RoundError, UpdateRejectedError
+from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply, TrainRequest
+from fedplug.core.monitor import Monitor
+from fedplug.core.params import Params
+from fedplug.core.plan_source import PlanBundle
+from fedplug.core.pool import NodeLost, NodePool, PoolEvent, TaskFailed, UpdateFetched, UpdateOffered
+from fedplug.core.strategy import Outcome, RoundState, Strategy
+from fedplug.core.update import Update
+from fedplug.researcher.spool import Room, Spool
+
+TICK = 1.0
+"""Seconds between two calls of the strategy when nothing happens."""
+
+PATIENCE = 1.0
+"""Seconds without a fold after which updates no longer wait at their nodes for the transfers before them."""
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """What a round needs to know, all decided before anything is sent."""
+
+    ctx: RoundContext
+    plan: PlanBundle
+    params: Params
+    requests: Mapping[str, TrainRequest]
+    payloads: Mapping[str, NodePayload | None]
+    aggregator: Aggregator
+    strategy: Strategy
+
+
+@dataclass
+class _Task:
+    """What is known about one node's work in this round."""
+
+    key: TaskKey
+    offer: UpdateOffered | None = None
+    room: Room | None = None
+    fetching: bool = False
+    update: Update | None = None
+    folded: bool = False
+
+
+@dataclass
+class Round:
+    """A round under way. `run` brings it to its end.
+
+    Args:
+        pool: The nodes.
+        job: What to do.
+        spool: Where updates wait.
+        watch: Told about every sign of life.
+        monitor: Told about replies and dropped nodes.
+    """
+
+    pool: NodePool
+    job: RoundPlan
+    spool: Spool
+    watch: Callable[[Progress | LogLine, str], None]
+    monitor: Monitor
+    _tasks: dict[str, _Task] = field(default_factory=dict)
+    _outcomes: dict[str, Outcome] = field(default_factory=dict)
+    _reasons: dict[str, str] = field(default_factory=dict)
+    _replies: dict[str, TrainReply] = field(default_factory=dict)
+    _last_fold: float = field(default_factory=time.monotonic)
+
+    def run(self) -> RoundResult:
+        """Do the round.
+
+        Raises:
+            RoundError: The strategy gave up, or nothing could be aggregated. The global model is as before.
+        """
+        began = time.monotonic()
+        before = dict(self.pool.traffic())
+        try:
+            self._send()
+            self._gather(began)
+            params = self._finish()
+        except BaseException:
+            self._give_up("the round was stopped")
+            raise
+        traffic = {name: count - before.get(name, 0) for name, count in self.pool.traffic().items()}
+        return RoundResult(
+            params=params,
+            replies=dict(sorted(self._replies.items())),
+            dropped=dict(self._reasons),
+            metrics=weighted_metrics(self._replies.values()),
+            seconds=time.monotonic() - began,
+            traffic=traffic,
+        )
+
+    # sending -----------------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        job = self.job
+        for node_id in job.ctx.node_ids:
+            request, payload = job.requests[node_id], job.payloads[node_id]
+            self._tasks[node_id] = _Task(request.key)
+            if node_id not in self.pool.nodes:
+                self._drop(node_id, "lost", "it is not connected")
+                continue
+            self.pool.train(request, job.plan, job.params, payload.aux if payload else None)
+        self._streaming = job.aggregator if isinstance(job.aggregator, StreamingAggregator) else None
+        self._state = self._streaming.begin(job.params, job.ctx) if self._streaming else None
+
+    # gathering ---------------------------------------------------------------------------------------------
+
+    def _gather(self, began: float) -> None:
+        while True:
+            decision = self.job.strategy.judge(self.job.ctx, self._round_state(began))
+            if decision.verdict == "abort":
+                raise RoundError(
+                    f"Round {self.job.ctx.round + 1} was given up: {decision.reason}",
+                    cure="The global model is as it was before this round; run it again when the cause is mended. "
+                    "A strategy decides what a round can do without.",
+                )
+            if decision.verdict == "enough":
+                return
+            deadline = time.monotonic() + TICK
+            changed = False
+            while not changed and (left := deadline - time.monotonic()) > 0:
+                changed = self._step(left)
+
+    def _step(self, timeout: float) -> bool:
+        """Take the next event in, fold what can be folded, ask for more. Whether the strategy should look again."""
+        event = self.pool.next_event(timeout, self.watch)
+        changed = event is not None and self._on_event(event)
+        del event  # it holds an update, which must be gone once it is folded
+        self._fold_ready()
+        self._fetch_next()
+        return changed
+
+    def _round_state(self, began: float) -> RoundState:
+        return RoundState(self.job.ctx.node_ids, dict(self._outcomes), dict(self._reasons), time.monotonic() - began)
+
+    def _on_event(self, event: PoolEvent) -> bool:
+        """Take one event in; whether the strategy should look again."""
+        if isinstance(event, NodeLost):
+            task = self._tasks.get(event.node_id)
+            if task is not None and event.node_id not in self._outcomes:
+                self._drop(event.node_id, "lost", event.reason)
+                return True
+            return False
+        if not isinstance(event, UpdateOffered | UpdateFetched | TaskFailed):
+            return False
+        key = event.failure.key if isinstance(event, TaskFailed) else event.reply.key
+        task = self._tasks.get(key.node_id)
+        if task is None or task.key != key:
+            self.pool.commit(key)  # a leftover of an earlier round: its node may forget it
+            return False
+        if isinstance(event, TaskFailed):
+            self._drop(key.node_id, "failed", event.failure.text)
+            return True
+        try:
+            if isinstance(event, UpdateOffered):
+                self._on_offer(task, event)
+                return False
+            self._on_update(task, event)
+        except (UpdateRejectedError, ParamsError) as error:
+            self._drop(key.node_id, "rejected", error.message)
+            self.pool.commit(key)
+        return True
+
+    def _on_offer(self, task: _Task, offer: UpdateOffered) -> None:
+        self._welcome_back(task.key.node_id)
+        if task.offer is None and task.update is None and not task.folded:
+            check_offer(offer, self.job.params)
+            task.offer = offer
+
+    def _on_update(self, task: _Task, event: UpdateFetched) -> None:
+        if task.update is not None or task.folded:
+            return
+        reply = event.reply
+        update = Update(
+            node_id=task.key.node_id,
+            params=event.params,
+            sample_count=reply.sample_count,
+            steps=reply.steps,
+            aux=event.aux,
+            metrics=dict(reply.metrics),
+            timing=dict(reply.timing),
+        )
+        check_update(update, self.job.params, task.room.rest if task.room else None)
+        self._welcome_back(task.key.node_id)
+        task.update = update
+        self._outcomes[task.key.node_id] = "replied"
+        self._replies[task.key.node_id] = reply
+        self.monitor.replied(task.key.node_id, reply)
+        if task.room:
+            task.room.rest()
+
+    def _fetch_next(self) -> None:
+        """Ask for the updates whose turn it is, or that fit, or that would wait long for somebody else."""
+        is_next = self._streaming is not None
+        only_transfers_ahead = is_next and time.monotonic() - self._last_fold < PATIENCE
+        for node_id, task in self._tasks.items():
+            if self._is_given_up(node_id) or task.folded:
+                continue
+            if task.offer is None:
+                only_transfers_ahead = False
+            elif not task.fetching:
+                nbytes = task.offer.spec.nbytes + sum(spec.nbytes for spec in task.offer.aux.values())
+                # the next in line always gets memory: it is folded, and gone, as soon as it is here
+                in_memory = is_next or self.spool.fits(nbytes)
+                if not in_memory and only_transfers_ahead:
+                    return  # its turn comes in a moment; until then its node keeps it
+                task.room = Room(self.spool, nbytes, in_file=not in_memory)
+                task.fetching = True
+                self.pool.fetch(task.key, task.room.allocate, None if in_memory else task.room.rest)
+            is_next = False
+
+    def _fold_ready(self) -> None:
+        """Fold every update that has no unfinished node before it."""
+        for node_id, task in self._tasks.items():
+            if task.update is not None:
+                self._fold(task)
+            elif not self._is_given_up(node_id):
+                return
+
+    def _is_given_up(self, node_id: str) -> bool:
+        """Whether nothing more can come from a node. One that is only lost may still be back in time."""
+        return self._outcomes.get(node_id) in ("failed", "rejected")
+
+    def _welcome_back(self, node_id: str) -> None:
+        if self._outcomes.get(node_id) == "lost":
+            del self._outcomes[node_id], self._reasons[node_id]
+
+    def _fold(self, task: _Task) -> None:
+        if self._streaming is not None and task.update is not None and not task.folded:
+            self._streaming.accumulate(self._state, task.update)
+            task.folded = True
+            self._last_fold = time.monotonic()
+            self._let_go(task)
+
+    def _let_go(self, task: _Task) -> None:
+        """The update is in the sum (or out of the round): forget its arrays here and at the node."""
+        if task.folded and task.update is not None:
+            update = task.update
+            task.update = Update(update.node_id, self.job.params, update.sample_count, update.steps)
+        if task.room is not None:
+            task.room.release()
+            task.room = None
+
+    # the end -----------------------------------------------------------------------------------------------
+
+    def _finish(self) -> Params:
+        job = self.job
+        for node_id, task in self._tasks.items():
+            if self._outcomes.get(node_id) != "replied":
+                self.pool.cancel(task.key, "the round is complete without it")
+        if self._streaming:
+            for task in self._tasks.values():
+                self._fold(task)
+            params = self._streaming.finalize(self._state)
+        else:
+            updates = [task.update for task in self._tasks.values() if task.update is not None]
+            params = job.aggregator.aggregate(job.params, updates, job.ctx)
+        self._state = None
+        self._check_result(params)
+        for node_id in self._replies:
+            self.pool.commit(self._tasks[node_id].key)
+        for task in self._tasks.values():
+            self._let_go(task)
+        return params
+
+    def _check_result(self, params: Params) -> None:
+        name = type(self.job.aggregator).__name__
+        difference = self.job.params.spec.difference(params.spec)
+        if difference or (difference := params.first_non_finite()):
+            raise RoundError(
+                f"Aggregator {name} returned parameters that do not fit the model: {difference}.",
+                cure=f"Run 'fedplug plugins check' on the plugin that offers {name}.",
+            )
+
+    def _drop(self, node_id: str, outcome: Outcome, reason: str) -> None:
+        self._outcomes[node_id] = outcome
+        self._reasons[node_id] = reason
+        if self._is_given_up(node_id):
+            self._let_go(self._tasks[node_id])
+        self.monitor.dropped(node_id, reason)
+
+    def _give_up(self, reason: str) -> None:
+        for node_id, task in self._tasks.items():
+            if self._outcomes.get(node_id) in (None, "lost", "replied"):
+                self.pool.cancel(task.key, reason)
+
+
+def check_offer(offer: UpdateOffered, model: Params) -> None:
+    """Refuse an offer before a byte of its arrays is fetched.
+
+    Raises:
+        UpdateRejectedError: The layout is not the model's, or the counts are impossible.
+    """
+    reply = offer.reply
+    difference = model.spec.difference(offer.spec)
+    if difference:
+        raise UpdateRejectedError(f"its update does not fit the model: {difference}.")
+    if not 1 <= reply.sample_count < 2**53:
+        raise UpdateRejectedError(f"its sample count of {reply.sample_count} is impossible.")
+    if reply.steps < 0:
+        raise UpdateRejectedError(f"its step count of {reply.steps} is impossible.")
+    for name, value in reply.timing.items():
+        if not math.isfinite(value):
+            raise UpdateRejectedError(f"its timing {name!r} is {value}.")
+
+
+def check_update(update: Update, model: Params, settle: Callable[[], None] | None = None) -> None:
+    """Refuse an update that would spoil the sum. ``settle`` is as for `NodePool.fetch`.
+
+    Raises:
+        UpdateRejectedError: It holds a NaN or an infinity; the array is named.
+    """
+    for what, params in (("update", update.params), *(("auxiliary " + name, p) for name, p in update.aux.items())):
+        array = params.first_non_finite(settle)
+        if array:
+            raise UpdateRejectedError(f"its {what} holds values that are not finite (NaN or infinity) in {array!r}.")
+    update.params.require(model.spec)
+
+
+def weighted_metrics(replies: Iterable[TrainReply]) -> dict[str, float]:
+    """Means of the nodes' metrics, weighted by sample count, over the nodes that report them."""
+    sums: dict[str, tuple[float, float]] = {}
+    for reply in replies:
+        for name, value in reply.metrics.items():
+            total, weight = sums.get(name, (0.0, 0.0))
+            sums[name] = (total + value * reply.sample_count, weight + reply.sample_count)
+    return {name: total / weight for name, (total, weight) in sorted(sums.items()) if weight}

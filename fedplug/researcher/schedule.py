@@ -1,0 +1,121 @@
+"""What is asked of whom in a round: the strategy's choice, the aggregator's extras, the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedplug.core.aggregator import Aggregator, NodePayload
+from fedplug.core.context import RoundContext
+from fedplug.core.errors import UsageError
+from fedplug.core.messages import TaskKey, TrainRequest
+from fedplug.core.params import Params
+from fedplug.core.plan_source import PlanBundle
+from fedplug.core.rng import SeedTree
+from fedplug.core.strategy import Strategy
+from fedplug.core.training_args import TrainingArgs
+from fedplug.researcher.round import RoundPlan
+from fedplug.researcher.settings import is_whole_number
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The facts of an experiment from which each round is planned.
+
+    Attributes:
+        experiment_id: Unique id of the experiment.
+        seeds: Root of its seed tree.
+        bundle: The training plan.
+        model_args: For the plan's ``init_model``.
+        training_args: Training arguments in force.
+        datasets: Node id → id of its data set.
+        acked: Node id → the last round that was committed with an update of it.
+        attempt: How often this round was tried before. A node never trains one (round, attempt) twice; the
+            seeds do not depend on it, so another attempt gives the same bits.
+        total_rounds: The round limit; 0 if there is none.
+    """
+
+    experiment_id: str
+    seeds: SeedTree
+    bundle: PlanBundle
+    model_args: Mapping[str, Any]
+    training_args: TrainingArgs
+    datasets: Mapping[str, str]
+    acked: Mapping[str, int]
+    attempt: int
+    total_rounds: int
+
+    def plan_round(
+        self, number: int, nodes: Sequence[str], params: Params, aggregator: Aggregator, strategy: Strategy
+    ) -> RoundPlan:
+        """Decide everything about a round before anything is sent.
+
+        Raises:
+            UsageError: The aggregator cannot work with the training arguments, or the strategy's choice is
+                no choice.
+        """
+        args = self.training_args.dict()
+        aggregator.check(args)
+        seeds = self.seeds.child("round", number)
+        draft = RoundContext(self.experiment_id, number, seeds, tuple(nodes), args)
+        selected = _check_selection(strategy, strategy.select(draft, nodes), nodes)
+        ctx = RoundContext(self.experiment_id, number, seeds, selected, args)
+        payloads = {node: aggregator.node_payload(node, ctx) for node in selected}
+        requests = {node: self._request(node, ctx, payloads[node]) for node in selected}
+        return RoundPlan(ctx, self.bundle, params, requests, payloads, aggregator, strategy)
+
+    def _request(self, node_id: str, ctx: RoundContext, payload: NodePayload | None) -> TrainRequest:
+        args = self.training_args
+        if payload and payload.training_args:
+            args = TrainingArgs.from_dict({**args.dict(), **payload.training_args})
+        return TrainRequest(
+            key=TaskKey(experiment_id=self.experiment_id, round=ctx.round, node_id=node_id, attempt=self.attempt),
+            dataset_id=self.datasets[node_id],
+            plan_class=self.bundle.class_name,
+            model_args=dict(self.model_args),
+            training_args=args.dict(),
+            seed=ctx.seed.child("node", node_id).seed63(),
+            data_seed=self.seeds.child("data", node_id).seed63(),
+            acked_round=self.acked.get(node_id, -1),
+            total_rounds=self.total_rounds,
+            aux=tuple(payload.aux) if payload else (),
+        )
+
+
+def rounds_to_run(rounds: int | None, increase: bool, limit: int | None, current: int) -> tuple[int, int | None]:
+    """How many rounds ``Experiment.run(rounds, increase)`` runs, and the round limit from then on.
+
+    Args:
+        rounds: How many are asked for; None for all up to the limit.
+        increase: Whether the limit may be raised.
+        limit: The round limit; None if there is none.
+        current: Number of rounds that are complete.
+
+    Raises:
+        UsageError: ``rounds`` is not a positive whole number, or neither it nor a limit is given.
+    """
+    if rounds is None:
+        if limit is None:
+            raise UsageError(
+                "How many rounds? There is no round limit.", cure="Call run(rounds=...) or set_round_limit(...)."
+            )
+        return limit - current, limit
+    if not is_whole_number(rounds, 1):
+        raise UsageError(f"rounds must be a whole number above zero, got {rounds!r}.")
+    if limit is None:
+        return rounds, None
+    if increase and current + rounds > limit:
+        limit = current + rounds
+    return min(rounds, limit - current), limit
+
+
+def _check_selection(strategy: Strategy, selected: Sequence[str], nodes: Sequence[str]) -> tuple[str, ...]:
+    unknown = [node for node in selected if node not in nodes]
+    if unknown or not selected:
+        raise UsageError(
+            f"Strategy {type(strategy).__name__} selected "
+            + (f"{unknown[0]!r}, which is not one of the nodes." if unknown else "no node."),
+            cure=f"It must choose at least one of: {', '.join(nodes)}.",
+        )
+    return tuple(sorted(set(selected)))

@@ -1,0 +1,196 @@
+"""Finding the nodes of an experiment and their data: wait for nodes, ask them by tags, choose one data set each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from fedplug.core.errors import DatasetError, TransportError, UsageError
+from fedplug.core.messages import DatasetCard, NodeInfo
+from fedplug.core.pool import DatasetsFound, NodeJoined, NodeLost, NodePool, Watcher
+from fedplug.researcher.federated_dataset import FederatedDataset, display_name
+
+SETTLE = 2.6
+"""Seconds without a new node after which the nodes there are taken for all: nodes knock every 2 s ± 25 %."""
+
+
+class NodeSearch:
+    """One search: which nodes hold a data set with these tags.
+
+    Args:
+        pool: Where to look.
+        tags: Tags that a data set must all carry.
+        nodes: Ids or names of the nodes to ask; None for all that connect.
+        min_nodes: Number of nodes with such data to wait for; None to wait until no more nodes come.
+        timeout: Seconds after which the search gives up.
+        say: Told what is being waited for.
+    """
+
+    def __init__(
+        self,
+        pool: NodePool,
+        tags: Sequence[str],
+        nodes: Sequence[str] | None,
+        min_nodes: int | None,
+        timeout: float,
+        say: Callable[[str], None],
+    ) -> None:
+        self.pool = pool
+        self.tags = tuple(tags)
+        self.wanted = None if nodes is None else tuple(nodes)
+        self.min_nodes = min_nodes
+        self.timeout = timeout
+        self.say = say
+        self.answers: dict[str, tuple[DatasetCard, ...]] = {}
+
+    def run(self, query: int) -> FederatedDataset:
+        """Search until the nodes asked for have answered.
+
+        Args:
+            query: A number that no search on this pool has used yet.
+
+        Raises:
+            TransportError: No node, or not every node asked for, connected within the time-out.
+            DatasetError: No data set matches, or the tags are ambiguous on a node.
+        """
+        self.pool.search(query, ())  # all cards: so that an error can say what is there instead
+        start = last_change = time.monotonic()
+        told = False
+        while not self._complete(time.monotonic() - last_change):
+            now = time.monotonic()
+            if now - start > self.timeout:
+                self._explain()
+            event = self.pool.next_event(0.25 if told else 0.05)
+            if isinstance(event, DatasetsFound) and event.query == query:
+                self.answers[event.node_id] = event.cards
+                last_change = time.monotonic()
+            elif isinstance(event, NodeLost):
+                self.answers.pop(event.node_id, None)
+            elif isinstance(event, NodeJoined):
+                last_change = time.monotonic()
+            elif event is None and not told and not self.pool.is_fixed:
+                self.say(self._waiting_text())
+                told = True
+        return self._choose()
+
+    def _complete(self, quiet: float) -> bool:
+        unanswered = [node for node in self.pool.nodes if node not in self.answers]
+        if self.wanted is not None:
+            return not self._absent() and not any(self._is_wanted(node) for node in unanswered)
+        if unanswered:
+            return False
+        if self.min_nodes is not None and len(self._matching()) >= self.min_nodes:
+            return True
+        settled = self.pool.is_fixed or (bool(self.answers) and quiet > SETTLE)
+        return settled and len(self._matching()) >= (self.min_nodes or 0)
+
+    def _choose(self) -> FederatedDataset:
+        matching = self._matching()
+        if not matching:
+            self._refuse_unmatched(list(self.answers))
+        if self.wanted is not None:
+            without = [node for node in self.answers if self._is_wanted(node) and node not in matching]
+            if without:
+                self._refuse_unmatched(without)
+        return FederatedDataset.from_answers(self.tags, matching, self.pool.nodes)
+
+    def _matching(self) -> dict[str, list[DatasetCard]]:
+        """Node id → data sets that carry all tags, for the nodes that have any."""
+        wanted = set(self.tags)
+        found = {
+            node: [card for card in cards if wanted <= set(card.tags)]
+            for node, cards in self.answers.items()
+            if self._is_wanted(node)
+        }
+        return {node: cards for node, cards in found.items() if cards}
+
+    def _is_wanted(self, node_id: str) -> bool:
+        if self.wanted is None:
+            return True
+        info = self.pool.nodes.get(node_id)
+        return node_id in self.wanted or (info is not None and info.name in self.wanted)
+
+    def _absent(self) -> list[str]:
+        present = {name for node_id, info in self.pool.nodes.items() for name in (node_id, info.name)}
+        return [node for node in self.wanted or () if node not in present]
+
+    def _waiting_text(self) -> str:
+        if self.wanted is not None:
+            return f"Waiting at {self.pool.description} for {', '.join(self._absent() or self.wanted)} ..."
+        count = f"{self.min_nodes} nodes" if self.min_nodes and self.min_nodes > 1 else "nodes"
+        return f"Waiting at {self.pool.description} for {count} with data tagged {list(self.tags)} ..."
+
+    def _explain(self) -> None:
+        """The time is up: say what is missing."""
+        here = self.pool.description
+        start_one = f"Start a node with: fedplug node start --researcher {here}"
+        seconds = f"within {self.timeout:g} s"
+        connected = ", ".join(display_name(node, self.pool.nodes) for node in self.pool.nodes)
+        if not self.pool.nodes:
+            raise TransportError(f"No node connected to {here} {seconds}.", cure=start_one)
+        if absent := self._absent():
+            raise TransportError(
+                f"Node {absent[0]!r} did not connect to {here} {seconds}. Connected: {connected}.",
+                cure=f"Check its id or name, and that it is running. {start_one}",
+            )
+        if not self._matching():
+            self._refuse_unmatched(list(self.answers))
+        raise TransportError(
+            f"Only {len(self._matching())} of {self.min_nodes} nodes with data tagged {list(self.tags)} "
+            f"connected to {here} {seconds}. Connected: {connected}.",
+            cure=f"{start_one}, or lower min_nodes.",
+        )
+
+    def _refuse_unmatched(self, node_ids: Sequence[str]) -> None:
+        there = "; ".join(
+            f"{display_name(node, self.pool.nodes)} has "
+            + (", ".join(f"{card.name!r} {list(card.tags)}" for card in self.answers.get(node, ())) or "no data set")
+            for node in node_ids
+        )
+        raise DatasetError(
+            f"No data set is tagged {list(self.tags)}: {there or 'no node answered'}.",
+            cure="Ask for tags that the data sets carry, or add the data on the node: "
+            f"fedplug node dataset add --tags {','.join(self.tags)} ...",
+        )
+
+
+def usable_nodes(holders: Sequence[str], wanted: Sequence[str] | None, connected: Mapping[str, NodeInfo]) -> list[str]:
+    """The nodes that hold the data and that the experiment is not kept from.
+
+    Args:
+        holders: Nodes that hold the data, sorted.
+        wanted: Ids or names that the experiment is restricted to; None for all.
+        connected: What is known about the nodes that are connected.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if wanted is None:
+        return list(holders)
+    names = {node: info.name for node, info in connected.items()}
+    nodes = [node for node in holders if node in wanted or names.get(node) in wanted]
+    if not nodes:
+        raise UsageError(
+            f"None of the nodes {list(wanted)} holds the training data.",
+            cure="set_nodes(None) uses all; set_training_data(None, from_tags=True) searches again.",
+        )
+    return nodes
+
+
+def await_nodes(
+    pool: NodePool, nodes: Sequence[str], timeout: float, say: Callable[[str], None], watch: Watcher
+) -> None:
+    """Give nodes that were there before, and are away just now, time to come back.
+
+    Those that do not are left to the strategy, which decides about nodes that are lost.
+    """
+    deadline = time.monotonic() + timeout
+    told = False
+    while away := [node for node in nodes if node not in pool.nodes]:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
+        if not told:
+            say(f"Waiting for {', '.join(away)} to connect again ...")
+            told = True
+        pool.next_event(min(left, 1.0), watch)

@@ -1,0 +1,168 @@
+"""A federation in one process: each virtual node trains in turn, in the caller's thread.
+
+    federation = Federation({"paris": (x1, y1), "lyon": (x2, y2)})
+    Experiment(tags="simulation", transport=federation, training_plan_class=MyPlan, ...).run()
+
+Plans, aggregators, strategies and results are those of a real federation, to the last bit; only the network
+and the worker processes are missing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fedplug import __version__
+from fedplug.core.errors import FedplugError, PlanRunError, UsageError
+from fedplug.core.messages import (
+    DatasetCard,
+    LogLine,
+    NodeInfo,
+    Progress,
+    TaskFailure,
+    TaskKey,
+    TrainReply,
+    TrainRequest,
+)
+from fedplug.core.params import Params
+from fedplug.core.plan_source import PlanBundle
+from fedplug.core.plugins import PluginHost, default_host
+from fedplug.core.pool import (
+    Allocate,
+    DatasetsFound,
+    NodeJoined,
+    NodePool,
+    PoolEvent,
+    TaskFailed,
+    UpdateFetched,
+    UpdateOffered,
+    Watcher,
+)
+from fedplug.node.datasets.memory import MemoryDataset
+from fedplug.node.training import run_task
+
+
+class Federation(NodePool):
+    """Virtual nodes, one data set each.
+
+    Args:
+        nodes: Node id → its data: a ``(data, target)`` pair of arrays, a mapping of named arrays, or a
+            `MemoryDataset`. Pairs become the arrays ``"x"`` and ``"y"``.
+        tags: Tags that all data sets carry.
+        target: Name of the array that is to be predicted, for mappings.
+        host: The plugins to use; all installed ones by default.
+
+    Raises:
+        UsageError: There is no node, or its data is of another kind.
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Any],
+        *,
+        tags: str | Sequence[str] = ("simulation",),
+        target: str = "y",
+        host: PluginHost | None = None,
+    ) -> None:
+        if not nodes:
+            raise UsageError("A federation needs at least one node.", cure="E.g. Federation({'paris': (x, y)}).")
+        labels = (tags,) if isinstance(tags, str) else tuple(tags)
+        self._host = host or default_host()
+        self._datasets = {node: _dataset(node, data, labels, target) for node, data in sorted(nodes.items())}
+        self._infos = {node: NodeInfo(node_id=node, name=node, version=__version__) for node in self._datasets}
+        self._events: deque[PoolEvent] = deque(NodeJoined(info) for info in self._infos.values())
+        self._tasks: deque[tuple[TrainRequest, PlanBundle, Params, Mapping[str, Params]]] = deque()
+        self._finished: dict[TaskKey, tuple[TrainReply, Params, Mapping[str, Params]]] = {}
+
+    @property
+    def nodes(self) -> Mapping[str, NodeInfo]:
+        """All virtual nodes."""
+        return self._infos
+
+    @property
+    def is_fixed(self) -> bool:
+        """Always: nobody joins a simulation."""
+        return True
+
+    @property
+    def description(self) -> str:
+        """How messages call this pool."""
+        return f"a simulation of {len(self._infos)} nodes"
+
+    def search(self, query: int, tags: tuple[str, ...], node_ids: tuple[str, ...] | None = None) -> None:
+        """Every node answers at once."""
+        for node, dataset in self._datasets.items():
+            if node_ids is None or node in node_ids:
+                card = dataset.card()
+                found: tuple[DatasetCard, ...] = (card,) if set(tags) <= set(card.tags) else ()
+                self._events.append(DatasetsFound(node, query, found))
+
+    def train(
+        self, request: TrainRequest, plan: PlanBundle, params: Params, aux: Mapping[str, Params] | None = None
+    ) -> None:
+        """Queue a task; it runs inside `next_event`."""
+        self._tasks.append((request, plan, params, aux or {}))
+
+    def next_event(self, timeout: float | None, watch: Watcher | None = None) -> PoolEvent | None:
+        """The next event; trains the next node in line if there is no other."""
+        if not self._events and self._tasks:
+            self._events.append(self._train_next(watch))
+        return self._events.popleft() if self._events else None
+
+    def fetch(self, key: TaskKey, allocate: Allocate | None = None, settle: Callable[[], None] | None = None) -> None:
+        """The arrays are here already."""
+        reply, params, aux = self._finished.pop(key)
+        self._events.append(UpdateFetched(reply, params, aux))
+
+    def commit(self, key: TaskKey) -> None:
+        """Forget an update."""
+        self._finished.pop(key, None)
+
+    def cancel(self, key: TaskKey, reason: str) -> None:
+        """Forget a task."""
+        self._finished.pop(key, None)
+        self._tasks = deque(task for task in self._tasks if task[0].key != key)
+        self._events = deque(event for event in self._events if _key_of(event) != key)
+
+    def close(self) -> None:
+        """Forget all tasks."""
+        self._tasks.clear()
+        self._events.clear()
+        self._finished.clear()
+
+    def _train_next(self, watch: Watcher | None) -> PoolEvent:
+        request, plan, params, aux = self._tasks.popleft()
+        node = request.key.node_id
+
+        def emit(sign: Progress | LogLine) -> None:
+            if watch is not None:
+                watch(sign, node)
+
+        try:
+            reply, trained, extra = run_task(request, plan, params, aux, self._datasets[node], self._host, emit)
+        except FedplugError as error:
+            details = error.details if isinstance(error, PlanRunError) else ""
+            failure = TaskFailure(key=request.key, code="plan-raised", text=str(error), details=details)
+            return TaskFailed(failure)
+        self._finished[request.key] = (reply, trained, extra)
+        return UpdateOffered(reply, trained.spec, {name: params.spec for name, params in extra.items()})
+
+
+def _dataset(node: str, data: Any, tags: tuple[str, ...], target: str) -> MemoryDataset:
+    if isinstance(data, MemoryDataset):
+        return data
+    if isinstance(data, tuple) and len(data) == 2:
+        return MemoryDataset(node, {"x": data[0], "y": data[1]}, tags=tags, target="y")
+    if isinstance(data, Mapping):
+        return MemoryDataset(node, data, tags=tags, target=target if target in data else "")
+    raise UsageError(
+        f"The data of node {node!r} is {type(data).__name__}.",
+        cure="Give a pair (data, target), a mapping of named arrays, or a MemoryDataset.",
+    )
+
+
+def _key_of(event: PoolEvent) -> TaskKey | None:
+    if isinstance(event, UpdateOffered | UpdateFetched):
+        return event.reply.key
+    return event.failure.key if isinstance(event, TaskFailed) else None

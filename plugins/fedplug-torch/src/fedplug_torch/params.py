@@ -1,0 +1,127 @@
+"""A module's state as `Params` and back: parameters and buffers, in the order of ``state_dict``, one copy each way.
+
+A tensor that the module holds under several names (tied weights) is one entry, under its first name.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedplug.core.errors import ParamsError, PlanError
+from fedplug.core.params import Array, Params, ParamsSpec
+
+_NAMES = {
+    torch.bool: "bool",
+    torch.int8: "int8",
+    torch.uint8: "uint8",
+    torch.int16: "int16",
+    torch.int32: "int32",
+    torch.int64: "int64",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.float32: "float32",
+    torch.float64: "float64",
+}
+
+
+def check(module: nn.Module) -> None:
+    """Check that the module's state can travel.
+
+    Raises:
+        PlanError: It has a lazy parameter, a dtype that cannot travel, or extra state that is no tensor.
+    """
+    for name, value in module.state_dict(keep_vars=True).items():
+        if not isinstance(value, torch.Tensor):
+            raise PlanError(
+                f"The module's state {name!r} is a {type(value).__name__}, no tensor, and cannot travel.",
+                cure="Keep it in a buffer (register_buffer), or leave it out of the state_dict.",
+            )
+        if isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer):
+            raise PlanError(
+                f"The module's parameter {name!r} has no shape yet (a lazy module).",
+                cure="Call the module once on a batch of the right shape in init_model.",
+            )
+        if value.dtype not in _NAMES or value.layout != torch.strided:
+            raise PlanError(
+                f"The module's parameter {name!r} is {value.dtype} ({value.layout}), which cannot travel.",
+                cure=f"Use a dense tensor of one of: {', '.join(_NAMES.values())}.",
+            )
+
+
+def read(module: nn.Module, allocate: Callable[[int], Any] | None = None) -> Params:
+    """The module's parameters and buffers, copied once.
+
+    Args:
+        module: On any device.
+        allocate: Gives the memory to copy into; fresh memory by default.
+    """
+    tensors = _distinct(module.state_dict())[0]
+    spec = _spec(tensors)
+
+    def fill(name: str, out: Array) -> None:
+        tensor = tensors[name]
+        if tensor.dtype == torch.bfloat16:  # NumPy knows it only through ml_dtypes, torch not at all
+            target = torch.from_numpy(out.reshape(-1).view(np.int16)).view(torch.bfloat16).reshape(out.shape)
+        else:
+            target = torch.from_numpy(out)
+        target.copy_(tensor)
+
+    return Params.build(spec, fill, None if allocate is None else allocate(spec.nbytes))
+
+
+def write(module: nn.Module, params: Params) -> None:
+    """Copy ``params`` into the module.
+
+    Raises:
+        ParamsError: They are not laid out as the module's state.
+    """
+    tensors, aliases = _distinct(module.state_dict())
+    params.require(_spec(tensors))
+    flat = _tensor_over(params)
+    state: dict[str, torch.Tensor] = {}
+    for entry in params.spec.tensors:
+        dtype = tensors[entry.name].dtype
+        raw = flat[entry.offset : entry.offset + entry.size * dtype.itemsize]
+        state[entry.name] = raw.view(dtype).view(entry.shape)
+    for alias, name in aliases.items():
+        state[alias] = state[name]
+    module.load_state_dict(state)
+
+
+def _spec(tensors: dict[str, torch.Tensor]) -> ParamsSpec:
+    try:
+        return ParamsSpec.build([(n, tuple(t.shape), _NAMES[t.dtype]) for n, t in tensors.items()])
+    except KeyError as error:
+        raise ParamsError(f"The module has a tensor of {error.args[0]}, which cannot travel.") from None
+
+
+def _distinct(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The state without tensors that occur under an earlier name too, and those: name -> earlier name."""
+    tensors: dict[str, torch.Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple[object, ...], str] = {}
+    for name, tensor in state.items():
+        key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in first:
+            aliases[name] = first[key]
+        else:
+            first[key] = name
+            tensors[name] = tensor
+    return tensors, aliases
+
+
+def _tensor_over(params: Params) -> torch.Tensor:
+    """The bytes of ``params`` as a tensor that nobody must write to, or keep longer than ``params``.
+
+    ``torch.from_numpy`` would warn that the memory is read-only; torch has no read-only tensors.
+    """
+    if not params.nbytes:
+        return torch.empty(0, dtype=torch.uint8)
+    address = np.frombuffer(params.buffer, np.uint8).ctypes.data
+    return torch.frombuffer((ctypes.c_uint8 * params.nbytes).from_address(address), dtype=torch.uint8)

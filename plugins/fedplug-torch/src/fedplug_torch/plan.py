@@ -1,0 +1,167 @@
+"""`TorchTrainingPlan`: what a researcher derives from to train a PyTorch module."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from fedplug.core.errors import PlanError
+from fedplug.core.params import Params
+from fedplug.core.rng import seeded_globals
+from fedplug.core.trainer import Backend
+from fedplug.core.training_plan import Allocate, TrainingPlan, call_flexibly
+from fedplug_torch import params as torch_params
+from fedplug_torch.backend import TorchBackend
+
+
+class TorchTrainingPlan(TrainingPlan):
+    """Base of training plans for PyTorch.
+
+    Example::
+
+        class MyPlan(TorchTrainingPlan):
+            class Net(nn.Module):
+                def __init__(self, features):
+                    super().__init__()
+                    self.layer = nn.Linear(features, 2)
+
+                def forward(self, x):
+                    return self.layer(x)
+
+            def init_model(self, model_args):
+                return self.Net(model_args["features"])
+
+            def init_optimizer(self, optimizer_args):
+                return torch.optim.SGD(self.model().parameters(), lr=optimizer_args["lr"])
+
+            def training_data(self):
+                return DataManager(self.dataset.table(without=["label"]), self.dataset.column("label"))
+
+            def training_step(self, data, target):
+                return F.cross_entropy(self.forward(data), target)
+
+    ``testing_step(self, data, target)`` may be defined too: it returns a number, or a dict or list of
+    numbers, each a mean over the batch. Without it, a test reports the loss.
+    """
+
+    framework: ClassVar[str] = "torch"
+
+    # what a researcher writes ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def init_model(self, model_args: dict[str, Any]) -> nn.Module:
+        """The module to train. May take no argument."""
+
+    @abstractmethod
+    def training_step(self, data: Any, target: Any) -> torch.Tensor:
+        """The loss of a batch, as a scalar tensor that gradients can flow back from."""
+
+    def init_optimizer(self, optimizer_args: dict[str, Any]) -> torch.optim.Optimizer:
+        """The optimizer; ``Adam(**optimizer_args)`` unless overridden. May take no argument."""
+        try:
+            return torch.optim.Adam(self.model().parameters(), **optimizer_args)
+        except (TypeError, ValueError) as error:
+            raise PlanError(
+                f"The default optimizer, torch.optim.Adam, cannot be made from optimizer_args "
+                f"{optimizer_args!r}: {error}.",
+                cure="Correct training_args['optimizer_args'], or define init_optimizer.",
+            ) from error
+
+    # what it may use ---------------------------------------------------------------------------------------
+
+    def forward(self, data: Any) -> Any:
+        """The model's output for a batch: ``self.model()(data)``."""
+        return self.model()(data)
+
+    # for the library ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def default_dependencies(cls) -> list[str]:
+        """The usual names of torch, and the two names of FedPlug that every plan needs."""
+        return [
+            "import torch",
+            "import torch.nn as nn",
+            "import torch.nn.functional as F",
+            "from fedplug import DataManager",
+            "from fedplug_torch import TorchTrainingPlan",
+        ]
+
+    @classmethod
+    @contextmanager
+    def seeded(cls, seed: int, *, threads: int = 1) -> Iterator[None]:
+        """Seed ``random``, NumPy and torch on all its devices, and restore them and torch's settings on leaving."""
+        state, used_threads = torch.get_rng_state(), torch.get_num_threads()
+        on_gpu = torch.cuda.is_initialized()
+        gpu_states = torch.cuda.get_rng_state_all() if on_gpu else []
+        cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+        with seeded_globals(seed):
+            try:
+                # Not torch.manual_seed, which formats the stack for each kind of device: half a millisecond.
+                torch.default_generator.manual_seed(seed)
+                if torch.cuda.is_available():
+                    torch.cuda.manual_seed_all(seed)
+                # Algorithms that are picked by a race between them would differ from run to run.
+                torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+                if used_threads != threads:
+                    torch.set_num_threads(threads)
+                yield
+            finally:
+                if torch.get_num_threads() != used_threads:
+                    torch.set_num_threads(used_threads)
+                torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+                torch.set_rng_state(state)
+                if on_gpu:
+                    torch.cuda.set_rng_state_all(gpu_states)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies and the batches come to."""
+        return torch.device("cuda") if self._on_gpu else torch.device("cpu")
+
+    @property
+    def _on_gpu(self) -> bool:
+        # The researcher only initialises the model and stays on the processor.
+        wanted = self._state.training_args.use_gpu and self._state.node_id
+        return bool(wanted) and torch.cuda.is_available()
+
+    def _build_model(self, model_args: Mapping[str, Any]) -> nn.Module:
+        made = call_flexibly(self.init_model, model_args)
+        if not isinstance(made, nn.Module):
+            kind = "nothing (is a return missing?)" if made is None else f"a {type(made).__name__}"
+            hint = "It returned the class: call it to make a module." if isinstance(made, type) else ""
+            raise PlanError(
+                f"init_model must return a torch.nn.Module, but returned {kind}.",
+                cure=hint or "E.g. return nn.Linear(4, 2), or self.Net(model_args).",
+            )
+        torch_params.check(made)
+        state = self._state
+        if state.training_args.use_gpu and state.node_id and not self._on_gpu:
+            state.log("use_gpu is set, but this node has no GPU that torch can use: training on the processor.")
+        return made.to(self.device)
+
+    def _build_optimizer(self, optimizer_args: Mapping[str, Any]) -> torch.optim.Optimizer:
+        made = call_flexibly(self.init_optimizer, optimizer_args)
+        if not isinstance(made, torch.optim.Optimizer):
+            kind = "nothing (is a return missing?)" if made is None else f"a {type(made).__name__}"
+            raise PlanError(
+                f"init_optimizer must return a torch.optim.Optimizer, but returned {kind}.",
+                cure='E.g. return torch.optim.SGD(self.model().parameters(), lr=optimizer_args["lr"]).',
+            )
+        return made
+
+    def make_backend(self) -> Backend:
+        """This plan's module and optimizer, for the loop."""
+        return TorchBackend(self)
+
+    def get_params(self, allocate: Allocate | None = None) -> Params:
+        """The entries of the module's ``state_dict``, copied."""
+        return torch_params.read(self.model(), allocate)
+
+    def set_params(self, params: Params) -> None:
+        """Copy ``params`` into the module."""
+        torch_params.write(self.model(), params)

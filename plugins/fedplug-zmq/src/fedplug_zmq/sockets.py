@@ -1,0 +1,135 @@
+"""A ZeroMQ socket as both ends use it: its options, its monitor, two-part messages, and a way to wake its poll."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket as sockets
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from fedplug.core.errors import TransportError
+from fedplug.core.transport import MAX_BODY, MAX_HEADER, Buffer, Traffic, TransportOptions
+
+ROOM = 64
+"""Messages that wait in each direction of a connection."""
+
+COPY_BELOW = 64 * 1024
+"""Bodies smaller than this are copied: it costs less than keeping track of them."""
+
+
+class End:
+    """A ZeroMQ socket with its context, its monitor and a way to wake its poll."""
+
+    def __init__(self, kind: int, events: int, options: TransportOptions) -> None:
+        self.context = zmq.Context()
+        self.socket: zmq.Socket[bytes] = self.context.socket(kind)
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._ear, self._bell = sockets.socketpair()
+        self.closed = False
+        try:
+            self._ear.setblocking(False)
+            self._bell.setblocking(False)
+            configure(self.socket, options)
+            self._monitor = self.socket.get_monitor_socket(events)
+            self._poller = zmq.Poller()
+            self._poller.register(self._monitor, zmq.POLLIN)
+            self._poller.register(self._ear, zmq.POLLIN)
+        except BaseException:
+            self.close(0)
+            raise
+
+    def wait(self, timeout: float | None, *, writable: bool = False) -> bool:
+        """Wait until there is something to do. Returns whether `ring` was called (or there is room to write)."""
+        self._poller.register(self.socket, zmq.POLLIN | (zmq.POLLOUT if writable else 0))
+        # Rounded up: a time-out of less than a millisecond must not become a busy loop.
+        ready = dict(self._poller.poll(None if timeout is None else math.ceil(timeout * 1000)))
+        rung = False
+        if self._ear.fileno() in ready:
+            rung = True
+            with contextlib.suppress(BlockingIOError):
+                while len(self._ear.recv(4096)) == 4096:
+                    pass
+        return rung or bool(writable and ready.get(self.socket, 0) & zmq.POLLOUT)
+
+    def ring(self) -> None:
+        """Wake `wait`. Safe from any thread."""
+        # Full means that it will wake anyhow, closed that nobody waits.
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._bell.send(b"\0")
+
+    def events(self) -> list[tuple[int, int]]:
+        """What the monitor has seen since the last call, as (event, value)."""
+        seen: list[tuple[int, int]] = []
+        while self._monitor is not None:
+            try:
+                message = recv_monitor_message(self._monitor, zmq.DONTWAIT)
+            except zmq.Again:
+                break
+            seen.append((int(message["event"]), int(message["value"])))
+        return seen
+
+    def parts(self, extra: int) -> list[bytes | zmq.Frame] | None:
+        """The next message as ``extra`` leading parts, header and body.
+
+        Returns:
+            None if there is none; an empty list for a message of another number of parts.
+        """
+        parts: list[bytes | zmq.Frame] = []
+        try:
+            count = 0
+            while True:
+                last = count == extra + 1
+                part = self.socket.recv(zmq.DONTWAIT, copy=not last)
+                count += 1
+                if count <= extra + 2:
+                    parts.append(part)
+                if not self.socket.getsockopt(zmq.RCVMORE):
+                    return parts if count == extra + 2 else []
+        except zmq.Again:
+            return None
+
+    def send(self, lead: list[bytes], header: Buffer, body: Buffer, traffic: Traffic) -> bool:
+        """Queue a message without blocking. False if there is no room."""
+        view = memoryview(body)
+        size = memoryview(header).nbytes
+        if size > MAX_HEADER or view.nbytes > MAX_BODY:
+            raise TransportError(
+                f"A frame of {size:,} + {view.nbytes:,} bytes is too large; {MAX_HEADER:,} + {MAX_BODY:,} are allowed."
+            )
+        try:
+            # Only the first part can find no room: a message is queued whole or not at all.
+            for part in lead:
+                self.socket.send(part, zmq.SNDMORE | zmq.DONTWAIT)
+            self.socket.send(header, zmq.SNDMORE | zmq.DONTWAIT)
+            self.socket.send(view, zmq.DONTWAIT, copy=view.nbytes < COPY_BELOW)
+        except zmq.Again:
+            return False
+        traffic.frames_sent += 1
+        traffic.bytes_sent += size + view.nbytes
+        return True
+
+    def close(self, linger: int) -> None:
+        """Give everything back; ``linger`` milliseconds for what is still queued."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._monitor is not None:
+            self.socket.disable_monitor()
+        self.context.destroy(linger=linger)
+        self._ear.close()
+        self._bell.close()
+
+
+def configure(socket: zmq.Socket[bytes], options: TransportOptions) -> None:
+    """What both ends have in common. ZeroMQ's own heartbeat finds dead lines below the sessions' one."""
+    patience = int(7.5 * options.heartbeat * 1000)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, ROOM)
+    socket.setsockopt(zmq.RCVHWM, ROOM)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_BODY)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, int(2.5 * options.heartbeat * 1000))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, patience)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, patience)

@@ -1,0 +1,146 @@
+"""What is special about ``zmq://``: safety without keys, hostile peers, texts of errors."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+import pytest
+import zmq
+
+from fedplug.core.errors import AddressError
+from fedplug.core.plugins import PluginHost
+from fedplug.core.transport import MAX_BODY, Closed, Frame, Opened, TransportOptions
+from fedplug.testing.transport_case import expect, greet, push
+from fedplug.transports import open_transport
+from fedplug_zmq.address import is_loopback, parse
+from fedplug_zmq.transport import ZmqTransport
+
+PLAIN = TransportOptions()
+URL = "zmq://127.0.0.1:0"
+
+
+@pytest.fixture
+def listener():
+    with ZmqTransport().listen(URL, PLAIN) as listener:
+        yield listener
+
+
+@pytest.fixture
+def dealer(listener):
+    """A peer that keeps no rule."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.connect(listener.address.replace("zmq://", "tcp://"))
+        yield dealer
+
+
+def test_the_plugin_offers_the_transport():
+    host = PluginHost.discover()
+    assert isinstance(open_transport("zmq://127.0.0.1:7400", host), ZmqTransport)
+
+
+def test_the_plugin_does_not_import_zmq_before_it_is_used():
+    code = "import fedplug_zmq, sys; fedplug_zmq.fedplug_register_transports(); assert 'zmq' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("url", ["zmq://0.0.0.0:0", "zmq://*:0", "zmq://192.0.2.1:7400", "zmq://hospital.example:7400"])
+def test_plain_traffic_beyond_this_machine_is_refused_naming_the_flag(url):
+    for use in (ZmqTransport().listen, ZmqTransport().connect):
+        with pytest.raises(AddressError, match="--insecure-plaintext"):
+            use(url, PLAIN)
+
+
+def test_plain_traffic_beyond_this_machine_can_be_allowed():
+    with ZmqTransport().listen("zmq://0.0.0.0:0", TransportOptions(insecure_plaintext=True)) as listener:
+        assert listener.address.startswith("zmq://0.0.0.0:")
+
+
+@pytest.mark.parametrize(("host", "expected"), [("localhost", True), ("127.8.9.1", True), ("[::1]", True),
+                                                ("10.0.0.1", False), ("localhost.evil.example", False)])  # fmt: skip
+def test_loopback_is_told_from_the_rest(host, expected):
+    assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize("url", ["zmq://", "zmq://127.0.0.1", "zmq://127.0.0.1:x", "zmq://127.0.0.1:70000",
+                                 "http://127.0.0.1:1", "zmq://a b:1"])  # fmt: skip
+def test_a_malformed_address_is_refused(url):
+    with pytest.raises(AddressError, match="zmq://host:port"):
+        parse(url)
+
+
+def test_localhost_works_on_both_sides():
+    with ZmqTransport().listen("zmq://localhost:0", PLAIN) as listener:
+        port = parse(listener.address)[1]
+        with ZmqTransport().connect(f"zmq://localhost:{port}", PLAIN) as channel:
+            greet(listener, channel)
+
+
+def test_a_port_in_use_by_another_program_says_what_to_do():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(AddressError) as caught:
+            ZmqTransport().listen(f"zmq://127.0.0.1:{other.getsockname()[1]}", PLAIN)
+    assert "in use" in caught.value.message
+    assert "another port" in caught.value.cure
+
+
+def test_messages_of_another_number_of_frames_are_refused_and_counted(listener, dealer):
+    for parts in ([b"one"], [b"one", b"two", b"three"], [b"x"] * 500):
+        dealer.send_multipart(parts)
+    dealer.send_multipart([b"header", b"body"])
+    assert isinstance(listener.receive(10), Opened)
+    frame = listener.receive(10)
+    assert (frame.header, bytes(frame.body)) == (b"header", b"body")
+    assert listener.traffic.frames_refused == 3
+
+
+def test_a_frame_that_is_too_large_ends_the_connection_and_nobody_elses(listener, dealer):
+    dealer.send_multipart([b"hi", b""])
+    assert isinstance(listener.receive(10), Opened)
+    peer = expect(listener, Frame).peer
+    with ZmqTransport().connect(listener.address, PLAIN) as good:
+        other = greet(listener, good)
+        dealer.send_multipart([b"header", bytes(MAX_BODY + 1)])
+        assert expect(listener, Closed).peer == peer
+        push(good, lambda: good.send(b"fine"))
+        assert expect(listener, Frame).peer == other
+
+
+def test_garbage_on_the_port_is_survived(listener):
+    host, port = parse(listener.address)
+    for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, b""):
+        with socket.create_connection((host, port)) as raw:
+            raw.sendall(garbage)
+    with ZmqTransport().connect(listener.address, PLAIN) as channel:
+        greet(listener, channel)
+
+
+def test_a_dead_peer_is_told_from_a_later_one_on_the_same_descriptor(listener):
+    for _ in range(20):
+        with ZmqTransport().connect(listener.address, PLAIN) as channel:
+            peer = greet(listener, channel)
+        closed = expect(listener, Closed)
+        assert closed.peer == peer
+
+
+def test_large_bodies_are_sent_without_a_copy_and_kept_until_they_are_away(listener):
+    with ZmqTransport().connect(listener.address, PLAIN) as channel:
+        peer = greet(listener, channel)
+        body = bytearray(b"a" * 1024 * 1024)
+        while listener.send(peer, b"h", memoryview(body)):
+            pass
+        # The way is full, so frames wait: they hold the memory itself, which therefore cannot move.
+        with pytest.raises(BufferError):
+            body.append(1)
+        assert bytes(expect(channel, Frame).body) == b"a" * 1024 * 1024
+
+
+def test_a_connection_that_cannot_be_made_says_why(listener):
+    address = listener.address
+    listener.close()
+    with ZmqTransport().connect(address, PLAIN) as channel:
+        assert "nobody listens" in expect(channel, Closed).reason

@@ -1,0 +1,141 @@
+"""The wheels of all our distributions, and one environment that has them installed as a user would have them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.parser import HeaderParser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache"
+EXTRAS = ("", "torch", "tensorboard")  # what `fedplug[torch]` asks for, the last by way of itself
+MINUTES = 60.0
+
+
+@dataclass(frozen=True)
+class WheelEnv:
+    """An environment outside the tree.
+
+    Attributes:
+        path: Its folder.
+        wheelhouse: The folder with our wheels.
+    """
+
+    path: Path
+    wheelhouse: Path
+
+    @property
+    def python(self) -> Path:
+        return self.path / "bin" / "python"
+
+    @property
+    def fedplug(self) -> Path:
+        return self.path / "bin" / "fedplug"
+
+    def run(
+        self, *command: str | Path, cwd: Path, timeout: float = 5 * MINUTES, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command outside the tree, with nothing of the tree's or the person's Python settings."""
+        return subprocess.run(
+            [str(part) for part in command],
+            cwd=cwd,
+            env={**self.environ(), "FEDPLUG_DIR": str(cwd / "home"), **env},
+            timeout=timeout,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+
+    def environ(self) -> dict[str, str]:
+        """Return the variables of a fresh login: no Python path, no plugin filter."""
+        dropped = ("PYTHON", "FEDPLUG_", "VIRTUAL_ENV", "COV_")
+        return {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+
+
+@pytest.fixture(scope="session")
+def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build a wheel of each of our distributions, once."""
+    folder = tmp_path_factory.mktemp("wheelhouse")
+    projects = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
+    _pip("wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", folder, *projects)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel_env(wheelhouse: Path) -> WheelEnv:
+    """Install ``fedplug[torch]`` from the wheelhouse into an environment that had no FedPlug.
+
+    Third-party packages come from the index, under the constraints; that part is kept in ``.cache/`` between runs.
+    Our own are then installed without any index and without the person's pip settings, so they can only have come
+    from the wheelhouse.
+    """
+    env = WheelEnv(_third_party_env(wheelhouse), wheelhouse)
+    ours = [canonicalize_name(wheel.name.split("-")[0]) for wheel in wheelhouse.glob("*.whl")]
+    _pip("uninstall", "-y", *ours, python=env.python)
+    left = _pip("list", "--format=freeze", python=env.python)
+    assert "fedplug" not in left, left
+    _pip("install", "--no-index", "--find-links", wheelhouse, "fedplug[torch]", python=env.python, settings=False)
+    return env
+
+
+def third_party(wheelhouse: Path) -> list[str]:
+    """List what our wheels ask for that is not ours, for ``fedplug[torch]``."""
+    found = set()
+    for wheel in wheelhouse.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+            metadata = HeaderParser().parsestr(archive.read(name).decode("utf-8"))
+        for line in metadata.get_all("Requires-Dist", []):
+            wanted = Requirement(line)
+            applies = wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in EXTRAS)
+            if applies and not wanted.name.startswith("fedplug"):
+                found.add(f"{wanted.name}{wanted.specifier}")
+    return sorted(found)
+
+
+def _third_party_env(wheelhouse: Path) -> Path:
+    wanted, constraints = third_party(wheelhouse), ROOT / "constraints" / "ci.txt"
+    key = hashlib.sha256("\n".join([sys.version, *wanted, constraints.read_text(encoding="utf-8")]).encode())
+    folder = CACHE / f"wheel-env-{key.hexdigest()[:16]}"
+    done = folder / "complete"
+    if not done.exists():
+        for old in CACHE.glob("wheel-env-*"):
+            shutil.rmtree(old)
+        venv.create(folder, with_pip=False, symlinks=True)
+        _pip("install", "-c", constraints, *wanted, python=folder / "bin" / "python")
+        done.touch()
+    return folder
+
+
+def _pip(*args: str | Path, python: Path | None = None, settings: bool = True) -> str:
+    """Run our pip, for another environment if ``python`` is given; return what it printed."""
+    env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore", "PIP_NO_INPUT": "1"}
+    if not settings:
+        env = {name: value for name, value in env.items() if not name.startswith("PIP_")}
+        env["PIP_CONFIG_FILE"] = os.devnull
+    target: Sequence[str] = ["--python", str(python)] if python else []
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *target, *map(str, args)],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=15 * MINUTES,
+        check=False,
+    )
+    assert done.returncode == 0, f"pip {' '.join(map(str, args))}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

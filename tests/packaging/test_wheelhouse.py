@@ -1,0 +1,188 @@
+"""What a user gets: our wheels, installed outside the tree, train a model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import textwrap
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The first test that needs the environment fills it: minutes of downloads on a slow line are no hang.
+pytestmark = pytest.mark.timeout(1200)
+
+OURS = {"fedplug", "fedplug-torch", "fedplug-scaffold", "fedplug-zmq"}
+
+PLAN = """
+    import json
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from fedplug import DataManager, Experiment
+    from fedplug.simulation import Federation
+    from fedplug_torch import TorchTrainingPlan
+
+
+    class Plan(TorchTrainingPlan):
+        def init_model(self, model_args):
+            return torch.nn.Linear(model_args["features"], 2)
+
+        def init_optimizer(self, optimizer_args):
+            return torch.optim.SGD(self.model().parameters(), lr=optimizer_args["lr"])
+
+        def training_data(self):
+            return DataManager(self.dataset.column("x"), self.dataset.column("y"), shuffle=True)
+
+        def training_step(self, data, target):
+            return torch.nn.functional.cross_entropy(self.model()(data), target)
+
+
+    rng = np.random.default_rng(0)
+    nodes = {}
+    for name in ("paris", "lyon"):
+        x = rng.normal(size=(40, 3)).astype(np.float32)
+        nodes[name] = (x, (x.sum(axis=1) > 0).astype(np.int64))
+
+    settings = {
+        "training_plan_class": Plan,
+        "model_args": {"features": 3},
+        "training_args": {"loader_args": {"batch_size": 8}, "optimizer_args": {"lr": 0.1}, "epochs": 2},
+        "aggregator": "fedaverage",
+        "round_limit": 1,
+        "tensorboard": True,
+        "seed": 7,
+        "progress": "quiet",
+    }
+
+
+    def report(experiment):
+        before = experiment.params()
+        rounds = experiment.run()
+        print(json.dumps({
+            "rounds": rounds,
+            "replied": sorted(experiment.training_replies()[0]),
+            "changed": not before.allclose(experiment.params()),
+            "fingerprint": experiment.params().fingerprint(),
+            "logs": [str(path) for path in experiment.experimentation_path().rglob("events.out.tfevents.*")],
+        }))
+"""
+
+IN_ONE_PROCESS = """
+    with Experiment(tags="simulation", transport=Federation(nodes), **settings) as experiment:
+        report(experiment)
+"""
+
+NODE_PROCESSES = """
+    fedplug = Path(sys.executable).with_name("fedplug")
+    running = []
+    with Experiment(transport="zmq://127.0.0.1:0", min_nodes=2, connect_timeout=60, **settings) as experiment:
+        try:
+            for name, (x, y) in nodes.items():
+                np.savez(f"{name}.npz", x=x, y=y)
+                node = [fedplug, "node", "--folder", name]
+                address = experiment.pool().description
+                subprocess.run([*node, "init", "--name", name, "--id", name, "--researcher", address], check=True)
+                what = ["--type", "arrays", "--path", f"{name}.npz", "--name", "data", "--tags", "simulation"]
+                subprocess.run([*node, "dataset", "add", *what, "--target", "y"], check=True)
+                running.append(subprocess.Popen([*node, "start"], stdout=sys.stderr))
+            experiment.set_tags("simulation")
+            report(experiment)
+        finally:
+            for process in running:
+                process.terminate()
+            print("node exit codes", [process.wait(30) for process in running], file=sys.stderr)
+"""
+
+
+def installed(wheel_env) -> dict[str, str]:
+    code = (
+        "import json; from importlib.metadata import distributions as d; "
+        "print(json.dumps({x.metadata['Name']: str(x.locate_file('')) for x in d()}))"
+    )
+    done = wheel_env.run(wheel_env.python, "-c", code, cwd=wheel_env.path)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_one_wheel_for_each_distribution(wheelhouse):
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    names = {wheel.name for wheel in wheelhouse.iterdir()}
+    assert names == {f"{name.replace('-', '_')}-{version}-py3-none-any.whl" for name in OURS}
+
+
+def test_wheels_hold_their_package_and_nothing_else(wheelhouse):
+    for wheel in wheelhouse.iterdir():
+        with zipfile.ZipFile(wheel) as archive:
+            names = archive.namelist()
+        package, version = wheel.name.split("-")[:2]
+        info = f"{package}-{version}.dist-info"
+        assert {name.partition("/")[0] for name in names} == {package, info}
+        assert f"{package}/py.typed" in names
+        assert f"{info}/licenses/LICENSE" in names
+        assert not [name for name in names if "/tests/" in name or name.endswith((".pyc", ".log"))]
+
+
+def test_our_packages_come_from_the_wheelhouse_only(wheel_env):
+    places = installed(wheel_env)
+    assert {name for name in places if name.startswith("fedplug")} == OURS
+    for wheel in wheel_env.wheelhouse.iterdir():
+        package, version = wheel.name.split("-")[:2]
+        record = f"{package}-{version}.dist-info/RECORD"
+        with zipfile.ZipFile(wheel) as archive:
+            built = {tuple(row) for row in csv.reader(archive.read(record).decode("utf-8").splitlines())}
+        place = Path(places[package.replace("_", "-")])
+        assert wheel_env.path in place.parents
+        kept = {tuple(row) for row in csv.reader((place / record).read_text(encoding="utf-8").splitlines())}
+        # Same names with the same hashes. RECORD's own line has none.
+        assert {row for row in built if row[1]} <= kept
+
+
+def test_requirements_fit_each_other(wheel_env):
+    # The pip of the environment that runs the tests looks at the other one, which has none of its own.
+    done = wheel_env.run(sys.executable, "-m", "pip", "--python", wheel_env.python, "check", cwd=wheel_env.path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_plugins_are_found_and_cost_no_framework(wheel_env, tmp_path):
+    probe = textwrap.dedent("""
+        import atexit, runpy, sys
+        heavy = {"torch", "sklearn", "zmq", "pandas", "tensorboard"}
+        atexit.register(lambda: print("HEAVY", sorted(heavy & set(sys.modules)), file=sys.stderr))
+        sys.argv = ["fedplug", "plugins", "list", "--json"]
+        runpy.run_module("fedplug", run_name="__main__")
+    """)
+    done = wheel_env.run(wheel_env.python, "-c", probe, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "HEAVY []" in done.stderr
+    for name in ("builtin", "scaffold", "torch", "zmq"):
+        assert f'"{name}"' in done.stdout
+
+
+def trained(wheel_env, tmp_path: Path, script: str) -> dict[str, object]:
+    """Run a script of a user's, outside the tree; return what it reports."""
+    tmp_path.mkdir(exist_ok=True)
+    path = tmp_path / "first_run.py"
+    path.write_text(textwrap.dedent(PLAN) + textwrap.dedent(script), encoding="utf-8")
+    done = wheel_env.run(wheel_env.python, path, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["rounds"] == 1
+    assert seen["replied"] == ["lyon", "paris"]
+    assert seen["changed"]
+    assert seen["logs"]
+    return seen
+
+
+def test_first_federated_round_in_one_process_and_over_tcp(wheel_env, tmp_path):
+    alone = trained(wheel_env, tmp_path / "one", IN_ONE_PROCESS)
+    apart = trained(wheel_env, tmp_path / "three", NODE_PROCESSES)
+    assert alone["fingerprint"] == apart["fingerprint"]

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fedplug.core.errors import TrainingArgsError
+from fedplug.core.training_args import TrainingArgs
+
+
+def problems_of(values) -> tuple[str, ...]:
+    with pytest.raises(TrainingArgsError) as caught:
+        TrainingArgs.from_dict(values)
+    return caught.value.problems
+
+
+def test_defaults_are_one_epoch_and_a_learning_rate():
+    args = TrainingArgs()
+    assert (args.epochs, args.num_updates, args.optimizer_args, args.threads) == (1, None, {"lr": 1e-3}, 1)
+    assert TrainingArgs.from_dict(None) == TrainingArgs.from_dict({}) == args
+
+
+def test_num_updates_alone_leaves_epochs_open():
+    args = TrainingArgs.from_dict({"num_updates": 7})
+    assert (args.num_updates, args.epochs) == (7, None)
+
+
+def test_dict_round_trips_and_shares_nothing():
+    given = {"optimizer_args": {"lr": 0.1, "betas": (0.9, 0.99)}, "loader_args": {"batch_size": 8}, "test_ratio": 0.5}
+    args = TrainingArgs.from_dict(given)
+    plain = args.dict()
+    assert plain["optimizer_args"]["betas"] == [0.9, 0.99]
+    assert TrainingArgs.from_dict(plain) == args
+    plain["loader_args"]["batch_size"] = 1
+    given["loader_args"]["batch_size"] = 2
+    assert args.loader_args == {"batch_size": 8}
+
+
+def test_arguments_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainingArgs().epochs = 3
+
+
+def test_unknown_key_names_the_nearest():
+    (problem,) = problems_of({"epoch": 3})
+    assert "'epoch' is not a training argument; did you mean 'epochs'?" in problem
+
+
+@pytest.mark.parametrize(("key", "home"), [("lr", "optimizer_args"), ("batch_size", "loader_args")])
+def test_a_key_of_an_inner_dict_is_sent_home(key, home):
+    assert problems_of({key: 1}) == (f"{key!r} is not a training argument; it belongs into {home}",)
+
+
+def test_all_problems_are_reported_at_once():
+    found = problems_of(
+        {
+            "epoch": 1,
+            "epochs": 0,
+            "num_updates": 2.0,
+            "test_ratio": 1,
+            "dry_run": 1,
+            "log_interval": True,
+            "loader_args": {"batch_size": 0, "shuffle": "no"},
+            "optimizer_args": {"lr": -1},
+        }
+    )
+    for word in ("'epoch'", "epochs must", "num_updates", "test_ratio", "dry_run", "log_interval", "batch_size",
+                 "shuffle", "'lr'"):  # fmt: skip
+        assert any(word in problem for problem in found), word
+    assert len(found) == 9
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"optimizer_args": {"x": object()}}, "optimizer_args['x'] must be plain data"),
+        ({"optimizer_args": {"x": [1, {"y": np.float32(1)}]}}, "optimizer_args['x'][1]['y'] must be plain data"),
+        ({"optimizer_args": {"x": float("nan")}}, "plain data"),
+        ({"optimizer_args": {"x": 2**70}}, "64 bits"),
+        ({"loader_args": {3: 1}}, "keys must be text"),
+        ({"loader_args": None}, "loader_args must be dict, got None"),
+        ({"epochs": 10**400}, "epochs must be whole number >= 1"),
+        ({"random_seed": -1}, "random_seed must be whole number >= 0"),
+        ({"test_on_local_updates": True}, "test_on_local_updates need test_ratio > 0"),
+        ([1], "expected a dict"),
+    ],
+)
+def test_a_wrong_value_is_named(values, words):
+    assert any(words in problem for problem in problems_of(values))
+
+
+def test_deeply_nested_values_end_in_an_error_and_not_in_recursion():
+    deep: dict = {}
+    for _ in range(5000):
+        deep = {"x": deep}
+    assert any("plain data" in problem for problem in problems_of({"optimizer_args": deep}))
+
+
+def test_a_float_subclass_becomes_a_float():
+    assert type(TrainingArgs.from_dict({"optimizer_args": {"lr": np.float64(0.5)}}).optimizer_args["lr"]) is float
+
+
+def test_help_has_every_key_and_its_default():
+    text = TrainingArgs.help()
+    for field in dataclasses.fields(TrainingArgs):
+        assert f"{field.name}: " in text
+    assert "default {'lr': 0.001}" in text

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from fedplug.core.errors import StoreError, UnknownNameError, UsageError
+from fedplug.core.plan_source import PlanBundle
+from fedplug.node.datasets.base import DatasetRecord
+from fedplug.node.lock import FolderLock, is_locked
+from fedplug.node.store import STORE_FILE, NodeStore
+
+
+def record(name, *tags):
+    return DatasetRecord(
+        dataset_id=f"ds-{name}", name=name, type="csv", path=f"/data/{name}.csv", tags=tags, shape=(3, 2)
+    )
+
+
+def test_a_node_remembers_who_it_is_and_where_it_connects(tmp_path):
+    with NodeStore.create(tmp_path / "n", name="Hôpital A", researcher="zmq://r:1") as store:
+        who = store.identity
+    assert who.name == "Hôpital A"
+    assert who.researcher == "zmq://r:1"
+    assert len(who.node_id.rpartition("-")[2]) == 8
+    with NodeStore.open(tmp_path / "n") as store:
+        assert store.identity == who
+    assert (tmp_path / "n").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "n" / STORE_FILE).stat().st_mode & 0o077 == 0
+
+
+def test_ids_of_two_nodes_of_one_name_differ():
+    with NodeStore.in_memory("a") as one, NodeStore.in_memory("a") as two:
+        assert one.identity.node_id != two.identity.node_id
+
+
+@pytest.mark.parametrize(
+    ("name", "node_id"), [("", ""), ("x" * 65, ""), ("a\nb", ""), ("a", "UPPER"), ("a", "-a"), ("a", "../x")]
+)
+def test_names_and_ids_that_cannot_be_used_are_refused(name, node_id):
+    with pytest.raises(UsageError, match="cannot be the"):
+        NodeStore.in_memory(name, node_id=node_id)
+
+
+def test_a_node_is_made_only_once(tmp_path):
+    NodeStore.create(tmp_path).close()
+    with pytest.raises(UsageError, match="a node already"):
+        NodeStore.create(tmp_path)
+
+
+def test_init_that_was_interrupted_can_be_repeated(tmp_path):
+    (tmp_path / STORE_FILE).touch()
+    with pytest.raises(UsageError, match="not a node"):
+        NodeStore.open(tmp_path)
+    with NodeStore.create(tmp_path, name="a") as store:
+        assert store.identity.name == "a"
+
+
+def test_a_folder_without_a_node_says_how_to_make_one(tmp_path):
+    with pytest.raises(UsageError, match="fedplug node init"):
+        NodeStore.open(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "content", [b"just text, and long enough to be looked at" * 100, b"SQLite format 3\0" + b"\xff" * 4096]
+)
+def test_a_file_that_is_no_database_is_refused_with_a_cure(tmp_path, content):
+    (tmp_path / STORE_FILE).write_bytes(content)
+    with pytest.raises(StoreError) as caught:
+        NodeStore.open(tmp_path)
+    assert "init" in caught.value.cure
+    assert (tmp_path / STORE_FILE).read_bytes() == content
+
+
+def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path):
+    db = sqlite3.connect(tmp_path / STORE_FILE)
+    db.execute("CREATE TABLE customers (name)")
+    db.commit()
+    db.close()
+    with pytest.raises(StoreError, match="not made by FedPlug"):
+        NodeStore.open(tmp_path)
+    db = sqlite3.connect(tmp_path / STORE_FILE)
+    assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("customers",)]
+    db.close()
+
+
+def test_a_store_whose_pages_are_damaged_is_refused(tmp_path):
+    with NodeStore.create(tmp_path) as store:
+        for number in range(50):
+            store.add_dataset(record(f"d{number}", "t" * 100))
+    path = tmp_path / STORE_FILE
+    data = bytearray(path.read_bytes())
+    for start in range(4096, len(data), 4096):
+        data[start : start + 200] = b"\xff" * 200
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match="damaged"):
+        NodeStore.open(tmp_path)
+
+
+def test_a_store_of_a_newer_version_is_refused_with_the_cure(tmp_path):
+    NodeStore.create(tmp_path).close()
+    db = sqlite3.connect(tmp_path / STORE_FILE)
+    db.execute("PRAGMA user_version = 999")
+    db.close()
+    with pytest.raises(StoreError, match="newer FedPlug") as caught:
+        NodeStore.open(tmp_path)
+    assert "Upgrade" in caught.value.cure
+
+
+def test_an_older_store_is_brought_up_to_date_and_keeps_its_content(tmp_path, monkeypatch):
+    from fedplug.node import store as module
+
+    with NodeStore.create(tmp_path, name="old") as store:
+        store.add_dataset(record("a", "t"))
+    newer = (*module.MIGRATIONS, ("ALTER TABLE plans ADD COLUMN note TEXT", "CREATE TABLE extra (x)"))
+    monkeypatch.setattr(module, "MIGRATIONS", newer)
+    with NodeStore.open(tmp_path) as store:
+        assert store.identity.name == "old"
+        assert [r.name for r in store.datasets()] == ["a"]
+    db = sqlite3.connect(tmp_path / STORE_FILE)
+    assert db.execute("PRAGMA user_version").fetchone() == (2,)
+    db.close()
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path, monkeypatch):
+    from fedplug.node import store as module
+
+    NodeStore.create(tmp_path, name="old").close()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "MIGRATIONS", (*module.MIGRATIONS, ("CREATE TABLE half (x)", "NONSENSE")))
+        with pytest.raises(StoreError):
+            NodeStore.open(tmp_path)
+    with NodeStore.open(tmp_path) as store:
+        assert store._read("SELECT name FROM sqlite_master WHERE name = 'half'") == []
+
+
+def test_it_writes_ahead_and_synchronises_fully(tmp_path):
+    with NodeStore.create(tmp_path) as store:
+        assert store._read("PRAGMA journal_mode") == [("wal",)]
+        assert store._read("PRAGMA synchronous") == [(2,)]
+
+
+def test_a_second_process_adds_a_data_set_while_the_store_is_open(tmp_path):
+    with NodeStore.create(tmp_path) as store:
+        code = (
+            "import sys\nfrom fedplug.node.store import NodeStore\n"
+            "from fedplug.node.datasets.base import DatasetRecord\n"
+            "NodeStore.open(sys.argv[1]).add_dataset(DatasetRecord("
+            "dataset_id='i', name='late', type='csv', path='/x', tags=('t',)))"
+        )
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+        assert [r.name for r in store.datasets(["t"])] == ["late"]
+
+
+def test_a_data_set_is_found_by_all_of_its_tags():
+    with NodeStore.in_memory() as store:
+        store.add_dataset(record("a", "x", "y"))
+        store.add_dataset(record("b", "x"))
+        assert [r.name for r in store.datasets(["x"])] == ["a", "b"]
+        assert [r.name for r in store.datasets(["y", "x"])] == ["a"]
+        assert store.datasets(["x", "z"]) == []
+        assert store.dataset("a") == store.dataset("ds-a")
+
+
+def test_names_of_data_sets_are_unique_and_unknown_ones_are_told_with_the_known():
+    with NodeStore.in_memory() as store:
+        store.add_dataset(record("patients", "x"))
+        with pytest.raises(UsageError, match="named 'patients' already"):
+            store.add_dataset(record("patients", "y"))
+        with pytest.raises(UnknownNameError, match="Did you mean 'patients'"):
+            store.dataset("patient")
+        store.remove_dataset("patients")
+        with pytest.raises(UnknownNameError):
+            store.remove_dataset("patients")
+
+
+def test_a_plan_is_remembered_once():
+    with NodeStore.in_memory() as store:
+        bundle = PlanBundle("Plan", "class Plan: pass")
+        store.note_plan(bundle)
+        store.note_plan(bundle)
+        assert [(p.hash, p.class_name, p.status) for p in store.plans()] == [(bundle.hash, "Plan", "unreviewed")]
+
+
+def test_a_store_that_was_closed_says_so(tmp_path):
+    store = NodeStore.create(tmp_path)
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.datasets()
+
+
+def test_a_folder_is_locked_by_one_node_and_the_message_names_its_process(tmp_path):
+    lock = FolderLock(tmp_path)
+    assert is_locked(tmp_path)
+    with pytest.raises(StoreError, match=f"process {os.getpid()}"):
+        FolderLock(tmp_path)
+    lock.release()
+    lock.release()
+    assert not is_locked(tmp_path)
+    FolderLock(tmp_path).release()
+
+
+def test_a_lock_ends_with_a_process_that_is_killed(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from fedplug.node.lock import FolderLock\n"
+        "lock = FolderLock(Path(sys.argv[1])); print('locked', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        assert is_locked(tmp_path)
+        holder.kill()
+    FolderLock(tmp_path).release()
+
+
+def test_looking_for_a_lock_makes_nothing(tmp_path):
+    assert not is_locked(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedplug import DataManager, NumpyTrainingPlan, Params
+from fedplug.core.data import NodeDataset
+from fedplug.core.errors import (
+    DatasetError,
+    ParamsError,
+    PlanRunError,
+    TrainingArgsError,
+    TrainingCancelledError,
+    UnknownNameError,
+)
+from fedplug.core.messages import LogLine, Progress, TaskKey, TrainRequest
+from fedplug.core.params import allocate
+from fedplug.core.plan_source import PlanBundle, bundle_plan
+from fedplug.core.plugins import PluginHost
+from fedplug.node.training import run_task
+
+KEY = TaskKey(experiment_id="e", round=2, node_id="paris")
+START = Params.from_arrays({"w": np.zeros(3), "b": np.zeros(())})
+
+
+class Columns(NodeDataset):
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.path, self.type, self.name, self.target = Path("data.csv"), "csv", "measurements", "y"
+        self._arrays = {name: rng.normal(size=50) for name in ("a", "b", "c")}
+        self._arrays["y"] = self._arrays["a"] - 2 * self._arrays["b"] + 0.3
+
+    def arrays(self):
+        return self._arrays
+
+
+class Linear(NumpyTrainingPlan):
+    def init_model(self):
+        return {"w": np.zeros(3), "b": np.zeros(())}
+
+    def training_data(self):
+        return DataManager(self.dataset.table(without=["y"]), self.dataset.column("y"))
+
+    def training_step(self, data, target):
+        error = data @ self.model()["w"] + self.model()["b"] - target
+        return (error**2).mean(), {"w": 2 * data.T @ error / len(data), "b": 2 * error.mean()}
+
+
+BUNDLE = bundle_plan(Linear)
+HOST = PluginHost.discover()
+
+
+def run(bundle=BUNDLE, params=START, dataset=None, emit=None, seed=1, data_seed=1, cancelled=None, give=None, **args):
+    args.setdefault("loader_args", {"batch_size": 8})
+    request = TrainRequest(
+        key=KEY, dataset_id="d", plan_class=bundle.class_name, training_args=args, seed=seed, data_seed=data_seed
+    )
+    heard = [] if emit is None else emit
+    return run_task(
+        request, bundle, params, {}, dataset or Columns(), HOST, heard.append, cancelled=cancelled, allocate=give
+    )
+
+
+def variant(*edits: tuple[str, str]) -> PlanBundle:
+    """Return the bundle of `Linear` with parts of its text replaced."""
+    source = BUNDLE.source
+    for old, new in edits:
+        assert old in source
+        source = source.replace(old, new)
+    return PlanBundle(BUNDLE.class_name, source, (*BUNDLE.dependencies, "import random"))
+
+
+STEP = "        error = data"
+
+
+def test_the_reply_says_what_was_done():
+    reply, params, aux = run(epochs=2)
+    assert reply.key == KEY
+    assert (reply.sample_count, reply.steps, reply.state, aux) == (50, 14, "none", {})
+    assert set(reply.metrics) == {"loss"}
+    assert set(reply.timing) == {"train", "train_cpu", "setup"}
+    assert all(value >= 0 for value in reply.timing.values())
+    assert params.spec == START.spec
+    assert params != START
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_others():
+    one, two, other = run()[1], run()[1], run(seed=2)[1]
+    assert one == two != other
+
+
+def test_the_start_is_the_global_model():
+    start = Params.from_arrays({"w": np.ones(3), "b": np.array(5.0)})
+    assert run(params=start, optimizer_args={"lr": 0.0})[1] == start
+
+
+def test_the_parameters_are_built_once_in_the_memory_that_is_given():
+    memory = []
+
+    def give(nbytes):
+        memory.append(allocate(nbytes))
+        return memory[-1]
+
+    params = run(give=give)[1]
+    assert len(memory) == 1
+    assert np.shares_memory(params["w"], memory[0])
+
+
+def test_progress_comes_at_the_first_and_last_step_and_every_interval():
+    heard = []
+    run(emit=heard, epochs=2, log_interval=5)
+    assert all(isinstance(message, Progress) and message.key == KEY for message in heard)
+    assert [(m.step, m.total_steps, m.epoch, m.samples) for m in heard] == [
+        (1, 14, 1, 8), (5, 14, 1, 40), (10, 14, 2, 74), (14, 14, 2, 100),
+    ]  # fmt: skip
+    assert all(m.phase == "train" and m.metrics["loss"] > 0 for m in heard)
+
+
+def test_held_out_samples_are_tested_before_and_after_and_not_trained_on():
+    heard = []
+    reply, *_ = run(emit=heard, test_ratio=0.25, test_on_global_updates=True, test_on_local_updates=True, epochs=20,
+                    optimizer_args={"lr": 0.05})  # fmt: skip
+    assert reply.sample_count == 38
+    assert set(reply.metrics) == {"loss", "test_global_loss", "test_local_loss"}
+    assert reply.metrics["test_local_loss"] < reply.metrics["test_global_loss"] / 10
+    tests = [m for m in heard if m.phase != "train"]
+    assert [(m.phase, m.samples) for m in tests] == [("test-global", 12), ("test-local", 12)]
+    assert tests[0] is heard[0]
+    assert tests[1] is heard[-1]
+
+
+def held_out(**kwargs) -> float:
+    reply, *_ = run(test_ratio=0.2, test_on_global_updates=True, num_updates=1, **kwargs)
+    return reply.metrics["test_global_loss"]
+
+
+def test_the_split_stays_from_round_to_round_unless_asked_otherwise():
+    assert held_out(seed=1) == held_out(seed=2)
+    assert held_out(seed=1) != held_out(seed=1, data_seed=2)
+    assert held_out(seed=1, shuffle_testing_dataset=True) != held_out(seed=2, shuffle_testing_dataset=True)
+
+
+def test_a_ratio_that_holds_out_nothing_is_logged_and_does_not_fail():
+    heard = []
+    reply, *_ = run(emit=heard, test_ratio=0.01, test_on_local_updates=True)
+    assert set(reply.metrics) == {"loss"}
+    (line,) = [m for m in heard if isinstance(m, LogLine)]
+    assert line.key == KEY
+    assert "nothing was tested" in line.text
+
+
+def test_manager_args_win_over_loader_args():
+    bundle = variant(('self.dataset.column("y"))', 'self.dataset.column("y"), batch_size=25)'))
+    assert run(bundle)[0].steps == 2
+
+
+def test_global_streams_are_seeded_before_the_plan_runs_and_restored():
+    bundle = variant(
+        (
+            "        return DataManager(",
+            "        self.drawn = np.random.random() + random.random()\n        return DataManager(",
+        ),
+        (STEP, "        self.model()['b'][...] = self.drawn\n" + STEP),
+    )
+    random.seed(7)
+    np.random.seed(7)
+    expected = random.random(), np.random.random()
+    random.seed(7)
+    np.random.seed(7)
+    args = {"num_updates": 1, "optimizer_args": {"lr": 0.0}}
+    draws = [float(run(bundle, seed=seed, **args)[1]["b"]) for seed in (1, 1, 2)]
+    fixed = [float(run(bundle, seed=seed, random_seed=5, **args)[1]["b"]) for seed in (1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+    assert fixed[0] == fixed[1] == np.random.RandomState(5).random() + random.Random(5).random()
+    assert (random.random(), np.random.random()) == expected
+
+
+def test_the_streams_are_restored_after_a_failure():
+    state = random.getstate()
+    with pytest.raises(PlanRunError):
+        run(variant((STEP, "        random.random()\n        1 / 0\n" + STEP)))
+    assert random.getstate() == state
+
+
+def test_the_plan_knows_where_it_is():
+    bundle = variant(
+        (
+            STEP,
+            "        assert (self.node_id(), self.round(), self.dataset.name) == ('paris', 2, 'measurements')\n" + STEP,
+        )
+    )
+    assert run(bundle)[0].steps == 7
+
+
+# failures --------------------------------------------------------------------------------------------------
+
+
+def test_an_exception_names_method_line_and_text():
+    bundle = variant((STEP, "        raise ValueError('no luck')\n" + STEP))
+    with pytest.raises(PlanRunError) as caught:
+        run(bundle)
+    line = bundle.code.splitlines().index("        raise ValueError('no luck')") + 1
+    assert caught.value.message == (
+        f"Training plan 'Linear' failed in training_step, line {line}: raise ValueError('no luck')\nValueError: no luck"
+    )
+    assert "raise ValueError('no luck')" in caught.value.details
+    assert f"line {line}, in training_step" in caught.value.details
+    assert "fedplug" not in caught.value.details.replace("<training plan", "")  # no path of the node
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (("        return {", "        1 / 0\n        return {"), "failed in init_model, line"),
+        (
+            ("        return DataManager(", "        1 / 0\n        return DataManager("),
+            "failed in training_data, line",
+        ),
+        (
+            ("    def init_model", "    def __init__(self):\n        1 / 0\n    def init_model"),
+            "failed in __init__, line",
+        ),
+        ((STEP, "        raise SystemExit(3)\n" + STEP), "SystemExit: 3"),
+        ((STEP, "        raise KeyError\n" + STEP), r"raise KeyError\nKeyError$"),
+        (
+            (
+                "    def init_model",
+                "    class Net:\n        def f(self):\n            return 1 / 0\n    def init_model",
+            ),
+            None,
+        ),
+    ],
+)
+def test_every_method_is_named(edit, words):
+    edits = [edit]
+    if words is None:
+        edits.append((STEP, "        self.Net().f()\n" + STEP))
+        words = r"failed in Net.f, line \d+: return 1 / 0 \(called by training_step\)\nZeroDivisionError"
+    with pytest.raises(PlanRunError, match=words):
+        run(variant(*edits))
+
+
+def test_a_wrong_return_names_the_plan():
+    with pytest.raises(PlanRunError, match=r"Training plan 'Linear': training_step must return \(loss"):
+        run(variant((STEP, "        return None\n" + STEP)))
+
+
+def test_a_loss_that_is_not_finite_names_the_step():
+    edits = (
+        (STEP, "        self.n = getattr(self, 'n', 0) + 1\n" + STEP),
+        ("(error**2).mean()", "(error**2).mean() / (self.n != 3)"),
+    )
+    with np.errstate(all="ignore"), pytest.raises(PlanRunError, match="became inf in step 3"):
+        run(variant(*edits))
+
+
+def test_a_long_message_is_cut():
+    with pytest.raises(PlanRunError) as caught:
+        run(variant((STEP, "        raise ValueError('x' * 100_000)\n" + STEP)))
+    assert len(caught.value.message) < 1_000
+    assert len(caught.value.details) <= 8_000
+
+
+def test_cancelling_passes_through():
+    with pytest.raises(TrainingCancelledError):
+        run(cancelled=lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "kwargs"),
+    [
+        (TrainingArgsError, "'epoch' is not a training argument", {"epoch": 1}),
+        (ParamsError, "do not match the model: 'b' is missing", {"params": Params.from_arrays({"w": np.zeros(3)})}),
+        (UnknownNameError, "'bacth_size'", {"loader_args": {"bacth_size": 3}}),
+        (DatasetError, "make no batch of 64", {"loader_args": {"batch_size": 64, "drop_last": True}}),
+        (DatasetError, "has no column 'z'", {"bundle": variant(('column("y")', 'column("z")'))}),
+    ],
+)
+def test_errors_that_are_not_the_plans_stay_what_they_are(error, words, kwargs):
+    with pytest.raises(error, match=words):
+        run(**kwargs)

@@ -1,0 +1,228 @@
+"""The drivers: threads, waiting, waking, closing."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from fedplug.core.errors import AddressError, CodecError, TransportError, UsageError
+from fedplug.core.link import Connected, Disconnected, TaskReceived
+from fedplug.core.messages import NodeInfo, TaskKey, TrainReply, TrainRequest
+from fedplug.core.params import Params
+from fedplug.core.plan_source import PlanBundle
+from fedplug.core.pool import NodeJoined, NodeLost, UpdateFetched, UpdateOffered
+from fedplug.protocol import Limits, NodeEndpoint, ResearcherEndpoint
+from fedplug.testing.federation_checks import CuttableTransport, await_link, await_pool
+from fedplug.transports.inproc import InprocTransport
+
+PLAN = PlanBundle("Plan", "class Plan:\n    pass\n")
+MODEL = Params.from_arrays({"w": np.arange(5, dtype=np.float32)})
+
+
+@pytest.fixture
+def pool(inproc_url):
+    with ResearcherEndpoint(InprocTransport(), inproc_url) as pool:
+        yield pool
+
+
+def node(pool, name="n1", **options):
+    return NodeEndpoint(InprocTransport(), pool.address, NodeInfo(node_id=name), retry=0.02, **options)
+
+
+def _drain(link, timeout=0):
+    """Take events until the link says that it is closed."""
+    while True:
+        link.next_event(timeout)
+
+
+def give(pool, name="n1", round_index=0, params=MODEL):
+    key = TaskKey(experiment_id="e", round=round_index, node_id=name)
+    pool.train(TrainRequest(key=key, dataset_id="d", plan_class="Plan"), PLAN, params)
+    return key
+
+
+def test_next_event_comes_back_after_its_time(pool):
+    assert pool.next_event(0) is None
+    assert pool.next_event(0.01) is None
+    with node(pool) as link:
+        await_link(link, Connected)
+        assert link.next_event(0) is None
+        link.wake()
+        assert link.next_event(None) is None
+
+
+def test_a_node_finds_a_researcher_that_starts_later(inproc_url):
+    with NodeEndpoint(InprocTransport(), inproc_url, NodeInfo(node_id="n1"), retry=0.02) as link:
+        first = link.next_event(10)
+        assert isinstance(first, Disconnected)
+        assert "nobody listens" in first.reason
+        with ResearcherEndpoint(InprocTransport(), inproc_url) as pool:
+            assert isinstance(link.next_event(10), Connected)
+            assert isinstance(pool.next_event(10), NodeJoined)
+
+
+def test_a_wrong_address_is_the_callers_error():
+    with pytest.raises(AddressError):
+        NodeEndpoint(InprocTransport(), "inproc://no/such", NodeInfo(node_id="n"))
+    with pytest.raises(AddressError):
+        ResearcherEndpoint(InprocTransport(), "inproc://no/such")
+
+
+def test_errors_of_orders_come_back_to_the_caller(pool):
+    key = give(pool)
+    with pytest.raises(UsageError, match="given out before"):
+        give(pool)
+    with pytest.raises(UsageError, match="not been offered"):
+        pool.fetch(key)
+    key = TaskKey(experiment_id="e", round=1, node_id="n")
+    request = TrainRequest(key=key, dataset_id="d", plan_class="P", model_args={"a": "b" * 300_000})
+    with pytest.raises(CodecError, match="bytes"):
+        pool.train(request, PLAN, MODEL)
+
+
+def test_a_closed_end_says_so(inproc_url):
+    pool = ResearcherEndpoint(InprocTransport(), inproc_url)
+    link = node(pool)
+    await_link(link, Connected)
+    pool.close()
+    pool.close()
+    link.close()
+    link.close()
+    with pytest.raises(UsageError, match="closed"):
+        give(pool)
+    with pytest.raises(UsageError, match="closed"):
+        link.answer_search(1, [])
+    with pytest.raises(UsageError, match="closed"):
+        _drain(link)
+
+
+def test_closing_wakes_who_waits(pool):
+    link = node(pool)
+    await_link(link, Connected)
+    errors = []
+
+    def wait():
+        try:
+            _drain(link, timeout=None)
+        except UsageError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    link.close()
+    thread.join()
+    assert "closed" in errors[0].message
+
+
+def test_a_transport_that_breaks_is_reported_not_swallowed(inproc_url):
+    class Breaking(InprocTransport):
+        def listen(self, url, options):
+            listener = super().listen(url, options)
+
+            def broken(timeout):
+                raise ZeroDivisionError("oops")
+
+            listener.receive = broken
+            return listener
+
+    pool = ResearcherEndpoint(Breaking(), inproc_url)
+    with pytest.raises(TransportError, match="oops"):
+        pool.next_event(10)
+    pool.close()
+
+
+def test_events_of_a_cancelled_task_are_taken_back(pool):
+    with node(pool) as link:
+        key = give(pool)
+        await_link(link, TaskReceived)
+        link.finish(TrainReply(key=key, sample_count=1), MODEL)
+        until = time.monotonic() + 10
+        while not any(isinstance(event, UpdateOffered) for event in pool._events) and time.monotonic() < until:
+            threading.Event().wait(0.001)
+        pool.cancel(key, "changed my mind")
+        assert isinstance(pool.next_event(0), NodeJoined)
+        assert pool.next_event(0) is None
+
+
+def test_offers_that_rode_along_are_fetched_without_the_network(pool):
+    with node(pool) as link:
+        key = give(pool)
+        await_link(link, TaskReceived)
+        link.finish(TrainReply(key=key, sample_count=1), MODEL * 2.0)
+        await_pool(pool, UpdateOffered)
+        link.close()
+        await_pool(pool, NodeLost)
+        pool.fetch(key)
+        event = pool.next_event(0)
+        assert isinstance(event, UpdateFetched)
+        assert event.params == MODEL * 2.0
+
+
+def test_several_fetches_are_under_way_at_once_and_memory_is_the_callers(pool):
+    big = Params.from_arrays({"w": np.arange(600_000, dtype=np.float32)})
+    links = [node(pool, f"n{index}") for index in range(3)]
+    try:
+        keys = [give(pool, f"n{index}", params=big) for index in range(3)]
+        for index, link in enumerate(links):
+            task = await_link(link, TaskReceived)
+            link.finish(TrainReply(key=task.request.key, sample_count=1), task.params * float(index))
+        for _ in keys:
+            await_pool(pool, UpdateOffered)
+        memory = {}
+        for key in keys:
+            pool.fetch(key, lambda nbytes, key=key: memory.setdefault(key, np.empty(nbytes + 10, np.uint8)))
+        for _ in keys:
+            update = await_pool(pool, UpdateFetched)
+            key = update.reply.key
+            assert np.shares_memory(update.params["w"], memory[key])
+            assert update.params == big * float(key.node_id[1:])
+    finally:
+        for link in links:
+            link.close()
+
+
+def test_a_node_places_arrays_where_it_wants_them(pool):
+    blocks = []
+
+    def place(nbytes):
+        blocks.append(np.empty(nbytes, np.uint8))
+        return blocks[-1]
+
+    with node(pool, allocate=place) as link:
+        give(pool)
+        small = await_link(link, TaskReceived).params
+        large = Params.from_arrays({"w": np.arange(100_000, dtype=np.float64)})
+        give(pool, round_index=1, params=large)
+        pulled = await_link(link, TaskReceived).params
+        assert [block.nbytes for block in blocks] == [MODEL.nbytes, large.nbytes]
+        assert np.shares_memory(small["w"], blocks[0])
+        assert np.shares_memory(pulled["w"], blocks[1])
+
+
+def test_a_lost_connection_costs_only_what_was_under_way(pool):
+    limits = Limits()
+    big = Params.from_arrays({"w": np.arange(6 * 2**20, dtype=np.float32)})
+    transport = CuttableTransport(InprocTransport())
+    with NodeEndpoint(transport, pool.address, NodeInfo(node_id="n1"), retry=0.02) as link:
+        key = give(pool, params=big)
+        await_link(link, TaskReceived)
+        link.finish(TrainReply(key=key, sample_count=1), big * 2.0)
+        await_pool(pool, UpdateOffered)
+        pool.fetch(key)
+        for _ in range(3):
+            transport.cut()
+            await_link(link, Disconnected)
+            await_link(link, Connected)
+        assert await_pool(pool, UpdateFetched).params == big * 2.0
+        received = pool.traffic()["bytes_received"]
+        assert received <= big.nbytes + 3 * limits.peer_credit * limits.chunk + 100_000
+
+
+def test_traffic_counts_frames_and_refusals(pool):
+    with node(pool) as link:
+        await_link(link, Connected)
+        assert pool.traffic()["frames_received"] >= 1
+        assert link.traffic()["bytes_sent"] > 0

@@ -1,0 +1,573 @@
+"""The state machines, message by message."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from fedplug.core.errors import CodecError, UsageError
+from fedplug.core.link import Connected, Disconnected, TaskCancelled, TaskReceived, UpdateCommitted
+from fedplug.core.messages import LogLine, NodeInfo, Progress, TaskFailure, TaskKey, TrainReply, TrainRequest
+from fedplug.core.params import Params
+from fedplug.core.plan_source import PlanBundle
+from fedplug.core.pool import DatasetsFound, NodeJoined, NodeLost, TaskFailed, UpdateFetched, UpdateOffered
+from fedplug.core.transport import Closed, Frame, Opened
+from fedplug.protocol.actions import Deliver, Drop, Reconnect, Send, Sign
+from fedplug.protocol.limits import Limits
+from fedplug.protocol.node import NodeMachine
+from fedplug.protocol.researcher import ResearcherMachine
+from fedplug.wire import decode_header, encode_header
+from fedplug.wire import headers as h
+
+PLAN = PlanBundle("Plan", "class Plan:\n    pass\n")
+SMALL = Params.from_arrays({"w": np.arange(4, dtype=np.float32)})
+LIMITS = Limits(chunk=64, inline=32, peer_credit=4, pool_credit=6)
+LARGE = Params.from_arrays({"w": np.arange(100, dtype=np.float32)})
+
+
+class World:
+    """A researcher and a node whose frames pass through the test's hands."""
+
+    def __init__(self, limits=LIMITS):
+        self.now = 100.0
+        self.limits = limits
+        self.researcher = ResearcherMachine(limits)
+        self.node = NodeMachine(NodeInfo(node_id="n1"), limits, incarnation=1)
+        self.at_researcher, self.at_node, self.signs = [], [], []
+        self.dropped, self.reconnects = [], []
+        self.passed = []
+
+    def connect(self, token=b"c1"):
+        self.token = token
+        self.node.connecting(self.now)
+        self.researcher.on(Opened(token), self.now)
+        self.node.on(Opened(b""), self.now)
+        return self.settle()
+
+    def settle(self, *, up=lambda header: True, down=lambda header: True):
+        """Carry frames to and fro until there are none; those for which the filter is false are lost."""
+        busy = True
+        while busy:
+            busy = False
+            for action in self.researcher.take():
+                if isinstance(action, Send):
+                    busy = True
+                    header = decode_header(action.header)
+                    self.passed.append(header)
+                    if action.peer == self.token and down(header):
+                        self.node.on(Frame(b"", action.header, memoryview(action.body)), self.now)
+                elif isinstance(action, Drop):
+                    self.dropped.append(action.peer)
+                elif isinstance(action, Deliver):
+                    self.at_researcher.append(action.event)
+                elif isinstance(action, Sign):
+                    self.signs.append(action.message)
+            for action in self.node.take():
+                if isinstance(action, Send):
+                    busy = True
+                    header = decode_header(action.header)
+                    self.passed.append(header)
+                    if up(header):
+                        self.researcher.on(Frame(self.token, action.header, memoryview(action.body)), self.now)
+                elif isinstance(action, Reconnect):
+                    self.reconnects.append(action.after)
+                elif isinstance(action, Deliver):
+                    self.at_node.append(action.event)
+        return self
+
+    def wait(self, seconds, **filters):
+        end = self.now + seconds
+        while self.now < end:
+            self.now += 0.25
+            self.researcher.tick(self.now)
+            self.node.tick(self.now)
+            self.settle(**filters)
+
+    def give(self, params=SMALL, round_index=0, **fields):
+        key = TaskKey(experiment_id="e", round=round_index, node_id="n1")
+        request = TrainRequest(key=key, dataset_id="d", plan_class="Plan", **fields)
+        self.researcher.train(request, PLAN, params, None, self.now)
+        self.settle()
+        return key
+
+    def finish(self, key, params=SMALL):
+        self.node.finish(TrainReply(key=key, sample_count=1), params, None, self.now)
+        self.settle()
+
+    def say(self, header, body=b""):
+        """Let the node send something of the test's own."""
+        header = msgspec.structs.replace(header, session=self.node.session)
+        self.researcher.on(Frame(self.token, encode_header(header), memoryview(body)), self.now)
+        self.settle()
+
+    def kinds(self, events):
+        return [type(event) for event in events]
+
+
+@pytest.fixture
+def world():
+    world = World().connect()
+    assert world.kinds(world.at_researcher) == [NodeJoined]
+    assert world.kinds(world.at_node) == [Connected]
+    world.at_researcher.clear()
+    world.at_node.clear()
+    world.passed.clear()
+    return world
+
+
+def tags(headers):
+    return [header.__struct_config__.tag for header in headers]
+
+
+def test_a_small_round_takes_one_message_each_way_and_a_commit():
+    world = World(Limits()).connect()
+    world.passed.clear()
+    key = world.give()
+    world.finish(key)
+    world.researcher.fetch(key, None, world.now)
+    world.researcher.commit(key, world.now)
+    world.settle()
+    assert tags(world.passed) == ["TASK", "OFFER", "COMMITTED"]
+    assert world.kinds(world.at_researcher) == [NodeJoined, UpdateOffered, UpdateFetched]
+    assert world.kinds(world.at_node) == [Connected, TaskReceived, UpdateCommitted]
+
+
+def test_an_unchanged_plan_and_model_are_not_sent_again():
+    world = World(Limits()).connect()
+    first = world.give()
+    world.finish(first)
+    world.passed.clear()
+    world.give(round_index=1)
+    task = world.passed[0]
+    assert not task.plan.inline
+    assert not task.params.inline
+    assert tags(world.passed) == ["TASK"]
+    assert world.at_node[-1].params is world.at_node[1].params
+
+
+def test_large_blobs_are_pulled_within_the_credit(world):
+    key = world.give(LARGE)
+    gets = [header for header in world.passed if isinstance(header, h.Get)]
+    assert max(sum(count for _, count in get.ranges) for get in gets) <= LIMITS.peer_credit
+    assert bytes(world.at_node[0].params.buffer) == bytes(LARGE.buffer)
+    world.finish(key, LARGE * 2.0)
+    world.researcher.fetch(key, None, world.now)
+    world.settle()
+    assert bytes(world.at_researcher[-1].params.buffer) == bytes((LARGE * 2.0).buffer)
+
+
+def test_only_missing_chunks_are_pulled_after_a_reconnection(world):
+    seen = []
+
+    def third_and_on(header):
+        if isinstance(header, h.Chunk):
+            seen.append(header.index)
+        return not isinstance(header, h.Chunk) or header.index < 2
+
+    world.researcher.train(
+        TrainRequest(key=TaskKey(experiment_id="e", round=0, node_id="n1"), dataset_id="d", plan_class="Plan"),
+        PLAN, LARGE, None, world.now,
+    )  # fmt: skip
+    world.settle(down=third_and_on)
+    world.researcher.on(Closed(world.token), world.now)
+    world.node.on(Closed(b""), world.now)
+    world.settle()
+    world.passed.clear()
+    world.connect(b"c2")
+    params = h.BlobRef(LARGE.fingerprint(), LARGE.nbytes)
+    again = [header.index for header in world.passed if isinstance(header, h.Chunk) and header.blob == params.id]
+    assert sorted(again) == [2, 3, 4, 5, 6]
+    assert TaskReceived in world.kinds(world.at_node)
+
+
+def test_a_message_outside_a_session_is_answered_with_rehello_and_is_no_sign_of_life(world):
+    world.wait(10, up=lambda header: False)
+    assert world.kinds(world.at_researcher) == [NodeLost]
+    world.settle()
+    world.wait(3)
+    assert world.kinds(world.at_researcher) == [NodeLost, NodeJoined]
+    assert world.researcher.stats["messages_stale"] > 0
+    assert world.node.session == (1, 2)
+
+
+def test_heartbeats_keep_an_idle_session_alive(world):
+    world.wait(60)
+    assert world.at_researcher == world.at_node == []
+    # About one every two seconds from each side.
+    assert 50 <= tags(world.passed).count("HB") <= 70
+
+
+def test_a_node_gives_up_a_silent_researcher_after_three_heartbeats(world):
+    world.wait(5.5, down=lambda header: False)
+    assert world.reconnects == []
+    world.wait(1, down=lambda header: False)
+    assert world.reconnects == [0.0]
+    assert world.kinds(world.at_node) == [Disconnected]
+
+
+def test_disconnected_is_reported_once_per_change():
+    world = World()
+    for _ in range(3):
+        world.node.connecting(world.now)
+        world.node.on(Closed(b"", "nobody listens"), world.now)
+        world.settle()
+    assert world.kinds(world.at_node) == [Disconnected]
+    assert not world.at_node[0].refused
+
+
+def test_an_own_pause_is_not_taken_for_the_silence_of_others(world):
+    world.wait(3)
+    world.now += 30
+    world.researcher.tick(world.now)
+    world.node.tick(world.now)
+    world.settle()
+    assert world.at_researcher == world.at_node == []
+
+
+def test_a_node_of_another_version_is_refused_with_what_to_do():
+    world = World()
+    world.token = b"c1"
+    hello = h.Hello(session=(1, 1), versions=(2, 5), node=NodeInfo(node_id="n1"))
+    world.node.connecting(world.now)
+    world.node.on(Opened(b""), world.now)
+    world.node.take()
+    world.researcher.on(Frame(b"c1", encode_header(hello), memoryview(b"")), world.now)
+    world.settle()
+    event = world.at_node[0]
+    assert isinstance(event, Disconnected)
+    assert event.refused
+    assert "Upgrade" in event.reason
+    assert world.reconnects == [30.0]
+
+
+def test_a_prelude_of_another_version_is_refused():
+    world = World()
+    world.researcher.on(Frame(b"c1", b"FPWP\x07\x80", memoryview(b"")), world.now)
+    (sent,) = [action for action in world.researcher.take() if isinstance(action, Send)]
+    assert decode_header(sent.header).code == "version"
+
+
+def test_a_second_node_with_the_same_id_is_refused_while_the_first_lives(world):
+    twin = NodeMachine(NodeInfo(node_id="n1"), LIMITS, incarnation=2)
+    twin.connecting(world.now)
+    twin.on(Opened(b""), world.now)
+    (hello,) = twin.take()
+    world.researcher.on(Frame(b"c2", hello.header, memoryview(b"")), world.now)
+    (refusal,) = world.researcher.take()
+    assert decode_header(refusal.header).code == "duplicate-node"
+    assert world.researcher.stats["refused_duplicate-node"] == 1
+    twin.on(Frame(b"", refusal.header, memoryview(b"")), world.now)
+    (event, _) = twin.take()
+    assert event.event.refused
+
+
+def test_a_reconnected_node_takes_its_place_over_without_being_lost(world):
+    world.connect(b"c2")
+    assert world.at_researcher == []
+    assert world.dropped == [b"c1"]
+
+
+def test_a_task_in_an_earlier_life_of_the_node_is_interrupted_not_repeated(world):
+    world.give()
+    world.researcher.on(Closed(world.token), world.now)
+    world.node = NodeMachine(NodeInfo(node_id="n1"), LIMITS, incarnation=2)
+    world.at_node.clear()
+    world.connect(b"c2")
+    failed = world.at_researcher[-1]
+    assert isinstance(failed, TaskFailed)
+    assert failed.failure.code == "interrupted"
+    assert TaskReceived not in world.kinds(world.at_node)
+
+
+def test_a_repeated_task_is_answered_with_what_became_of_it(world):
+    key = world.give()
+    task = next(header for header in world.passed if isinstance(header, h.Task))
+
+    def repeat():
+        world.passed.clear()
+        world.node.on(Frame(b"", encode_header(task), memoryview(_inline(task))), world.now)
+        world.settle()
+        return tags(world.passed)
+
+    assert repeat() == ["TASK_ACK"]
+    world.finish(key)
+    assert repeat() == ["OFFER"]
+    world.researcher.fetch(key, None, world.now)
+    world.researcher.commit(key, world.now)
+    world.settle()
+    assert repeat() == ["TASK_ACK"]
+    assert world.kinds(world.at_node).count(TaskReceived) == 1
+
+
+def test_a_duplicate_offer_after_the_commit_is_answered_with_committed_again(world):
+    key = world.give()
+    world.finish(key)
+    offer = next(header for header in world.passed if isinstance(header, h.Offer))
+    world.researcher.fetch(key, None, world.now)
+    world.researcher.commit(key, world.now)
+    world.settle()
+    world.passed.clear()
+    world.say(offer, bytes(SMALL.buffer))
+    assert tags(world.passed) == ["COMMITTED"]
+    assert world.kinds(world.at_researcher).count(UpdateOffered) == 1
+
+
+def test_an_update_is_kept_and_offered_again_until_it_is_committed(world):
+    key = world.give()
+    world.researcher.on(Closed(world.token), world.now)
+    world.node.on(Closed(b""), world.now)
+    world.finish(key)
+    assert UpdateOffered not in world.kinds(world.at_researcher)
+    world.connect(b"c2")
+    assert UpdateOffered in world.kinds(world.at_researcher)
+
+
+def test_a_lost_offer_is_repeated(world):
+    key = world.give()
+    world.node.finish(TrainReply(key=key, sample_count=1), SMALL, None, world.now)
+    world.settle(up=lambda header: not isinstance(header, h.Offer))
+    world.wait(6)
+    assert world.kinds(world.at_researcher) == [UpdateOffered]
+    assert world.node.stats["ends_repeated"] == 1
+
+
+def test_a_failure_is_repeated_until_it_is_known(world):
+    key = world.give()
+    world.node.fail(TaskFailure(key=key, code="plan-raised", text="no"), world.now)
+    world.settle(up=lambda header: not isinstance(header, h.Error))
+    world.wait(6)
+    assert [event.failure.code for event in world.at_researcher] == ["plan-raised"]
+    assert "COMMITTED" in tags(world.passed)
+    world.passed.clear()
+    world.wait(20)
+    assert set(tags(world.passed)) <= {"HB"}
+
+
+def test_an_unfinished_task_is_acknowledged_so_that_it_is_not_sent_again(world):
+    world.give()
+    world.wait(30)
+    assert tags(world.passed).count("TASK") == 1
+    assert tags(world.passed).count("TASK_ACK") == 1
+
+
+def test_a_cancelled_task_is_over_on_both_sides(world):
+    key = world.give()
+    world.researcher.cancel(key, "enough", world.now)
+    world.settle()
+    assert world.at_node[-1] == TaskCancelled(key, "enough")
+    world.finish(key)
+    assert world.at_researcher == []
+
+
+def test_a_node_that_was_away_learns_of_the_cancellation_later(world):
+    key = world.give()
+    world.researcher.on(Closed(world.token), world.now)
+    world.node.on(Closed(b""), world.now)
+    world.researcher.cancel(key, "enough", world.now)
+    world.settle()
+    world.connect(b"c2")
+    assert TaskCancelled in world.kinds(world.at_node)
+
+
+def test_an_update_of_a_forgotten_experiment_waits_until_the_experiment_moves_on(world):
+    key = world.give()
+    world.finish(key)
+    world.researcher = ResearcherMachine(LIMITS)
+    world.node.on(Closed(b""), world.now)
+    world.connect(b"c2")
+    assert TaskCancelled not in world.kinds(world.at_node)
+    world.give(round_index=9)
+    assert TaskCancelled in world.kinds(world.at_node)
+
+
+def test_an_offer_larger_than_the_quota_is_refused_before_anything_is_pulled():
+    world = World(replace(LIMITS, offer=200)).connect()
+    key = world.give()
+    world.finish(key, LARGE)
+    failed = world.at_researcher[-1]
+    assert failed.failure.code == "bad-offer"
+    assert "200" in failed.failure.text
+    assert world.researcher.stats["offers_refused"] == 1
+    assert TaskCancelled in world.kinds(world.at_node)
+
+
+def test_an_offer_for_another_node_is_refused_and_counted(world):
+    key = TaskKey(experiment_id="e", round=0, node_id="n2")
+    ref = h.BlobRef(SMALL.fingerprint(), SMALL.nbytes, 0, inline=True)
+    offer = h.Offer(reply=TrainReply(key=key, sample_count=1), params=ref, tables=(msgspec.Raw(SMALL.spec.table),))
+    world.say(offer, bytes(SMALL.buffer))
+    assert world.at_researcher == []
+    assert world.researcher.stats["messages_malformed"] == 1
+
+
+def test_inline_arrays_with_a_wrong_digest_are_refused(world):
+    key = world.give()
+    world.node.finish(TrainReply(key=key, sample_count=1), SMALL, None, world.now)
+    (offer,) = [action for action in world.node.take() if isinstance(action, Send)]
+    world.researcher.on(Frame(world.token, offer.header, memoryview(bytes(SMALL.nbytes))), world.now)
+    world.settle()
+    assert world.at_researcher[-1].failure.code == "bad-offer"
+
+
+def test_a_blob_that_is_not_what_it_claims_is_pulled_twice_then_refused(world):
+    key = world.give()
+    world.node.finish(TrainReply(key=key, sample_count=1), LARGE, None, world.now)
+    world.node._jobs[key].blobs["params"].buffer = memoryview(bytes(LARGE.nbytes))
+    world.settle()
+    world.researcher.fetch(key, None, world.now)
+    world.settle()
+    assert world.at_researcher[-1].failure.code == "bad-update"
+    chunks = [header for header in world.passed if isinstance(header, h.Chunk) and header.blob == LARGE.fingerprint()]
+    assert sorted(chunk.index for chunk in chunks) == sorted([*range(7), *range(7)])
+    assert world.researcher.stats["blobs_damaged"] == 2
+
+
+def test_a_node_may_only_pull_what_belongs_to_its_tasks(world):
+    world.say(h.Get(blob=SMALL.fingerprint(), ranges=((0, 1),)))
+    assert tags(world.passed) == ["ERROR"]
+
+
+def test_a_get_beyond_the_credit_counts_as_malformed(world):
+    world.researcher.train(
+        TrainRequest(key=TaskKey(experiment_id="e", round=0, node_id="n1"), dataset_id="d", plan_class="Plan"),
+        PLAN, LARGE, None, world.now,
+    )  # fmt: skip
+    world.settle(down=lambda header: not isinstance(header, h.Task))
+    world.passed.clear()
+    world.say(h.Get(blob=LARGE.fingerprint(), ranges=((0, 5),)))
+    world.say(h.Get(blob=LARGE.fingerprint(), ranges=((6, 2),)))
+    assert world.passed == []
+    assert world.researcher.stats["messages_malformed"] == 2
+
+
+def test_a_peer_that_talks_nonsense_is_dropped(world):
+    for _ in range(LIMITS.malformed):
+        world.researcher.on(Frame(world.token, b"nonsense", memoryview(b"")), world.now)
+    world.settle()
+    assert world.dropped == [world.token]
+    assert world.kinds(world.at_researcher) == [NodeLost]
+    assert world.researcher.stats["messages_malformed"] == LIMITS.malformed
+
+
+def test_a_connection_that_never_says_hello_is_dropped():
+    world = World()
+    world.researcher.tick(world.now)
+    world.researcher.on(Opened(b"silent"), world.now)
+    world.token = b""
+    world.wait(70)
+    assert world.dropped == [b"silent"]
+
+
+def test_a_search_reaches_nodes_that_join_later_and_is_answered_once():
+    world = World()
+    world.researcher.search(3, ("a",), None, world.now)
+    world.connect()
+    world.node.answer_search(3, (), world.now)
+    world.settle()
+    world.node.answer_search(3, (), world.now)
+    world.settle()
+    assert world.at_researcher[1:] == [DatasetsFound("n1", 3, ())]
+    assert world.researcher.stats["answers_stale"] == 1
+
+
+def test_an_unanswered_search_is_repeated_and_others_are_not_asked(world):
+    world.researcher.search(3, (), ("n2",), world.now)
+    world.settle()
+    assert world.passed == []
+    world.researcher.search(4, (), ("n1",), world.now)
+    world.settle(down=lambda header: False)
+    world.wait(6)
+    assert tags(world.passed).count("SEARCH") == 2
+
+
+def test_signs_of_life_are_limited_in_rate_and_the_oldest_give_way():
+    world = World(replace(LIMITS, sign_rate=5.0, sign_backlog=10)).connect()
+    key = TaskKey(experiment_id="e", round=0, node_id="n1")
+    for step in range(100):
+        world.node.report(Progress(key=key, step=step), world.now)
+    world.node.report(LogLine(level="INFO", text="x" * 20_000), world.now)
+    world.settle()
+    world.wait(10)
+    steps = [sign.step for sign in world.signs if isinstance(sign, Progress)]
+    assert steps[-1] == 99
+    assert steps == sorted(steps)
+    assert len(world.signs) + world.node.stats["signs_dropped"] == 101
+    assert world.node.stats["signs_dropped"] > 80
+    assert len(world.signs[-1].text) <= 8192
+
+
+def test_nobody_can_use_a_key_twice_or_finish_what_was_not_given(world):
+    key = world.give()
+    with pytest.raises(UsageError, match="given out before"):
+        world.give()
+    other = TaskKey(experiment_id="e", round=5, node_id="n1")
+    with pytest.raises(UsageError, match="never received"):
+        world.node.finish(TrainReply(key=other, sample_count=1), SMALL, None, world.now)
+    with pytest.raises(UsageError, match="no task"):
+        world.researcher.fetch(other, None, world.now)
+    with pytest.raises(UsageError, match="not been offered"):
+        world.researcher.fetch(key, None, world.now)
+    with pytest.raises(UsageError, match="aux"):
+        world.node.finish(TrainReply(key=key, sample_count=1, aux=("c",)), SMALL, None, world.now)
+
+
+def test_what_cannot_travel_is_refused_at_once_and_changes_nothing(world):
+    with pytest.raises(CodecError):
+        world.give(model_args={"x": "y" * 300_000})
+    key = world.give()
+    with pytest.raises(CodecError):
+        world.node.finish(TrainReply(key=key, sample_count=1, metrics={"m" * 300_000: 1.0}), SMALL, None, world.now)
+    world.finish(key)
+    assert world.kinds(world.at_researcher) == [UpdateOffered]
+
+
+def test_a_failing_allocator_fails_the_task_at_the_node_and_the_call_at_the_researcher():
+    def full(nbytes):
+        raise OSError("no space left")
+
+    world = World()
+    world.node = NodeMachine(NodeInfo(node_id="n1"), LIMITS, incarnation=1, place=full)
+    world.connect()
+    world.give(LARGE)
+    assert world.at_researcher[-1].failure.code == "no-space"
+    world = World().connect()
+    key = world.give()
+    world.finish(key, LARGE)
+    with pytest.raises(OSError, match="no space"):
+        world.researcher.fetch(key, full, world.now)
+    world.researcher.fetch(key, None, world.now)
+    world.settle()
+    assert world.kinds(world.at_researcher)[-1] is UpdateFetched
+
+
+def test_no_mutated_message_of_a_peer_raises_in_a_machine():
+    rng = random.Random(3)
+    world = World(replace(LIMITS, malformed=10**9)).connect()
+    for index in range(4):
+        key = world.give(LARGE, index)
+        world.finish(key, LARGE * 2.0) if index % 2 else None
+    world.researcher.search(1, (), None, world.now)
+    world.settle()
+    fetched = TaskKey(experiment_id="e", round=1, node_id="n1")
+    world.researcher.fetch(fetched, None, world.now)
+    world.settle()
+    good = [header for header in world.passed if not isinstance(header, h.Hello | h.Bye | h.Rehello)]
+    for _ in range(4000):
+        header = msgspec.structs.replace(rng.choice(good), session=world.node.session)
+        data = bytearray(encode_header(header))
+        for _ in range(rng.choice([0, 1, 1, 2])):
+            data[rng.randrange(5, len(data))] = rng.randrange(256)
+        frame_body = memoryview(rng.randbytes(rng.choice([0, 16, 64])))
+        world.researcher.on(Frame(world.token, bytes(data), frame_body), world.now)
+        world.node.on(Frame(b"", bytes(data), frame_body), world.now)
+        world.researcher.take()
+        world.node.take()
+
+
+def _inline(task):
+    """The body of a TASK as World sends it: the small plan does not fit the tests' inline limit, the model does."""
+    return bytes(SMALL.buffer) if task.params.inline else b""

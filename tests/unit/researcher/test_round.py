@@ -1,0 +1,416 @@
+"""The round: order of folding, what is refused, what the strategy sees. The nodes are scripted, nothing else is."""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedplug.core.aggregator import Aggregator, StreamingAggregator
+from fedplug.core.context import RoundContext, RoundResult
+from fedplug.core.errors import RoundError
+from fedplug.core.mean import WeightedMean
+from fedplug.core.messages import NodeInfo, TaskFailure, TaskKey, TrainReply, TrainRequest
+from fedplug.core.monitor import Monitor
+from fedplug.core.params import Params
+from fedplug.core.plan_source import PlanBundle
+from fedplug.core.pool import (
+    Allocate,
+    NodeJoined,
+    NodeLost,
+    NodePool,
+    PoolEvent,
+    TaskFailed,
+    UpdateFetched,
+    UpdateOffered,
+    Watcher,
+)
+from fedplug.core.strategy import Decision, DefaultStrategy, RoundState, Strategy
+from fedplug.core.update import Update
+from fedplug.researcher import round as round_module
+from fedplug.researcher.round import Round, RoundPlan
+from fedplug.researcher.spool import Spool
+
+START = Params.from_arrays({"w": np.zeros(5, np.float32), "b": np.zeros((2, 2), np.float64), "n": np.int64(0)})
+PLAN = PlanBundle("Plan", "class Plan: ...")
+
+
+class Mean(StreamingAggregator[WeightedMean]):
+    def begin(self, start: Params, ctx: RoundContext) -> WeightedMean:
+        return WeightedMean(start.spec)
+
+    def accumulate(self, state: WeightedMean, update: Update) -> None:
+        state.add(update.params, update.sample_count)
+
+    def finalize(self, state: WeightedMean) -> Params:
+        return state.result()
+
+
+class Together(Aggregator):
+    """Needs all updates at once; remembers in which order it got them."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+
+    def aggregate(self, start: Params, updates: Sequence[Update], ctx: RoundContext) -> Params:
+        self.order = [update.node_id for update in updates]
+        return Params.stack_reduce([update.params for update in updates], lambda x: x.mean(axis=0))
+
+
+class Quorum(Strategy):
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.states: list[RoundState] = []
+
+    def select(self, ctx: RoundContext, nodes: Sequence[str]) -> list[str]:
+        return list(nodes)
+
+    def judge(self, ctx: RoundContext, state: RoundState) -> Decision:
+        self.states.append(state)
+        if len(state.replied) >= self.count:
+            return Decision("enough")
+        if len(state.replied) + len(state.missing) < self.count:
+            return Decision("abort", f"only {len(state.replied)} of {self.count} replied")
+        return Decision("wait")
+
+
+class Patient(Strategy):
+    """Waits for all, also for nodes that are lost."""
+
+    def select(self, ctx: RoundContext, nodes: Sequence[str]) -> list[str]:
+        return list(nodes)
+
+    def judge(self, ctx: RoundContext, state: RoundState) -> Decision:
+        return Decision("enough" if len(state.replied) == len(state.selected) else "wait")
+
+
+class ScriptedPool(NodePool):
+    """Nodes whose events come in the order of a script; fetches deliver when the script says ``fetch``."""
+
+    def __init__(self, updates: Mapping[str, Params], script: Sequence[tuple[str, str]]) -> None:
+        self._nodes = {node: NodeInfo(node_id=node) for node in updates}
+        self.updates = updates
+        self.script = deque(script)
+        self.keys: dict[str, TaskKey] = {}
+        self.samples = {node: 10 + index for index, node in enumerate(sorted(updates))}
+        self.wanted: dict[str, Allocate | None] = {}
+        self.committed: list[str] = []
+        self.cancelled: list[str] = []
+        self.sent: list[Params] = []
+        self.in_file: set[str] = set()
+        self.steps = 1
+        self.alive: dict[str, int] = {}
+
+    @property
+    def nodes(self) -> Mapping[str, NodeInfo]:
+        return self._nodes
+
+    def search(self, query: int, tags: tuple[str, ...], node_ids: tuple[str, ...] | None = None) -> None:
+        raise AssertionError("a round does not search")
+
+    def train(
+        self, request: TrainRequest, plan: PlanBundle, params: Params, aux: Mapping[str, Params] | None = None
+    ) -> None:
+        self.keys[request.key.node_id] = request.key
+        self.sent.append(params)
+
+    def next_event(self, timeout: float | None, watch: Watcher | None = None) -> PoolEvent | None:
+        if not self.script:
+            # whatever was asked for and is not scripted is delivered in the end
+            for node in list(self.wanted):
+                return self._deliver(node)
+            raise AssertionError("the round waits although nothing can come any more")
+        what, node = self.script[0]
+        if what == "fetch" and node not in self.wanted:
+            for other in self.wanted:  # not asked for yet: the round must first get what it did ask for
+                return self._deliver(other)
+            raise AssertionError(f"the round never fetches {node}")
+        self.script.popleft()
+        reply = TrainReply(
+            key=self.keys[node], sample_count=self.samples[node], steps=self.steps, metrics={"loss": 1.0}
+        )
+        if what == "offer":
+            return UpdateOffered(reply, self.updates[node].spec)
+        if what == "fetch":
+            return self._deliver(node)
+        if what == "fail":
+            return TaskFailed(TaskFailure(key=self.keys[node], code="plan-raised", text="boom"))
+        if what == "lose":
+            return NodeLost(node, "silence for 6 s")
+        if what == "join":
+            return NodeJoined(self._nodes[node])
+        if what == "stale":
+            old = TaskKey(experiment_id="earlier", round=0, node_id=node)
+            return UpdateOffered(TrainReply(key=old, sample_count=1), START.spec)
+        raise AssertionError(what)
+
+    def _deliver(self, node: str) -> PoolEvent:
+        allocate = self.wanted.pop(node)
+        params = self.updates[node]
+        if allocate is not None:
+            room = allocate(params.nbytes)
+            room[: params.nbytes] = np.frombuffer(params.buffer, np.uint8)
+            params = Params(params.spec, room[: params.nbytes])
+        reply = TrainReply(
+            key=self.keys[node], sample_count=self.samples[node], steps=self.steps, metrics={"loss": float(len(node))}
+        )
+        return UpdateFetched(reply, params)
+
+    def fetch(self, key: TaskKey, allocate: Allocate | None = None, settle: Callable[[], None] | None = None) -> None:
+        assert key.node_id not in self.wanted, "fetched twice"
+        if settle is not None:
+            self.in_file.add(key.node_id)
+        self.wanted[key.node_id] = allocate
+
+    def commit(self, key: TaskKey) -> None:
+        self.committed.append(f"{key.experiment_id}/{key.node_id}")
+
+    def cancel(self, key: TaskKey, reason: str) -> None:
+        self.cancelled.append(key.node_id)
+
+    def close(self) -> None: ...
+
+
+def make_round(
+    pool: ScriptedPool,
+    tmp_path: Path,
+    aggregator: Aggregator | None = None,
+    strategy: Strategy | None = None,
+    budget: int = 1 << 20,
+    start: Params = START,
+) -> Round:
+    nodes = tuple(sorted(pool.updates))
+    ctx = RoundContext("exp", 0, node_ids=nodes)
+    requests = {
+        node: TrainRequest(key=TaskKey(experiment_id="exp", round=0, node_id=node), dataset_id="d", plan_class="Plan")
+        for node in nodes
+    }
+    job = RoundPlan(
+        ctx, PLAN, start, requests, dict.fromkeys(nodes), aggregator or Mean(), strategy or DefaultStrategy()
+    )
+    return Round(pool, job, Spool(tmp_path, budget), lambda sign, node: None, Monitor())
+
+
+def make_updates(count: int, seed: int = 0) -> dict[str, Params]:
+    rng = np.random.default_rng(seed)
+    return {
+        f"node-{index}": Params.from_arrays(
+            {
+                "w": (rng.normal(size=5) * 10.0 ** rng.integers(-8, 8)).astype(np.float32),
+                "b": rng.normal(size=(2, 2)) * 10.0 ** rng.integers(-8, 8),
+                "n": rng.integers(0, 100),
+            }
+        )
+        for index in range(count)
+    }
+
+
+def canonical(updates: Mapping[str, Params]) -> Params:
+    mean = WeightedMean(START.spec)
+    for index, node in enumerate(sorted(updates)):
+        mean.add(updates[node], 10 + index)
+    return mean.result()
+
+
+def run(pool: ScriptedPool, tmp_path: Path, **options: object) -> RoundResult:
+    return make_round(pool, tmp_path, **options).run()  # type: ignore[arg-type]
+
+
+@given(order=st.permutations([f"node-{i}" for i in range(6)]), eager=st.booleans(), tiny=st.booleans())
+def test_arrival_order_does_not_change_a_bit(
+    tmp_path_factory: pytest.TempPathFactory, order: list[str], eager: bool, tiny: bool
+) -> None:
+    updates = make_updates(6)
+    script = [(what, node) for node in order for what in (("offer", "fetch") if eager else ("offer",))]
+    pool = ScriptedPool(updates, script)
+    result = run(pool, tmp_path_factory.mktemp("spool"), budget=0 if tiny else 1 << 20)
+    assert result.params == canonical(updates)
+    assert sorted(pool.committed) == [f"exp/node-{i}" for i in range(6)]
+
+
+def test_order_of_addition_would_matter_for_these_updates() -> None:
+    """The test above proves something only if the order of the sum shows in its bits."""
+    updates = make_updates(6)
+    backwards = WeightedMean(START.spec)
+    for index, node in reversed(list(enumerate(sorted(updates)))):
+        backwards.add(updates[node], 10 + index)
+    assert backwards.result() != canonical(updates)
+
+
+def test_a_lost_node_that_comes_back_is_folded_in_its_place(tmp_path: Path) -> None:
+    updates = make_updates(3)
+    script = [
+        ("lose", "node-0"), ("offer", "node-1"), ("fetch", "node-1"), ("offer", "node-2"), ("fetch", "node-2"),
+        ("join", "node-0"), ("offer", "node-0"), ("fetch", "node-0"),
+    ]  # fmt: skip
+    result = run(ScriptedPool(updates, script), tmp_path, strategy=Patient())
+    assert result.params == canonical(updates)
+    assert result.dropped == {}
+
+
+def test_an_early_update_waits_in_a_file_while_somebody_before_it_trains(tmp_path: Path) -> None:
+    updates = make_updates(3)
+    pool = ScriptedPool(updates, [("offer", "node-1"), ("offer", "node-2"), ("fetch", "node-2"), ("offer", "node-0")])
+    round_ = make_round(pool, tmp_path, budget=updates["node-0"].nbytes)
+    assert round_.run().params == canonical(updates)
+    assert pool.in_file == {"node-2"}, "node-1 fits the budget, node-2 does not, node-0 is next in line"
+    assert round_.spool.in_memory == 0, "memory that was given out must be given back"
+    assert list(tmp_path.iterdir()) == [], "spool files must not be left behind"
+
+
+def test_memory_is_not_exceeded_when_all_reply_at_once(tmp_path: Path) -> None:
+    big = {f"node-{i}": Params.from_arrays({"w": np.full(1000, i, np.float64)}) for i in range(8)}
+    start = Params.from_arrays({"w": np.zeros(1000)})
+
+    class Counting(ScriptedPool):
+        most = 0
+
+        def fetch(
+            self, key: TaskKey, allocate: Allocate | None = None, settle: Callable[[], None] | None = None
+        ) -> None:
+            super().fetch(key, allocate, settle)
+            Counting.most = max(Counting.most, len(self.wanted))
+
+    pool = Counting(big, [("offer", node) for node in sorted(big)])
+    result = run(pool, tmp_path, start=start, budget=0)
+    assert Counting.most == 1, "each update is fetched when its turn has come, not before"
+    assert result.params["w"][0] == pytest.approx(sum(i * (10 + i) for i in range(8)) / sum(10 + i for i in range(8)))
+
+
+def test_slow_transfers_are_not_waited_for_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a slow link the updates behind the first one are fetched side by side, into files."""
+    monkeypatch.setattr(round_module, "PATIENCE", 0.0)
+    updates = make_updates(3)
+    pool = ScriptedPool(updates, [("offer", f"node-{i}") for i in range(3)])
+    assert run(pool, tmp_path, budget=0).params == canonical(updates)
+    assert pool.in_file == {"node-1", "node-2"}
+
+
+def test_the_global_parameters_are_sent_as_one_object(tmp_path: Path) -> None:
+    pool = ScriptedPool(make_updates(4), [("offer", f"node-{i}") for i in range(4)])
+    run(pool, tmp_path)
+    assert len(pool.sent) == 4
+    assert {id(params) for params in pool.sent} == {id(START)}
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"w": np.zeros(6, np.float32), "b": np.zeros((2, 2)), "n": np.int64(0)}, "'w' has shape (6,), expected (5,)"),
+        ({"w": np.zeros(5, np.float64), "b": np.zeros((2, 2)), "n": np.int64(0)}, "'w' has dtype float64"),
+        ({"w": np.zeros(5, np.float32), "n": np.int64(0)}, "'b' is missing"),
+        (
+            {"w": np.zeros(5, np.float32), "b": np.zeros((2, 2)), "n": np.int64(0), "x": np.zeros(1)},
+            "'x' is not part of the model",
+        ),
+        ({"w": np.full(5, np.nan, np.float32), "b": np.zeros((2, 2)), "n": np.int64(0)}, "not finite (NaN or infin"),
+        ({"w": np.zeros(5, np.float32), "b": np.full((2, 2), -np.inf), "n": np.int64(0)}, "in 'b'"),
+    ],
+)
+def test_an_unusable_update_is_refused_by_name_and_the_round_goes_on(
+    tmp_path: Path, bad: dict[str, object], words: str
+) -> None:
+    updates = {**make_updates(3), "node-1": Params.from_arrays(bad)}
+    pool = ScriptedPool(updates, [("offer", f"node-{i}") for i in range(3)])
+    result = run(pool, tmp_path, strategy=Quorum(2))
+    assert list(result.replies) == ["node-0", "node-2"]
+    assert words in result.dropped["node-1"]
+    assert "exp/node-1" in pool.committed, "the node must be told to forget it"
+
+
+@pytest.mark.parametrize("count", [0, -1, 2**53])
+def test_an_impossible_sample_count_is_refused_before_anything_is_fetched(tmp_path: Path, count: int) -> None:
+    pool = ScriptedPool(make_updates(2), [("offer", "node-0"), ("offer", "node-1")])
+    pool.samples["node-1"] = count
+    result = run(pool, tmp_path, strategy=Quorum(1))
+    assert str(count) in result.dropped.get("node-1", str(count))
+    assert "node-1" not in result.replies
+
+
+def test_a_failure_aborts_the_default_strategy_and_says_who_and_why(tmp_path: Path) -> None:
+    pool = ScriptedPool(make_updates(3), [("offer", "node-2"), ("fail", "node-0")])
+    with pytest.raises(RoundError, match=r"node 'node-0' failed: boom") as caught:
+        run(pool, tmp_path)
+    assert caught.value.cure
+    assert sorted(pool.cancelled) == ["node-1", "node-2"], "whoever still works is told to stop"
+
+
+def test_quorum_is_enough_and_the_others_are_cancelled(tmp_path: Path) -> None:
+    updates = make_updates(3)
+    pool = ScriptedPool(updates, [("offer", "node-2"), ("fetch", "node-2"), ("fail", "node-1"), ("offer", "node-0")])
+    strategy = Quorum(2)
+    result = run(pool, tmp_path, strategy=strategy)
+    assert list(result.replies) == ["node-0", "node-2"]
+    assert result.dropped == {"node-1": "boom"}
+    assert strategy.states[-1].missing == []
+
+
+def test_too_few_for_the_quorum_aborts_with_the_strategys_words(tmp_path: Path) -> None:
+    pool = ScriptedPool(make_updates(2), [("fail", "node-0"), ("fail", "node-1")])
+    with pytest.raises(RoundError, match="only 0 of 2 replied"):
+        run(pool, tmp_path, strategy=Quorum(2))
+
+
+def test_a_leftover_of_an_earlier_round_is_told_to_be_forgotten(tmp_path: Path) -> None:
+    updates = make_updates(2)
+    pool = ScriptedPool(updates, [("stale", "node-0"), ("offer", "node-0"), ("offer", "node-1")])
+    assert run(pool, tmp_path).params == canonical(updates)
+    assert pool.committed[0] == "earlier/node-0"
+
+
+def test_a_second_offer_of_the_same_update_counts_once(tmp_path: Path) -> None:
+    updates = make_updates(2)
+    pool = ScriptedPool(
+        updates,
+        [("offer", "node-0"), ("offer", "node-0"), ("fetch", "node-0"), ("offer", "node-0"), ("offer", "node-1")],
+    )
+    assert run(pool, tmp_path).params == canonical(updates)
+
+
+def test_an_aggregator_that_needs_all_gets_them_in_order_and_from_files(tmp_path: Path) -> None:
+    updates = make_updates(4)
+    together = Together()
+    pool = ScriptedPool(updates, [("offer", f"node-{i}") for i in (3, 1, 0, 2)])
+    result = run(pool, tmp_path, aggregator=together, budget=0)
+    assert together.order == [f"node-{i}" for i in range(4)]
+    expected = Params.stack_reduce([updates[f"node-{i}"] for i in range(4)], lambda x: x.mean(axis=0))
+    assert result.params == expected
+
+
+def test_an_aggregator_that_returns_nonsense_is_named(tmp_path: Path) -> None:
+    class Broken(Together):
+        def aggregate(self, start: Params, updates: Sequence[Update], ctx: RoundContext) -> Params:
+            return Params.from_arrays({"w": np.zeros(5, np.float32)})
+
+    pool = ScriptedPool(make_updates(1), [("offer", "node-0")])
+    with pytest.raises(RoundError, match="Broken returned parameters that do not fit the model: 'b' is missing"):
+        run(pool, tmp_path, aggregator=Broken())
+    assert pool.cancelled == ["node-0"]
+
+
+def test_metrics_are_weighted_by_samples(tmp_path: Path) -> None:
+    pool = ScriptedPool(
+        {"a": make_updates(1)["node-0"], "bbb": make_updates(1)["node-0"]}, [("offer", "a"), ("offer", "bbb")]
+    )
+    result = run(pool, tmp_path)
+    assert result.metrics == {"loss": pytest.approx((1 * 10 + 3 * 11) / 21)}
+
+
+def test_nothing_of_a_round_is_kept(tmp_path: Path) -> None:
+    """A finished round holds neither the updates nor their files."""
+    import weakref
+
+    updates = make_updates(3)
+    pool = ScriptedPool(updates, [("offer", f"node-{i}") for i in range(3)])
+    round_ = make_round(pool, tmp_path)
+    result = round_.run()
+    arrays = [weakref.ref(result.params)]
+    del result, round_
+    gc.collect()
+    assert arrays[0]() is None

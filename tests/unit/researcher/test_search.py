@@ -1,0 +1,207 @@
+"""Finding nodes and data: whom the search waits for, and what it says when it waits in vain."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from fedplug.core.errors import DatasetError, FedplugError, TransportError
+from fedplug.core.messages import DatasetCard, NodeInfo, TaskKey, TrainRequest
+from fedplug.core.params import Params
+from fedplug.core.plan_source import PlanBundle
+from fedplug.core.pool import Allocate, DatasetsFound, NodeJoined, NodeLost, NodePool, PoolEvent, Watcher
+from fedplug.researcher import search as search_module
+from fedplug.researcher.federated_dataset import FederatedDataset
+from fedplug.researcher.search import NodeSearch, await_nodes
+
+
+class Clock:
+    """Monotonic time that passes only while the search waits."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class ScriptedPool(NodePool):
+    """Nodes that come and go at given times."""
+
+    def __init__(self, clock: Clock, script: Sequence[tuple[float, str, str, Sequence[DatasetCard]]]) -> None:
+        self.clock = clock
+        self.script = deque(sorted(script, key=lambda entry: entry[0]))
+        self.present: dict[str, NodeInfo] = {}
+        self.pending: deque[PoolEvent] = deque()
+        self.query = 0
+
+    @property
+    def nodes(self) -> Mapping[str, NodeInfo]:
+        return self.present
+
+    @property
+    def description(self) -> str:
+        return "zmq://127.0.0.1:7400"
+
+    def search(self, query: int, tags: tuple[str, ...], node_ids: tuple[str, ...] | None = None) -> None:
+        self.query = query
+
+    def next_event(self, timeout: float | None, watch: Watcher | None = None) -> PoolEvent | None:
+        if self.pending:
+            return self.pending.popleft()
+        until = self.clock.now + (timeout or 0.0)
+        if self.script and 100.0 + self.script[0][0] <= until:
+            at, what, node, cards = self.script.popleft()
+            self.clock.now = max(self.clock.now, 100.0 + at)
+            if what == "leave":
+                del self.present[node]
+                return NodeLost(node, "silence")
+            self.present[node] = NodeInfo(node_id=node, name=f"name-of-{node}")
+            self.pending.append(DatasetsFound(node, self.query, tuple(cards)))
+            return NodeJoined(self.present[node])
+        self.clock.now = until
+        return None
+
+    def train(
+        self, request: TrainRequest, plan: PlanBundle, params: Params, aux: Mapping[str, Params] | None = None
+    ) -> None: ...
+
+    def fetch(
+        self, key: TaskKey, allocate: Allocate | None = None, settle: Callable[[], None] | None = None
+    ) -> None: ...
+
+    def commit(self, key: TaskKey) -> None: ...
+
+    def cancel(self, key: TaskKey, reason: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def card(name: str, *tags: str) -> DatasetCard:
+    return DatasetCard(dataset_id=f"id-{name}", name=name, type="csv", tags=tags, shape=(10, 3))
+
+
+CANCER = card("cancer", "#breast", "#csv")
+OTHER = card("other", "#breast", "#old")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(search_module, "time", clock)
+    return clock
+
+
+def find(
+    clock: Clock,
+    script: Sequence[tuple[float, str, str, Sequence[DatasetCard]]],
+    tags: Sequence[str] = ("#breast", "#csv"),
+    nodes: Sequence[str] | None = None,
+    min_nodes: int | None = None,
+    said: list[str] | None = None,
+) -> FederatedDataset:
+    say = (said if said is not None else []).append
+    return NodeSearch(ScriptedPool(clock, script), tags, nodes, min_nodes, 30.0, say).run(1)
+
+
+def test_it_waits_until_no_more_nodes_come(clock: Clock) -> None:
+    said: list[str] = []
+    found = find(clock, [(3.0, "join", "a", [CANCER]), (5.0, "join", "b", [CANCER, OTHER])], said=said)
+    assert found.node_ids() == ["a", "b"]
+    assert found.data()["b"] == CANCER, "the data set that carries all tags, not the other"
+    assert 107.5 < clock.now < 108.5, "2.6 s after the last node"
+    assert len(said) == 1
+    assert "zmq://127.0.0.1:7400" in said[0]
+
+
+def test_a_number_of_nodes_ends_the_wait_at_once(clock: Clock) -> None:
+    found = find(clock, [(3.0, "join", "a", [CANCER]), (5.0, "join", "b", [CANCER])], min_nodes=2)
+    assert found.node_ids() == ["a", "b"]
+    assert clock.now == 105.0
+
+
+def test_a_node_without_such_data_does_not_count(clock: Clock) -> None:
+    script = [(0.0, "join", "a", [CANCER]), (1.0, "join", "b", [OTHER]), (9.0, "join", "c", [CANCER])]
+    assert find(clock, script, min_nodes=2).node_ids() == ["a", "c"]
+
+
+def test_named_nodes_are_waited_for_by_id_or_name(clock: Clock) -> None:
+    script = [(0.0, "join", "a", [CANCER]), (1.0, "join", "b", [CANCER]), (20.0, "join", "c", [CANCER])]
+    assert find(clock, script, nodes=["a", "name-of-c"]).node_ids() == ["a", "c"]
+
+
+def test_a_node_that_leaves_while_searching_is_not_taken(clock: Clock) -> None:
+    script = [(0.0, "join", "a", [CANCER]), (1.0, "leave", "a", []), (2.0, "join", "b", [CANCER])]
+    assert find(clock, script).node_ids() == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "error", "words"),
+    [
+        ([], {}, TransportError, ["No node connected to zmq://127.0.0.1:7400 within 30 s", "fedplug node start"]),
+        (
+            [(0.0, "join", "a", [CANCER])],
+            {"nodes": ["a", "x"]},
+            TransportError,
+            ["'x' did not connect", "'name-of-a' (a)"],
+        ),
+        (
+            [(0.0, "join", "a", [OTHER]), (0.1, "join", "b", [])],
+            {},
+            DatasetError,
+            ["['#breast', '#csv']", "'other' ['#breast', '#old']", "no data set", "fedplug node dataset add"],
+        ),
+        (
+            [(0.0, "join", "a", [CANCER, OTHER])],
+            {"tags": ["#breast"]},
+            DatasetError,
+            ["match 2 data sets", "'name-of-a' (a)", "'cancer' ['#breast', '#csv']", "'other' ['#breast', '#old']"],
+        ),
+        ([(0.0, "join", "a", [CANCER])], {"min_nodes": 2}, TransportError, ["Only 1 of 2 nodes", "lower min_nodes"]),
+        (
+            [(0.0, "join", "a", [CANCER]), (0.1, "join", "b", [OTHER])],
+            {"nodes": ["a", "b"]},
+            DatasetError,
+            ["'name-of-b' (b)", "'other'"],
+        ),
+    ],
+)
+def test_a_search_in_vain_says_what_is_missing_and_what_to_do(
+    clock: Clock,
+    script: Sequence[tuple[float, str, str, Sequence[DatasetCard]]],
+    options: dict[str, Any],
+    error: type[FedplugError],
+    words: list[str],
+) -> None:
+    with pytest.raises(error) as caught:
+        find(clock, script, **options)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_unmatched_tag_is_told_as_soon_as_no_more_nodes_come(clock: Clock) -> None:
+    with pytest.raises(DatasetError):
+        find(clock, [(0.0, "join", "a", [OTHER])])
+    assert clock.now < 104.0, "not only after the time-out"
+
+
+def test_nodes_that_are_away_get_time_to_come_back(clock: Clock) -> None:
+    pool = ScriptedPool(clock, [(4.0, "join", "a", [])])
+    said: list[str] = []
+    await_nodes(pool, ["a"], 30.0, said.append, lambda sign, node: None)
+    assert clock.now == 104.0
+    assert said == ["Waiting for a to connect again ..."]
+    await_nodes(pool, ["a", "gone"], 5.0, said.append, lambda sign, node: None)
+    assert clock.now == 109.0, "then the strategy decides"
+
+
+def test_a_federated_data_set_knows_sizes_and_shapes() -> None:
+    data = FederatedDataset({"b": CANCER, "a": OTHER})
+    assert (data.node_ids(), len(data)) == (["a", "b"], 2)
+    assert data.sample_sizes() == {"a": 10, "b": 10}
+    assert data.shapes() == {"a": (10, 3), "b": (10, 3)}
+    with pytest.raises(DatasetError, match="at least one node"):
+        FederatedDataset({})
