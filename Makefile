@@ -24,7 +24,7 @@ test: $(VENV)/.dev  ## all tests but the slow ones (a few minutes)
 	@$(BIN)/pytest -q -m "not slow"
 
 test-all: $(VENV)/.dev  ## every test, the slow ones too
-	@echo "==> all tests, the slow ones too; usually 5 to 15 minutes on 2 cores"
+	@echo "==> all tests, the slow ones too; usually 3 to 15 minutes on 2 cores"
 	@$(BIN)/pytest -q
 
 lint: $(VENV)/.dev  ## ruff, the import contracts, versions in lockstep

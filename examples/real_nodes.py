@@ -1,12 +1,13 @@
-"""A federation of real nodes: waits at zmq://127.0.0.1:7400 for nodes that hold data tagged "#breast".
+"""A federation of real nodes: waits at zmq://127.0.0.1:7400 for two nodes that hold data tagged "#breast".
 
-Set up one or more nodes first, each in a terminal of its own, for example
+Set up the nodes first, each in a terminal of its own:
 
     fedplug node --folder hospital-a init --name hospital-a
-    fedplug node --folder hospital-a dataset add --type csv --path a.csv --tags "#breast" --target diagnosis
+    fedplug node --folder hospital-a dataset add a.csv --tags "#breast" --target diagnosis
     fedplug node --folder hospital-a start
 
-where the file has numeric columns and a 0/1 column ``diagnosis``.
+and the same for hospital-b. The files have 30 numeric columns and a column ``diagnosis`` of 0 and 1.
+``make demo`` leaves such files behind: hospital-a.csv and so on, in the folder ``data`` of those that it names last.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ if __name__ == "__main__":
         model_args={"features": 30},
         training_args=training_args,
         round_limit=10,
+        min_nodes=2,
         tensorboard=True,
     ) as exp:
         exp.run()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fedplug.core.params import Array
     from fedplug.demo.run import DemoResult
 
 
@@ -35,6 +38,7 @@ def demo(
     from fedplug.core.plugins import default_host
     from fedplug.demo.data import load
     from fedplug.demo.run import run_demo
+    from fedplug.demo.signals import ended_by_signals
 
     silent = quiet or as_json
     chosen = load(data, seed)
@@ -48,17 +52,15 @@ def demo(
     if not silent:
         typer.echo(f"{chosen.summary}\n")
         for hospital, (_, labels) in chosen.hospitals.items():
-            shares = ", ".join(f"{(labels == c).mean():.0%} class {c}" for c in sorted(set(labels.tolist())))
-            typer.echo(f"  {hospital}: {len(labels)} samples ({shares})")
-        typer.echo("\nThe commands that set up the nodes:")
-    # a terminal that is closed, or a `kill`, must stop the nodes just as Ctrl-C does
-    previous = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+            typer.echo(f"  {hospital}: {len(labels)} samples ({_shares(labels, chosen.classes)})")
+        typer.echo(f"\nSetting up the nodes in {place}, as their owners would:")
+    shown = "quiet" if silent else "auto"
     try:
-        result = run_demo(
-            chosen, plan_class, place, rounds=rounds, seed=seed, progress="quiet" if silent else "auto", say=say
-        )
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        with ended_by_signals():
+            result = run_demo(chosen, plan_class, place, rounds=rounds, seed=seed, progress=shown, say=say)
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted. The nodes are stopped; their folders and logs are in {place}.", err=True)
+        raise
     if as_json:
         typer.echo(
             json.dumps(
@@ -78,10 +80,18 @@ def demo(
             )
         )
         return
-    _print_result(result)
+    _print_result(result, inspect.getsourcefile(plan_class))
 
 
-def _print_result(result: DemoResult) -> None:
+def _shares(labels: Array, classes: Sequence[str]) -> str:
+    """How often each class occurs, the rare ones together: ``97% benign, 3% malignant``."""
+    parts = sorted(((float((labels == c).mean()), word) for c, word in enumerate(classes)), reverse=True)
+    many = [f"{share:.0%} {word}" for share, word in parts[:4]]
+    rest = sum(share for share, _ in parts[4:])
+    return ", ".join([*many, f"{rest:.0%} others"] if rest else many)
+
+
+def _print_result(result: DemoResult, plan_file: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -103,8 +113,10 @@ def _print_result(result: DemoResult) -> None:
     typer.echo(f"Node folders: {result.folder}  (each with its log in node.log)")
     typer.echo(
         "\nThe same with your own data:\n"
-        "  1. On each machine with data:  fedplug node init   then   fedplug node dataset add --help\n"
-        "  2. Start it:                   fedplug node start --researcher zmq://ADDRESS:7400\n"
-        "  3. Write a training plan and an Experiment: README.md shows both in 30 lines,\n"
-        "     and fedplug_torch/demo_plans.py holds the plans of this demo."
+        "  1. Make a node:      fedplug node init --name my-hospital\n"
+        "  2. Register a file:  fedplug node dataset add FILE.csv --tags WORD --target COLUMN\n"
+        "  3. Start the node:   fedplug node start\n"
+        '  4. In another terminal, run an experiment with tags="WORD": README.md shows one,\n'
+        "     and examples/real_nodes.py is one to copy.\n"
+        f"The training plan of this demo: {plan_file}"
     )

@@ -41,6 +41,10 @@ def run(
         runpy.run_path(str(script), run_name="__main__")
     except FedplugError:
         raise
+    except SystemExit as ended:
+        if isinstance(ended.code, str):  # sys.exit("what went wrong")
+            raise _ScriptError(ended.code) from None
+        raise
     except SyntaxError as error:
         text = (error.text or "").strip()
         raise _ScriptError(f"{error.filename}, line {error.lineno}: {error.msg}: {text}") from error

@@ -131,6 +131,8 @@ class BatchSource(ABC):
 
 def take(data: Any, indices: Any) -> Any:
     """Samples at ``indices`` of an array, or of each array in a nested dict, list or tuple."""
+    if isinstance(data, np.ndarray):
+        return data[indices]
     if isinstance(data, Mapping):
         return {key: take(value, indices) for key, value in data.items()}
     if isinstance(data, list | tuple):

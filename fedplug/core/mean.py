@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from fedplug.core.errors import NoUpdatesError, UpdateRejectedError
-from fedplug.core.params import Array, Params, ParamsSpec
+from fedplug.core.params import Array, Params, ParamsSpec, allocate
 
 FOLD_BLOCK = 262_144
 """Elements that are folded at a time; long enough that the processor fetches ahead, short enough for a cache."""
@@ -54,7 +54,7 @@ class WeightedMean:
             return
         if self._sums is None:
             # the first term is stored, not added: no pass over zeros
-            self._sums = [np.empty(count, np.float64) for _, _, count in self.spec.runs]
+            self._sums = [allocate(8 * count).view(np.float64) for _, _, count in self.spec.runs]
             for total, values in zip(self._sums, params.runs(), strict=True):
                 for low in range(0, values.size, FOLD_BLOCK):
                     _scale(values[low : low + FOLD_BLOCK], weight, total[low : low + FOLD_BLOCK])

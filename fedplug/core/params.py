@@ -6,7 +6,9 @@ So they are hashed once, sent without a copy, folded as one long vector, and map
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -26,12 +28,25 @@ Array = npt.NDArray[Any]
 ALIGNMENT = 64
 """The buffer starts at a multiple of this many bytes (a cache line)."""
 
+LARGE = 4 * 1024 * 1024
+"""Bytes from which on a buffer is not taken from the heap."""
+
 BLOCK = 65_536
 """Elements per block of column-wise arithmetic: a block of float64 stays in the second-level cache."""
 
 
 def allocate(nbytes: int) -> Array:
-    """A writable byte array of ``nbytes`` whose first byte is aligned to `ALIGNMENT`. Not zeroed."""
+    """A writable byte array of ``nbytes`` whose first byte is aligned to `ALIGNMENT`. Not zeroed.
+
+    Large blocks come straight from the system and go straight back to it. From the heap they would leave holes
+    behind, and a researcher would hold more models after each round.
+    """
+    if nbytes >= LARGE:
+        block = mmap.mmap(-1, nbytes)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a kernel without huge pages
+                block.madvise(mmap.MADV_HUGEPAGE)
+        return np.frombuffer(block, np.uint8)
     raw = np.empty(nbytes + ALIGNMENT, dtype=np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + nbytes]

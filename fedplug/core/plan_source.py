@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MAX_SOURCE = 4 * 1024 * 1024
 """Largest bundle that is accepted, in bytes."""
 
+MAX_NAME = 256
+"""Longest name of a plan's class, in characters."""
+
 _FLAGS = __future__.annotations.compiler_flag
 _LOCK = threading.RLock()  # several simulated nodes may load one plan at once
 
@@ -66,9 +69,13 @@ class PlanBundle(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=T
         if memoryview(data).nbytes > MAX_SOURCE:
             raise PlanSourceError(f"A training plan may have at most {MAX_SOURCE:,} bytes of source.")
         try:
-            return msgspec.msgpack.decode(data, type=cls)
+            bundle = msgspec.msgpack.decode(data, type=cls)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise PlanSourceError(f"These bytes are not a training plan: {error}.") from None
+        # It stands in logs, file names of tracebacks and messages, so it must be what it claims to be.
+        if not bundle.class_name.isidentifier() or len(bundle.class_name) > MAX_NAME:
+            raise PlanSourceError("These bytes are not a training plan: the name of its class cannot be one.")
+        return bundle
 
     @property
     def hash(self) -> str:

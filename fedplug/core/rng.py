@@ -64,7 +64,7 @@ def seeded_globals(seed: int) -> Iterator[None]:
     Frameworks add their own stream in `TrainingPlan.seeded`.
     """
     python_state = random.getstate()
-    numpy_state = np.random.get_state()  # noqa: NPY002 - the global stream is what this is about
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global stream is what this is about
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     try:

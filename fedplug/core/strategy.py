@@ -59,7 +59,7 @@ class RoundState:
     @property
     def dropped(self) -> list[str]:
         """The nodes that will not reply, sorted."""
-        return [node for node in self.selected if self.outcomes.get(node, "replied") != "replied"]
+        return sorted(node for node, outcome in self.outcomes.items() if outcome != "replied")
 
 
 class Strategy(ABC):
@@ -92,7 +92,7 @@ class DefaultStrategy(Strategy):
             node = state.dropped[0]
             more = f" (and {len(state.dropped) - 1} more)" if state.dropped[1:] else ""
             return Decision("abort", f"node {node!r} {state.outcomes[node]}: {state.reasons.get(node, '')}{more}")
-        return Decision("wait" if state.missing else "enough")
+        return Decision("wait" if len(state.outcomes) < len(state.selected) else "enough")
 
 
 class RandomStrategy(Strategy):

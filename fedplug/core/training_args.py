@@ -112,7 +112,8 @@ class TrainingArgs:
 
     def dict(self) -> Plain:
         """All arguments as plain data, a copy; ``from_dict`` of it gives an equal object."""
-        return {name: deepcopy(getattr(self, name)) for name in _RULES}
+        values = {name: getattr(self, name) for name in _RULES}
+        return {name: deepcopy(value) if isinstance(value, dict) else value for name, value in values.items()}
 
     @staticmethod
     def help() -> str:

@@ -23,6 +23,7 @@ class DemoData:
         summary: What it is, for the reader.
         columns: Names of the features.
         target: Name of the column to predict.
+        classes: What the values 0, 1, ... of that column mean.
         hospitals: Hospital → its ``(features, labels)``.
         held_out: ``(features, labels)`` that no hospital has, to judge by.
     """
@@ -31,6 +32,7 @@ class DemoData:
     summary: str
     columns: Sequence[str]
     target: str
+    classes: Sequence[str]
     hospitals: Mapping[str, tuple[Array, Array]]
     held_out: tuple[Array, Array]
 
@@ -53,7 +55,7 @@ def load(name: str, seed: int = 7) -> DemoData:
         from sklearn import datasets
     except ImportError:
         raise UsageError(
-            "The demo's data comes with scikit-learn, which is not installed.", cure="pip install 'fedplug[demo]'"
+            "The demo's data comes with scikit-learn, which is not installed.", cure="pip install scikit-learn"
         ) from None
     bunch = datasets.load_breast_cancer() if name == "breast-cancer" else datasets.load_digits()
     features, labels = np.asarray(bunch.data, np.float64), np.asarray(bunch.target, np.int64)
@@ -64,6 +66,7 @@ def load(name: str, seed: int = 7) -> DemoData:
         summary=_SUMMARIES[name],
         columns=[str(column).replace(" ", "_") for column in bunch.feature_names],
         target="diagnosis" if name == "breast-cancer" else "digit",
+        classes=[str(word) if name == "breast-cancer" else f"digit {word}" for word in bunch.target_names],
         hospitals={h: (features[rows], labels[rows]) for h, rows in zip(HOSPITALS, parts, strict=True)},
         held_out=(features[held_out], labels[held_out]),
     )

@@ -24,6 +24,7 @@ from fedplug.core.pool import NodePool
 from fedplug.core.trainer import evaluate
 from fedplug.core.training_plan import PlanSetup
 from fedplug.demo.data import DemoData
+from fedplug.demo.signals import held_back
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.researcher.experiment import Experiment
 from fedplug.simulation import Federation
@@ -95,7 +96,7 @@ class NodeProcesses:
             table = write_csv(self.folder / "data" / f"{hospital}.csv", self.data, features, labels)
             self._command(place, "init", "--name", hospital, "--id", hospital, "--researcher", url)
             self._command(
-                place, "dataset", "add", "--type", "csv", "--path", str(table), "--name", self.data.name,
+                place, "dataset", "add", str(table), "--name", self.data.name,
                 "--tags", ",".join(self.data.tags), "--target", self.data.target,
             )  # fmt: skip
 
@@ -103,8 +104,8 @@ class NodeProcesses:
         """Start every node in a process of its own."""
         for hospital in self.data.hospitals:
             place = self.folder / hospital
-            self.say(shlex.join(["fedplug", "node", "--folder", _short(place), "start"]))
-            with (place / "node.log").open("ab") as log:
+            self.say(self._typed(place, "start"))
+            with held_back(), (place / "node.log").open("ab") as log:
                 self.processes[hospital] = subprocess.Popen(
                     [sys.executable, "-m", "fedplug", "node", "--folder", str(place), "start"],
                     stdin=subprocess.DEVNULL,
@@ -128,25 +129,33 @@ class NodeProcesses:
 
     def stop(self) -> None:
         """Stop all nodes: ask, wait, and insist."""
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 10
-        for process in self.processes.values():
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        with held_back():  # somebody who is in a hurry presses Ctrl-C twice
+            for process in self.processes.values():
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + 10
+            for process in self.processes.values():
+                try:
+                    process.wait(max(0.1, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
 
     def _command(self, place: Path, *args: str) -> None:
-        self.say(shlex.join(["fedplug", "node", "--folder", _short(place), *(_short(arg) for arg in args)]))
+        self.say(self._typed(place, *args))
         done = subprocess.run(
             [sys.executable, "-m", "fedplug", "node", "--folder", str(place), *args],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode != 0:
             raise FedplugError(f"'fedplug node {shlex.join(args)}' failed:\n{done.stderr.strip()}")
+
+    def _typed(self, place: Path, *args: str) -> str:
+        """The command as a person who stands in the demo's folder would type it."""
+        above = f"{self.folder}/"
+        return "  " + shlex.join(
+            ["fedplug", "node", "--folder", place.name, *(arg.removeprefix(above) for arg in args)]
+        )
 
 
 def run_demo(
@@ -189,6 +198,7 @@ def run_demo(
         except FedplugError:
             nodes.check()
             raise
+        say("Training. The first round takes some seconds more: the nodes load PyTorch.")
         began = time.monotonic()
         exp.run()
         seconds = time.monotonic() - began
@@ -250,12 +260,3 @@ def write_csv(path: Path, data: DemoData, features: Array, labels: Array) -> Pat
         for row, label in zip(features, labels, strict=True):
             writer.writerow([*(repr(float(value)) for value in row), int(label)])
     return path
-
-
-def _short(value: str | Path) -> str:
-    """A path as a person in the current folder would type it."""
-    text = str(value)
-    if not Path(text).is_absolute():
-        return text
-    relative = os.path.relpath(text)
-    return text if relative.startswith("..") else relative

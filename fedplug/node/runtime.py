@@ -14,7 +14,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from fedplug.core.errors import UnknownNameError
+import msgspec
+
+from fedplug.core.errors import CodecError, StoreError, UnknownNameError
 from fedplug.core.link import (
     Connected,
     Disconnected,
@@ -89,7 +91,7 @@ class Runtime:
                 case Disconnected():
                     self._on_disconnected(event)
                 case SearchReceived():
-                    self._link.answer_search(event.query, self._cards(event.tags))
+                    self._on_search(event)
                 case TaskReceived():
                     self._on_task(event)
                 case TaskCancelled():
@@ -112,6 +114,24 @@ class Runtime:
             reason = f" ({why})" if why else ""
             _log.info("No researcher at %s%s; trying again every %g s.", url, reason, self._retry)
         self._board.change(connection="refused" if event.refused else "connecting", reason=event.reason)
+
+    def _on_search(self, event: SearchReceived) -> None:
+        """Say what there is. Data that cannot be described must not end the node."""
+        try:
+            cards = self._cards(event.tags)
+        except StoreError as error:
+            _log.error("The researcher's search cannot be answered: %s", error)
+            return
+        try:
+            self._link.answer_search(event.query, cards)
+            return
+        except CodecError as error:
+            _log.warning("The researcher gets the data sets without their columns: %s", error.message)
+        try:
+            bare = [msgspec.structs.replace(card, columns=(), dtypes=(), description="") for card in cards]
+            self._link.answer_search(event.query, bare)
+        except CodecError as error:
+            _log.error("The researcher's search cannot be answered: %s", error.message)
 
     def _on_task(self, task: TaskReceived) -> None:
         with self._changed:

@@ -91,6 +91,7 @@ class StatusBoard:
         self._changed = threading.Condition()
         self._dirty = False
         self._closed = False
+        self._closing = threading.Event()
         self._broken = False
         self.now = NodeStatus(running=True, pid=os.getpid(), researcher=researcher, connection="connecting")
         self._write(self.now)
@@ -102,8 +103,9 @@ class StatusBoard:
         """Note a change of state."""
         with self._changed:
             self.now = msgspec.structs.replace(self.now, **fields, updated=time.time())
-            self._dirty = True
-            self._changed.notify()
+            if not self._dirty:
+                self._dirty = True
+                self._changed.notify()
 
     def progress(self, progress: Progress) -> None:
         """Note how far the training is."""
@@ -124,6 +126,7 @@ class StatusBoard:
             if self._closed:
                 return
             self._closed = True
+            self._closing.set()
             self._changed.notify()
         if self._path is not None:
             self._thread.join()
@@ -141,8 +144,7 @@ class StatusBoard:
                     return
                 self._dirty, now = False, self.now
             self._write(now)
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed, _WRITE_INTERVAL)
+            self._closing.wait(_WRITE_INTERVAL)  # not woken by the changes that come meanwhile
 
     def _write(self, status: NodeStatus) -> None:
         if self._path is None:

@@ -62,6 +62,7 @@ class NodeEndpoint(ResearcherLink):
         self._outbox: deque[Send] = deque()
         self._waiting: deque[Send] = deque()
         self._woken = False
+        self._sleeps_until = 0.0
         self._stop = False
         self._closing = Event()
         self._again: float | None = None
@@ -150,7 +151,8 @@ class NodeEndpoint(ResearcherLink):
                 command(time.monotonic())
             finally:
                 self._collect()
-            if self._channel is not None and not self._woken:
+            early = bool(self._outbox) or self._machine.deadline(time.monotonic()) < self._sleeps_until
+            if self._channel is not None and early and not self._woken:
                 self._woken = True
                 self._channel.wake()
 
@@ -251,7 +253,8 @@ class NodeEndpoint(ResearcherLink):
             return 0.0
         now = time.monotonic()
         with self._lock:
-            due = max(0.0, self._machine.deadline(now) - now)
+            self._sleeps_until = self._machine.deadline(now)
+            due = max(0.0, self._sleeps_until - now)
         return min(due, _RETRY) if self._waiting or self._stop else due
 
     def _write(self, channel: Channel, outbox: deque[Send]) -> None:

@@ -134,7 +134,8 @@ class ResearcherEndpoint(NodePool):
 
     def commit(self, key: TaskKey) -> None:
         """As `NodePool.commit`."""
-        self._order(lambda now: self._machine.commit(key, now))
+        # It goes out with the next task, or at the next sweep: a node that forgets need not be woken for that alone.
+        self._order(lambda now: self._machine.commit(key, now), urgent=False)
 
     def cancel(self, key: TaskKey, reason: str) -> None:
         """As `NodePool.cancel`."""
@@ -162,7 +163,7 @@ class ResearcherEndpoint(NodePool):
 
     # -- both threads, under the lock ---------------------------------------------------------------------------
 
-    def _order(self, command: Callable[[float], None]) -> None:
+    def _order(self, command: Callable[[float], None], *, urgent: bool = True) -> None:
         """Give the machine an order from the experiment's thread."""
         with self._lock:
             self._check()
@@ -172,7 +173,7 @@ class ResearcherEndpoint(NodePool):
                 command(time.monotonic())
             finally:
                 self._collect()
-            wake = bool(self._outbox) and not self._woken
+            wake = urgent and bool(self._outbox) and not self._woken
             self._woken = self._woken or wake
         if wake:
             self._listener.wake()

@@ -97,10 +97,17 @@ class Membership(ABC):
         """When `tick` is due at the latest."""
         due = self._swept + self._limits.sweep
         if self.phase == ON:
-            acks = [job.ack_due for job in self._jobs.values() if job.ack_due]
-            signs = self._signs.deadline(now)
-            due = min([due, *acks, *([] if signs is None else [signs])])
+            first = self._ack_due
+            if first is None:
+                first = self._signs.deadline(now)
+            if first is not None and first < due:
+                return first
         return due
+
+    @property
+    def _ack_due(self) -> float | None:
+        """When the first acknowledgement is due, with which signs of life go out; None if none is."""
+        return min((job.ack_due for job in self._jobs.values() if job.ack_due), default=None)
 
     def connecting(self, now: float) -> None:
         """A connection is being made. If nothing is heard of it, it is given up in time."""
@@ -119,11 +126,12 @@ class Membership(ABC):
     def tick(self, now: float) -> None:
         """Time has passed: heartbeats, silence, acknowledgements, repetitions."""
         if self.phase == ON:
-            self._flush_signs(now)
             for job in self._jobs.values():
                 if job.ack_due and now >= job.ack_due:
                     job.ack_due = 0.0
                     self._tell(h.TaskAck(session=self.session, key=job.key, state="held"), now)
+            if self._ack_due is None:
+                self._flush_signs(now)
         if now < self._swept + self._limits.sweep:
             return
         # If this process was held up, the researcher's messages wait to be read: that is no silence of his.
@@ -254,6 +262,7 @@ class Membership(ABC):
         """Offer the update, or say that the task failed; again until the researcher takes note."""
         job.ack_due = 0.0
         if self.phase == ON:
+            self._flush_signs(now)
             job.wait = min(2 * job.wait or self._limits.repeat, self._limits.repeat_longest)
             job.due = now + job.wait
             self._send(*job.message(self.session, self._limits.inline), now)

@@ -41,11 +41,15 @@ class NodeMachine(Membership):
             self._tell(h.Datasets(session=self.session, query=query, cards=self._cards), now)
 
     def report(self, message: Progress | LogLine, now: float) -> None:
-        """As `ResearcherLink.report`."""
+        """As `ResearcherLink.report`.
+
+        What a task says within its first moments goes out together, with its acknowledgement or its end.
+        """
         if isinstance(message, LogLine) and len(message.text) > MAX_LINE:
             message = msgspec.structs.replace(message, text=message.text[: MAX_LINE - 1] + "…")
         self._signs.put(message)
-        self._flush_signs(now)
+        if self._ack_due is None:
+            self._flush_signs(now)
 
     def finish(self, reply: TrainReply, params: Params, aux: Mapping[str, Params] | None, now: float) -> None:
         """As `ResearcherLink.finish`.

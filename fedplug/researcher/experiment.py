@@ -7,6 +7,7 @@ with Experiment(tags="#breast", training_plan_class=MyPlan, round_limit=5) as ex
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import uuid
@@ -35,13 +36,16 @@ from fedplug.researcher.results import reply_record, save_model
 from fedplug.researcher.round import Round, RoundPlan
 from fedplug.researcher.schedule import Schedule, rounds_to_run
 from fedplug.researcher.search import NodeSearch, await_nodes, usable_nodes
-from fedplug.researcher.settings import ExperimentSettings
+from fedplug.researcher.settings import ExperimentSettings, check_arguments
 from fedplug.researcher.spool import Spool
 
 DEFAULT_TRANSPORT = "zmq://127.0.0.1:7400"
 """Where the researcher listens if neither ``transport`` nor ``FEDPLUG_TRANSPORT`` says otherwise."""
 
-MEMORY_BUDGET = 64 * 1024 * 1024
+_QUERIES = itertools.count(1)
+"""Numbers of searches. A pool may outlive an experiment, and its nodes know a search by its number."""
+
+MEMORY_BUDGET = 16 * 1024 * 1024
 """Bytes of memory that updates which wait for their turn may take together."""
 
 
@@ -105,13 +109,13 @@ class Experiment(ExperimentSettings):
             raise UsageError("save_breakpoints is not available in this version.", cure="Leave it out.")
         if tags is not None and training_data is not None:
             raise UsageError("Give either tags or training_data, not both.")
+        check_arguments(min_nodes, connect_timeout, seed, transport)
         self.id = uuid.uuid4().hex
         self._seed = secrets.randbits(63) if seed is None else seed
         self._seeds = SeedTree.root(self._seed)
         self._min_nodes, self._connect_timeout = min_nodes, connect_timeout
         self._transport, self._transport_options = transport, transport_options or TransportOptions()
         self._pool: NodePool | None = None
-        self._queries = 0
         self._attempt = 0
         self._acked: dict[str, int] = {}
         self._folder_name = experimentation_folder
@@ -227,7 +231,7 @@ class Experiment(ExperimentSettings):
             UsageError: Settings are missing, or neither ``rounds`` nor a round limit is given.
             RoundError: A round could not be completed. Earlier rounds count; the next `run` goes on from there.
         """
-        count, self._round_limit = rounds_to_run(rounds, increase, self._round_limit, self._round_current)
+        count, limit = rounds_to_run(rounds, increase, self._round_limit, self._round_current)
         if count == 0:
             self._monitors.message(
                 f"The round limit of {self._round_limit} is reached; run(rounds=1, increase=True) goes beyond it."
@@ -236,23 +240,24 @@ class Experiment(ExperimentSettings):
         if problems := self.missing():
             listed = "\n".join(f"  - {problem}" for problem in problems)
             raise UsageError(f"The experiment cannot run yet. Missing:\n{listed}")
-        path, done = self.experimentation_path(), 0
-        if self._tensorboard:
-            self._monitors.add_tensorboard(path / "runs")
+        path, first = self.experimentation_path(), self._round_current
+        self._monitors.set_tensorboard(path / "runs" if self._tensorboard else None)
+        self._round_limit = limit
         error: BaseException | None = None
-        self._monitors.started(path, self.pool().nodes, count)
         try:
-            for _ in range(count):
-                self._run_round()
-                done += 1
-            return done
+            self._monitors.started(path, self.pool().nodes, count)
+            try:
+                for _ in range(count):
+                    self._run_round()
+            finally:
+                if self._round_current > first:
+                    save_model(self.params(), path / "model.safetensors")
         except BaseException as caught:
             error = caught
             raise
         finally:
-            if done:
-                save_model(self.params(), path / "model.safetensors")
-            self._monitors.stopped(done, error)
+            self._monitors.stopped(self._round_current - first, error)
+        return count
 
     def run_once(self, increase: bool = False) -> int:
         """Run one round: ``run(rounds=1, increase=increase)``."""
@@ -267,13 +272,11 @@ class Experiment(ExperimentSettings):
         spool = Spool(self.experimentation_path(), MEMORY_BUDGET)
         self._attempt += 1  # whatever becomes of it, this attempt is used up
         result = Round(self.pool(), job, spool, self._watch, self._monitors).run()
-        self._attempt = 0
-        self._params = result.params
-        if self._plan is not None:
-            self._plan.set_params(result.params)
-        self._round_current = number + 1
+        self._params, self._round_current, self._attempt = result.params, number + 1, 0
         self._acked.update(dict.fromkeys(result.replies, number))
         self._replies[number] = {node: reply_record(reply) for node, reply in result.replies.items()}
+        if self._plan is not None:
+            self._plan.set_params(result.params)
         self._monitors.round_ended(ctx, result)
         self.host.round_end(ctx, result)
         return result
@@ -282,7 +285,7 @@ class Experiment(ExperimentSettings):
         """Decide everything about a round before anything is sent."""
         if self._training_data is None or self._bundle is None:
             raise UsageError("The experiment cannot run yet.", cure="Missing: " + "; ".join(self.missing()))
-        nodes = usable_nodes(self._training_data.node_ids(), self._nodes, self.pool().nodes)
+        nodes = usable_nodes(self._training_data, self._nodes, self.pool().nodes)
         await_nodes(self.pool(), nodes, self._connect_timeout, self._monitors.message, self._watch)
         schedule = Schedule(
             experiment_id=self.id,
@@ -306,10 +309,9 @@ class Experiment(ExperimentSettings):
     # what the settings need --------------------------------------------------------------------------------
 
     def _search(self) -> FederatedDataset:
-        self._queries += 1
         say = self._monitors.message
         search = NodeSearch(self.pool(), self._tags or (), self._nodes, self._min_nodes, self._connect_timeout, say)
-        return search.run(self._queries)
+        return search.run(next(_QUERIES))
 
     def _make_plan(self, plan_class: type[TrainingPlan]) -> TrainingPlan:
         """A plan whose model is initialised from the experiment's seed."""
@@ -327,10 +329,12 @@ class Experiment(ExperimentSettings):
 
     def close(self) -> None:
         """Say goodbye to the nodes, free the port, close the logs. May be called twice."""
-        if self._pool is not None and self._pool is not self._transport:
-            self._pool.close()
-        self._pool = None
-        self._monitors.close()
+        pool, self._pool = self._pool, None
+        try:
+            if pool is not None and pool is not self._transport:
+                pool.close()
+        finally:
+            self._monitors.close()
 
     def __enter__(self) -> Self:
         return self

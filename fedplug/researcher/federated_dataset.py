@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from fedplug.core.errors import DatasetError
+from fedplug.core.errors import DatasetError, UsageError
 from fedplug.core.messages import DatasetCard, NodeInfo
 
 
@@ -17,11 +17,18 @@ class FederatedDataset:
 
     Raises:
         DatasetError: There is no node at all.
+        UsageError: Something else than cards was given.
     """
 
     def __init__(self, cards: Mapping[str, DatasetCard], nodes: Mapping[str, NodeInfo] | None = None) -> None:
         if not cards:
             raise DatasetError("A federated data set needs at least one node.")
+        for node_id, card in cards.items():
+            if not isinstance(card, DatasetCard):
+                raise UsageError(
+                    f"The data set of node {node_id!r} is {type(card).__name__}, not a DatasetCard.",
+                    cure="Take the cards from training_data().data() of an experiment that has searched.",
+                )
         self._cards = dict(sorted(cards.items()))
         self._names = {node_id: info.name for node_id, info in (nodes or {}).items()}
 
@@ -56,6 +63,10 @@ class FederatedDataset:
     def node_ids(self) -> list[str]:
         """The nodes, sorted."""
         return list(self._cards)
+
+    def names(self) -> dict[str, str]:
+        """Node id → what people call it, as far as it is known."""
+        return dict(self._names)
 
     def sample_sizes(self) -> dict[str, int]:
         """Node id → number of samples, as far as a card says so."""

@@ -27,7 +27,7 @@ class MonitorGroup(Monitor):
         from fedplug.researcher.progress import make_progress
 
         self._members: list[Monitor] = [make_progress(progress)]
-        self._tensorboard: Path | None = None
+        self._tensorboard: tuple[Path, Monitor] | None = None
 
     def add(self, monitor: Monitor) -> None:
         """Add a monitor.
@@ -39,13 +39,24 @@ class MonitorGroup(Monitor):
             raise UsageError(f"{monitor!r} is not a monitor.", cure="Derive from fedplug.Monitor.")
         self._members.append(monitor)
 
-    def add_tensorboard(self, folder: Path) -> None:
-        """Write TensorBoard logs below ``folder``, once."""
-        if self._tensorboard != folder:
+    def set_tensorboard(self, folder: Path | None) -> None:
+        """Write TensorBoard logs below ``folder`` from now on; None for none.
+
+        Raises:
+            UsageError: The package tensorboard is not installed.
+        """
+        if self._tensorboard and self._tensorboard[0] == folder and self._tensorboard[1] in self._members:
+            return
+        if self._tensorboard:
+            _close(self._tensorboard[1])
+            self._members = [member for member in self._members if member is not self._tensorboard[1]]
+            self._tensorboard = None
+        if folder is not None:
             from fedplug.researcher.monitor_tensorboard import TensorBoardMonitor
 
-            self._tensorboard = folder
-            self.add(TensorBoardMonitor(folder))
+            monitor = TensorBoardMonitor(folder)
+            self._tensorboard = folder, monitor
+            self.add(monitor)
 
     def message(self, text: str) -> None:
         self._tell("message", text)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
+from fedplug.core.errors import StoreError
 from fedplug.core.messages import TrainReply
 from fedplug.core.params import Params
 
@@ -24,9 +27,24 @@ def reply_record(reply: TrainReply) -> dict[str, Any]:
 
 
 def save_model(params: Params, path: Path) -> None:
-    """Write parameters as a safetensors file; the file is either the old one or the new one, never half."""
+    """Write parameters as a safetensors file; the file is either the old one or the new one, never half.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    draft = path.with_name(path.name + ".part")
-    save_file(dict(params), draft, metadata={"fingerprint": params.fingerprint()})
-    draft.replace(path)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(dict(params), draft, metadata={"fingerprint": params.fingerprint()})
+        draft.replace(path)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise StoreError(
+            f"The model cannot be saved as {path}: {error}.",
+            cure="Free some disk space, or mend the folder. The rounds count all the same: the model is in "
+            "Experiment.params(), and the next run saves it.",
+        ) from error

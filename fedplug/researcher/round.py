@@ -9,21 +9,24 @@ a time in memory (or as many small ones as its budget allows), and slow links ar
 
 from __future__ import annotations
 
-import math
+import contextlib
+import heapq
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fedplug.core.aggregator import Aggregator, NodePayload, StreamingAggregator
 from fedplug.core.context import RoundContext, RoundResult
-from fedplug.core.errors import ParamsError, RoundError, UpdateRejectedError
+from fedplug.core.errors import FedplugError, ParamsError, RoundError, UpdateRejectedError
 from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply, TrainRequest
 from fedplug.core.monitor import Monitor
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
-from fedplug.core.pool import NodeLost, NodePool, PoolEvent, TaskFailed, UpdateFetched, UpdateOffered
+from fedplug.core.pool import NodeJoined, NodeLost, NodePool, PoolEvent, TaskFailed, UpdateFetched, UpdateOffered
 from fedplug.core.strategy import Outcome, RoundState, Strategy
 from fedplug.core.update import Update
+from fedplug.researcher.progress.text import block
+from fedplug.researcher.refusals import blamed, check_decision, check_offer, check_result, check_update
 from fedplug.researcher.spool import Room, Spool
 
 TICK = 1.0
@@ -48,12 +51,12 @@ class RoundPlan:
 
 @dataclass
 class _Task:
-    """What is known about one node's work in this round."""
+    """What is known about one node's work in this round; ``place`` is where it stands in the order of folding."""
 
     key: TaskKey
+    place: int
     offer: UpdateOffered | None = None
     room: Room | None = None
-    fetching: bool = False
     update: Update | None = None
     folded: bool = False
 
@@ -80,6 +83,11 @@ class Round:
     _reasons: dict[str, str] = field(default_factory=dict)
     _replies: dict[str, TrainReply] = field(default_factory=dict)
     _last_fold: float = field(default_factory=time.monotonic)
+    # An event costs the same for ten nodes and for a thousand: these know where to look.
+    _line: list[_Task] = field(default_factory=list)  # all tasks in the order of folding
+    _turn: int = 0  # first place in the line that is neither folded nor given up
+    _silent: int = 0  # first place in the line from which an offer is still to come
+    _waiting: list[int] = field(default_factory=list)  # a heap: the places whose update waits at its node
 
     def run(self) -> RoundResult:
         """Do the round.
@@ -109,22 +117,25 @@ class Round:
     # sending -----------------------------------------------------------------------------------------------
 
     def _send(self) -> None:
-        job = self.job
-        for node_id in job.ctx.node_ids:
+        job, connected = self.job, self.pool.nodes
+        for place, node_id in enumerate(job.ctx.node_ids):
             request, payload = job.requests[node_id], job.payloads[node_id]
-            self._tasks[node_id] = _Task(request.key)
-            if node_id not in self.pool.nodes:
-                self._drop(node_id, "lost", "it is not connected")
-                continue
+            task = self._tasks[node_id] = _Task(request.key, place)
+            self._line.append(task)
+            if node_id not in connected:
+                self._drop(node_id, "lost", "it is not connected")  # the pool keeps the task until it is
             self.pool.train(request, job.plan, job.params, payload.aux if payload else None)
         self._streaming = job.aggregator if isinstance(job.aggregator, StreamingAggregator) else None
-        self._state = self._streaming.begin(job.params, job.ctx) if self._streaming else None
+        with blamed("Aggregator", job.aggregator, "begin"):
+            self._state = self._streaming.begin(job.params, job.ctx) if self._streaming else None
 
     # gathering ---------------------------------------------------------------------------------------------
 
     def _gather(self, began: float) -> None:
         while True:
-            decision = self.job.strategy.judge(self.job.ctx, self._round_state(began))
+            with blamed("Strategy", self.job.strategy, "judge"):
+                answer = self.job.strategy.judge(self.job.ctx, self._round_state(began))
+            decision = check_decision(answer, self.job.strategy)
             if decision.verdict == "abort":
                 raise RoundError(
                     f"Round {self.job.ctx.round + 1} was given up: {decision.reason}",
@@ -153,11 +164,14 @@ class Round:
     def _on_event(self, event: PoolEvent) -> bool:
         """Take one event in; whether the strategy should look again."""
         if isinstance(event, NodeLost):
-            task = self._tasks.get(event.node_id)
-            if task is not None and event.node_id not in self._outcomes:
+            # nobody reads events between two rounds: it may be long past, and the node be back
+            gone = event.node_id not in self.pool.nodes
+            if gone and event.node_id in self._tasks and event.node_id not in self._outcomes:
                 self._drop(event.node_id, "lost", event.reason)
                 return True
             return False
+        if isinstance(event, NodeJoined):
+            return self._welcome_back(event.node.node_id)
         if not isinstance(event, UpdateOffered | UpdateFetched | TaskFailed):
             return False
         key = event.failure.key if isinstance(event, TaskFailed) else event.reply.key
@@ -166,6 +180,8 @@ class Round:
             self.pool.commit(key)  # a leftover of an earlier round: its node may forget it
             return False
         if isinstance(event, TaskFailed):
+            if self._outcomes.get(key.node_id) == "replied":
+                return False  # too late: its update has been taken
             self._drop(key.node_id, "failed", event.failure.text)
             return True
         try:
@@ -183,6 +199,7 @@ class Round:
         if task.offer is None and task.update is None and not task.folded:
             check_offer(offer, self.job.params)
             task.offer = offer
+            heapq.heappush(self._waiting, task.place)
 
     def _on_update(self, task: _Task, event: UpdateFetched) -> None:
         if task.update is not None or task.folded:
@@ -208,43 +225,53 @@ class Round:
 
     def _fetch_next(self) -> None:
         """Ask for the updates whose turn it is, or that fit, or that would wait long for somebody else."""
-        is_next = self._streaming is not None
-        only_transfers_ahead = is_next and time.monotonic() - self._last_fold < PATIENCE
-        for node_id, task in self._tasks.items():
-            if self._is_given_up(node_id) or task.folded:
-                continue
-            if task.offer is None:
-                only_transfers_ahead = False
-            elif not task.fetching:
+        if not self._waiting:
+            return
+        in_order = self._streaming is not None
+        patient = in_order and time.monotonic() - self._last_fold < PATIENCE
+        while self._silent < len(self._line) and not self._may_offer(self._line[self._silent]):
+            self._silent += 1
+        while self._waiting:
+            place = self._waiting[0]
+            task = self._line[place]
+            if task.offer is not None and not self._is_given_up(task.key.node_id):
                 nbytes = task.offer.spec.nbytes + sum(spec.nbytes for spec in task.offer.aux.values())
                 # the next in line always gets memory: it is folded, and gone, as soon as it is here
-                in_memory = is_next or self.spool.fits(nbytes)
-                if not in_memory and only_transfers_ahead:
+                in_memory = (in_order and place == self._turn) or self.spool.fits(nbytes)
+                if not in_memory and patient and place < self._silent:
                     return  # its turn comes in a moment; until then its node keeps it
                 task.room = Room(self.spool, nbytes, in_file=not in_memory)
-                task.fetching = True
                 self.pool.fetch(task.key, task.room.allocate, None if in_memory else task.room.rest)
-            is_next = False
+            heapq.heappop(self._waiting)
 
     def _fold_ready(self) -> None:
         """Fold every update that has no unfinished node before it."""
-        for node_id, task in self._tasks.items():
-            if task.update is not None:
-                self._fold(task)
-            elif not self._is_given_up(node_id):
+        while self._turn < len(self._line):
+            task = self._line[self._turn]
+            if task.update is None and not self._is_given_up(task.key.node_id):
                 return
+            self._fold(task)
+            self._turn += 1
 
     def _is_given_up(self, node_id: str) -> bool:
         """Whether nothing more can come from a node. One that is only lost may still be back in time."""
         return self._outcomes.get(node_id) in ("failed", "rejected")
 
-    def _welcome_back(self, node_id: str) -> None:
-        if self._outcomes.get(node_id) == "lost":
-            del self._outcomes[node_id], self._reasons[node_id]
+    def _may_offer(self, task: _Task) -> bool:
+        """Whether an offer is still to come."""
+        return task.offer is None and task.update is None and not self._is_given_up(task.key.node_id)
+
+    def _welcome_back(self, node_id: str) -> bool:
+        """Whether the node was lost, which it is not any more."""
+        if self._outcomes.get(node_id) != "lost":
+            return False
+        del self._outcomes[node_id], self._reasons[node_id]
+        return True
 
     def _fold(self, task: _Task) -> None:
         if self._streaming is not None and task.update is not None and not task.folded:
-            self._streaming.accumulate(self._state, task.update)
+            with blamed("Aggregator", self._streaming, "accumulate"):
+                self._streaming.accumulate(self._state, task.update)
             task.folded = True
             self._last_fold = time.monotonic()
             self._let_go(task)
@@ -268,28 +295,22 @@ class Round:
         if self._streaming:
             for task in self._tasks.values():
                 self._fold(task)
-            params = self._streaming.finalize(self._state)
+            with blamed("Aggregator", self._streaming, "finalize"):
+                params = self._streaming.finalize(self._state)
         else:
             updates = [task.update for task in self._tasks.values() if task.update is not None]
-            params = job.aggregator.aggregate(job.params, updates, job.ctx)
+            with blamed("Aggregator", job.aggregator, "aggregate"):
+                params = job.aggregator.aggregate(job.params, updates, job.ctx)
         self._state = None
-        self._check_result(params)
+        check_result(params, job.params, job.aggregator)
         for node_id in self._replies:
             self.pool.commit(self._tasks[node_id].key)
         for task in self._tasks.values():
             self._let_go(task)
         return params
 
-    def _check_result(self, params: Params) -> None:
-        name = type(self.job.aggregator).__name__
-        difference = self.job.params.spec.difference(params.spec)
-        if difference or (difference := params.first_non_finite()):
-            raise RoundError(
-                f"Aggregator {name} returned parameters that do not fit the model: {difference}.",
-                cure=f"Run 'fedplug plugins check' on the plugin that offers {name}.",
-            )
-
     def _drop(self, node_id: str, outcome: Outcome, reason: str) -> None:
+        reason = block(reason)  # a node's own words, which a terminal must not obey
         self._outcomes[node_id] = outcome
         self._reasons[node_id] = reason
         if self._is_given_up(node_id):
@@ -297,41 +318,14 @@ class Round:
         self.monitor.dropped(node_id, reason)
 
     def _give_up(self, reason: str) -> None:
+        """Stop the nodes, and keep nothing: the error that is under way may keep this object for long."""
+        self._state = None
         for node_id, task in self._tasks.items():
-            if self._outcomes.get(node_id) in (None, "lost", "replied"):
-                self.pool.cancel(task.key, reason)
-
-
-def check_offer(offer: UpdateOffered, model: Params) -> None:
-    """Refuse an offer before a byte of its arrays is fetched.
-
-    Raises:
-        UpdateRejectedError: The layout is not the model's, or the counts are impossible.
-    """
-    reply = offer.reply
-    difference = model.spec.difference(offer.spec)
-    if difference:
-        raise UpdateRejectedError(f"its update does not fit the model: {difference}.")
-    if not 1 <= reply.sample_count < 2**53:
-        raise UpdateRejectedError(f"its sample count of {reply.sample_count} is impossible.")
-    if reply.steps < 0:
-        raise UpdateRejectedError(f"its step count of {reply.steps} is impossible.")
-    for name, value in reply.timing.items():
-        if not math.isfinite(value):
-            raise UpdateRejectedError(f"its timing {name!r} is {value}.")
-
-
-def check_update(update: Update, model: Params, settle: Callable[[], None] | None = None) -> None:
-    """Refuse an update that would spoil the sum. ``settle`` is as for `NodePool.fetch`.
-
-    Raises:
-        UpdateRejectedError: It holds a NaN or an infinity; the array is named.
-    """
-    for what, params in (("update", update.params), *(("auxiliary " + name, p) for name, p in update.aux.items())):
-        array = params.first_non_finite(settle)
-        if array:
-            raise UpdateRejectedError(f"its {what} holds values that are not finite (NaN or infinity) in {array!r}.")
-    update.params.require(model.spec)
+            if not self._is_given_up(node_id):
+                with contextlib.suppress(FedplugError):  # the pool may be what has failed
+                    self.pool.cancel(task.key, reason)
+            task.update = None
+            self._let_go(task)
 
 
 def weighted_metrics(replies: Iterable[TrainReply]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from fedplug.core.plan_source import PlanBundle
 from fedplug.core.rng import SeedTree
 from fedplug.core.strategy import Strategy
 from fedplug.core.training_args import TrainingArgs
+from fedplug.researcher.refusals import blamed
 from fedplug.researcher.round import RoundPlan
 from fedplug.researcher.settings import is_whole_number
 
@@ -56,25 +57,31 @@ class Schedule:
                 no choice.
         """
         args = self.training_args.dict()
-        aggregator.check(args)
+        with blamed("Aggregator", aggregator, "check"):
+            aggregator.check(args)
         seeds = self.seeds.child("round", number)
         draft = RoundContext(self.experiment_id, number, seeds, tuple(nodes), args)
-        selected = _check_selection(strategy, strategy.select(draft, nodes), nodes)
+        with blamed("Strategy", strategy, "select"):
+            chosen = strategy.select(draft, nodes)
+        selected = _check_selection(strategy, chosen, nodes)
         ctx = RoundContext(self.experiment_id, number, seeds, selected, args)
-        payloads = {node: aggregator.node_payload(node, ctx) for node in selected}
-        requests = {node: self._request(node, ctx, payloads[node]) for node in selected}
+        with blamed("Aggregator", aggregator, "node_payload"):
+            payloads = {node: aggregator.node_payload(node, ctx) for node in selected}
+        shared = self.training_args.dict()  # one for all requests, which nobody changes
+        requests = {node: self._request(node, ctx, payloads[node], shared) for node in selected}
         return RoundPlan(ctx, self.bundle, params, requests, payloads, aggregator, strategy)
 
-    def _request(self, node_id: str, ctx: RoundContext, payload: NodePayload | None) -> TrainRequest:
-        args = self.training_args
+    def _request(
+        self, node_id: str, ctx: RoundContext, payload: NodePayload | None, args: dict[str, Any]
+    ) -> TrainRequest:
         if payload and payload.training_args:
-            args = TrainingArgs.from_dict({**args.dict(), **payload.training_args})
+            args = TrainingArgs.from_dict({**args, **payload.training_args}).dict()
         return TrainRequest(
             key=TaskKey(experiment_id=self.experiment_id, round=ctx.round, node_id=node_id, attempt=self.attempt),
             dataset_id=self.datasets[node_id],
             plan_class=self.bundle.class_name,
             model_args=dict(self.model_args),
-            training_args=args.dict(),
+            training_args=args,
             seed=ctx.seed.child("node", node_id).seed63(),
             data_seed=self.seeds.child("data", node_id).seed63(),
             acked_round=self.acked.get(node_id, -1),
@@ -111,6 +118,11 @@ def rounds_to_run(rounds: int | None, increase: bool, limit: int | None, current
 
 
 def _check_selection(strategy: Strategy, selected: Sequence[str], nodes: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(selected, str) or not isinstance(selected, Iterable):
+        raise UsageError(
+            f"Strategy {type(strategy).__name__} selected {selected!r}.", cure="Its method select must return a list."
+        )
+    selected = list(selected)
     unknown = [node for node in selected if node not in nodes]
     if unknown or not selected:
         raise UsageError(

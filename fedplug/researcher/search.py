@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fedplug.core.errors import DatasetError, TransportError, UsageError
 from fedplug.core.messages import DatasetCard, NodeInfo
-from fedplug.core.pool import DatasetsFound, NodeJoined, NodeLost, NodePool, Watcher
+from fedplug.core.pool import DatasetsFound, NodeJoined, NodePool, Watcher
 from fedplug.researcher.federated_dataset import FederatedDataset, display_name
 
 SETTLE = 2.6
@@ -41,7 +41,7 @@ class NodeSearch:
         self.min_nodes = min_nodes
         self.timeout = timeout
         self.say = say
-        self.answers: dict[str, tuple[DatasetCard, ...]] = {}
+        self._said: dict[str, tuple[DatasetCard, ...]] = {}
 
     def run(self, query: int) -> FederatedDataset:
         """Search until the nodes asked for have answered.
@@ -58,14 +58,12 @@ class NodeSearch:
         told = False
         while not self._complete(time.monotonic() - last_change):
             now = time.monotonic()
-            if now - start > self.timeout:
+            if now - start > self.timeout or (self.pool.is_fixed and not self._unanswered()):
                 self._explain()
             event = self.pool.next_event(0.25 if told else 0.05)
             if isinstance(event, DatasetsFound) and event.query == query:
-                self.answers[event.node_id] = event.cards
+                self._said[event.node_id] = event.cards
                 last_change = time.monotonic()
-            elif isinstance(event, NodeLost):
-                self.answers.pop(event.node_id, None)
             elif isinstance(event, NodeJoined):
                 last_change = time.monotonic()
             elif event is None and not told and not self.pool.is_fixed:
@@ -74,11 +72,10 @@ class NodeSearch:
         return self._choose()
 
     def _complete(self, quiet: float) -> bool:
-        unanswered = [node for node in self.pool.nodes if node not in self.answers]
-        if self.wanted is not None:
-            return not self._absent() and not any(self._is_wanted(node) for node in unanswered)
-        if unanswered:
+        if self._unanswered() or self._absent():
             return False
+        if self.wanted is not None:
+            return True
         if self.min_nodes is not None and len(self._matching()) >= self.min_nodes:
             return True
         settled = self.pool.is_fixed or (bool(self.answers) and quiet > SETTLE)
@@ -110,6 +107,16 @@ class NodeSearch:
         info = self.pool.nodes.get(node_id)
         return node_id in self.wanted or (info is not None and info.name in self.wanted)
 
+    @property
+    def answers(self) -> dict[str, tuple[DatasetCard, ...]]:
+        """What the connected nodes hold. One that was away for a moment is not asked again, so its answer stands."""
+        present = self.pool.nodes
+        return {node: cards for node, cards in self._said.items() if node in present}
+
+    def _unanswered(self) -> list[str]:
+        """The connected nodes that matter and have not said yet what data they have."""
+        return [node for node in self.pool.nodes if node not in self.answers and self._is_wanted(node)]
+
     def _absent(self) -> list[str]:
         present = {name for node_id, info in self.pool.nodes.items() for name in (node_id, info.name)}
         return [node for node in self.wanted or () if node not in present]
@@ -118,7 +125,7 @@ class NodeSearch:
         if self.wanted is not None:
             return f"Waiting at {self.pool.description} for {', '.join(self._absent() or self.wanted)} ..."
         count = f"{self.min_nodes} nodes" if self.min_nodes and self.min_nodes > 1 else "nodes"
-        return f"Waiting at {self.pool.description} for {count} with data tagged {list(self.tags)} ..."
+        return f"Waiting at {self.pool.description} for {count} with data tagged {', '.join(self.tags)} ..."
 
     def _explain(self) -> None:
         """The time is up: say what is missing."""
@@ -132,6 +139,11 @@ class NodeSearch:
             raise TransportError(
                 f"Node {absent[0]!r} did not connect to {here} {seconds}. Connected: {connected}.",
                 cure=f"Check its id or name, and that it is running. {start_one}",
+            )
+        if unanswered := self._unanswered():
+            raise TransportError(
+                f"Node {display_name(unanswered[0], self.pool.nodes)} did not say what data it has {seconds}.",
+                cure="Its log may say why; nodes=[...] leaves it out.",
             )
         if not self._matching():
             self._refuse_unmatched(list(self.answers))
@@ -154,21 +166,22 @@ class NodeSearch:
         )
 
 
-def usable_nodes(holders: Sequence[str], wanted: Sequence[str] | None, connected: Mapping[str, NodeInfo]) -> list[str]:
-    """The nodes that hold the data and that the experiment is not kept from.
+def usable_nodes(data: FederatedDataset, wanted: Sequence[str] | None, connected: Mapping[str, NodeInfo]) -> list[str]:
+    """The nodes that hold the data and that the experiment is not kept from, sorted.
 
     Args:
-        holders: Nodes that hold the data, sorted.
+        data: The federated data set.
         wanted: Ids or names that the experiment is restricted to; None for all.
-        connected: What is known about the nodes that are connected.
+        connected: What is known about the nodes that are connected. One that is away just now is known by the
+            name that it had when the data was found.
 
     Raises:
         UsageError: There is none.
     """
     if wanted is None:
-        return list(holders)
-    names = {node: info.name for node, info in connected.items()}
-    nodes = [node for node in holders if node in wanted or names.get(node) in wanted]
+        return data.node_ids()
+    names = {**data.names(), **{node: info.name for node, info in connected.items()}}
+    nodes = [node for node in data.node_ids() if node in wanted or names.get(node) in wanted]
     if not nodes:
         raise UsageError(
             f"None of the nodes {list(wanted)} holds the training data.",
@@ -188,7 +201,7 @@ def await_nodes(
     told = False
     while away := [node for node in nodes if node not in pool.nodes]:
         left = deadline - time.monotonic()
-        if left <= 0:
+        if left <= 0 or pool.is_fixed:
             return
         if not told:
             say(f"Waiting for {', '.join(away)} to connect again ...")

@@ -14,6 +14,7 @@ from fedplug.core.errors import UsageError
 from fedplug.core.messages import DatasetCard
 from fedplug.core.plan_source import PlanBundle, bundle_plan, load_plan
 from fedplug.core.plugins import PluginHost
+from fedplug.core.pool import NodePool
 from fedplug.core.strategy import DefaultStrategy, Strategy
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import TrainingPlan
@@ -54,8 +55,12 @@ class ExperimentSettings:
             TransportError: No node connects in time.
             DatasetError: No data set carries all tags, or on some node more than one does.
         """
-        self._tags = _check_tags(tags)
-        self.set_training_data(None, from_tags=True)
+        before, self._tags = self._tags, _check_tags(tags)
+        try:
+            self.set_training_data(None, from_tags=True)
+        except BaseException:
+            self._tags = before
+            raise
         return list(self._tags)
 
     def tags(self) -> list[str] | None:
@@ -285,6 +290,22 @@ class ExperimentSettings:
 def is_whole_number(value: object, least: int) -> bool:
     """Whether a user's value is an integer (not a truth value) of at least ``least``."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check_arguments(min_nodes: object, connect_timeout: object, seed: object, transport: object) -> None:
+    """Refuse arguments of `Experiment` that have no setter and cannot be what they are said to be.
+
+    Raises:
+        UsageError: One is of a wrong kind or out of range; it is named.
+    """
+    if min_nodes is not None and not is_whole_number(min_nodes, 1):
+        raise UsageError(f"min_nodes must be a whole number above zero or None, got {min_nodes!r}.")
+    if isinstance(connect_timeout, bool) or not isinstance(connect_timeout, int | float) or not connect_timeout >= 0:
+        raise UsageError(f"connect_timeout must be a number of seconds, got {connect_timeout!r}.")
+    if seed is not None and not isinstance(seed, int):
+        raise UsageError(f"seed must be a whole number or None, got {seed!r}.")
+    if transport is not None and not isinstance(transport, str | NodePool):
+        raise UsageError(f"transport must be an address or a federation, got {transport!r}.")
 
 
 def _are_words(values: Iterable[object]) -> bool:

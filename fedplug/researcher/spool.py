@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import tempfile
 from pathlib import Path
 
@@ -57,7 +59,7 @@ class Room:
             return allocate(nbytes)
         try:
             with tempfile.TemporaryFile(dir=self._spool.folder, prefix="update-") as handle:
-                handle.truncate(nbytes)
+                _reserve(handle.fileno(), nbytes)
                 pages = mmap.mmap(handle.fileno(), nbytes)
         except OSError as error:
             raise RoundError(
@@ -77,3 +79,15 @@ class Room:
         self._spool.in_memory -= self._reserved
         self._reserved = 0
         self._maps.clear()
+
+
+def _reserve(file: int, nbytes: int) -> None:
+    """Make a file that long, with its blocks: a write into a hole of a full disk would kill the process (SIGBUS)."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file, 0, nbytes)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot do it
+                raise
+    os.ftruncate(file, nbytes)

@@ -9,6 +9,7 @@ and the worker processes are missing.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -101,13 +102,16 @@ class Federation(NodePool):
     def train(
         self, request: TrainRequest, plan: PlanBundle, params: Params, aux: Mapping[str, Params] | None = None
     ) -> None:
-        """Queue a task; it runs inside `next_event`."""
-        self._tasks.append((request, plan, params, aux or {}))
+        """Queue a task; it runs inside `next_event`. A node that does not exist never gets its task."""
+        if request.key.node_id in self._datasets:
+            self._tasks.append((request, plan, params, aux or {}))
 
     def next_event(self, timeout: float | None, watch: Watcher | None = None) -> PoolEvent | None:
         """The next event; trains the next node in line if there is no other."""
         if not self._events and self._tasks:
             self._events.append(self._train_next(watch))
+        if not self._events and timeout:
+            time.sleep(timeout)  # nothing can come any more: whoever waits on waits for the clock
         return self._events.popleft() if self._events else None
 
     def fetch(self, key: TaskKey, allocate: Allocate | None = None, settle: Callable[[], None] | None = None) -> None:

@@ -35,6 +35,8 @@ MAX_BLOB = 2**43
 MAX_DETAILS = 32 * 1024
 MAX_LINE = 8 * 1024
 
+_SCALARS = frozenset((type(None), bool, int, float, str))
+
 
 def check_header(header: h.AnyHeader) -> None:
     """Check the parts of a header that its types leave open.
@@ -226,6 +228,7 @@ def _check_plain(value: h.PlainValue, what: str, depth: int) -> None:
                 if not isinstance(name, str):
                     raise CodecError(f"{what} has a key of type {type(name).__name__}; only text is allowed.")
         for item in value.values() if isinstance(value, dict) else value:
-            _check_plain(item, what, depth - 1)
+            if type(item) not in _SCALARS:
+                _check_plain(item, what, depth - 1)
     elif not (value is None or isinstance(value, bool | int | float | str)):
         raise CodecError(f"{what} holds a value of type {type(value).__name__}, which cannot travel.")

@@ -172,7 +172,10 @@ def test_a_bad_plan(case: str, hospitals: list[Hospital], run_script: Callable[.
 
 
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "unknown tag": ({"tags": ["#nothing"]}, ["['#nothing']", "'one' ['#one', '#all']", "fedplug node dataset add"]),
+    "unknown tag": (
+        {"tags": ["#nothing"], "connect_timeout": 8.0},
+        ["['#nothing']", "'one' ['#one', '#all']", "fedplug node dataset add"],
+    ),
     "ambiguous tag": ({"tags": ["#all"]}, ["match 2 data sets", "hospital-", "'one'", "'two'"]),
     "unknown node": (
         {"nodes": ["hospital-a", "hospital-x"], "connect_timeout": 8.0},
@@ -229,6 +232,18 @@ def test_a_mistake_in_the_script_itself_names_its_line(cli: Callable[..., Any], 
     script.write_text("x = 1\nx.nothing()\n")
     assert_clear(cli("run", script), ["mine.py, line 2", "AttributeError"])
     assert_clear(cli("run", tmp_path / "gone.py"), ["gone.py"])
+
+
+def test_a_script_that_ends_itself_says_why_and_keeps_its_exit_code(cli: Callable[..., Any], tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text("import sys\nsys.exit('no patients today')\n")
+    assert_clear(cli("run", script), ["no patients today"])
+    script.write_text("import sys\nsys.exit(7)\n")
+    assert cli("run", script).returncode == 7
+    script.write_text("import sys\nsys.exit()\n")
+    assert cli("run", script).returncode == 0
+    script.write_text("raise KeyboardInterrupt\n")
+    assert cli("run", script).returncode == 130
 
 
 def test_a_csv_without_the_named_column_is_refused_by_the_node(cli: Callable[..., Any], tmp_path: Path) -> None:

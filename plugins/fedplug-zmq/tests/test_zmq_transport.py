@@ -144,3 +144,14 @@ def test_a_connection_that_cannot_be_made_says_why(listener):
     listener.close()
     with ZmqTransport().connect(address, PLAIN) as channel:
         assert "nobody listens" in expect(channel, Closed).reason
+
+
+def test_a_small_body_does_not_keep_a_message_of_zmq_alive(listener):
+    """Its end in the main thread could swallow a Ctrl-C."""
+    with ZmqTransport().connect(listener.address, PLAIN) as channel:
+        greet(listener, channel)
+        for size, kept in ((10, False), (1 << 20, True)):
+            assert channel.send(b"h", bytes(size))
+            frame = expect(listener, Frame)
+            assert len(frame.body) == size
+            assert isinstance(frame.body.obj, zmq.Frame) is kept

@@ -481,3 +481,10 @@ def test_one_bundle_is_one_class_and_tracebacks_know_its_text():
 def test_two_plans_of_one_name_keep_their_own_text():
     one, two = received(PLAN.replace("\n    class Net", "\n    import numpy as np\n    class Net")), received(PLAN)
     assert plan_file(one) != plan_file(two)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x\x1b[2J", "one\ntwo", "../up", "x" * 257])
+def test_a_class_name_that_is_none_is_refused(name):
+    """It comes from the network, and is written into logs before anything is executed."""
+    with pytest.raises(PlanSourceError, match="name of its class"):
+        PlanBundle.decode(PlanBundle(name, "class A: ...").encode())

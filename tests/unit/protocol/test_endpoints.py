@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedplug.core.errors import AddressError, CodecError, TransportError, UsageError
-from fedplug.core.link import Connected, Disconnected, TaskReceived
+from fedplug.core.link import Connected, Disconnected, TaskReceived, UpdateCommitted
 from fedplug.core.messages import NodeInfo, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
@@ -52,6 +52,17 @@ def test_next_event_comes_back_after_its_time(pool):
         assert link.next_event(0) is None
         link.wake()
         assert link.next_event(None) is None
+
+
+def test_a_commit_arrives_though_no_other_task_follows(pool):
+    with node(pool) as link:
+        await_link(link, Connected)
+        key = give(pool)
+        await_link(link, TaskReceived)
+        link.finish(TrainReply(key=key, sample_count=1), MODEL)
+        await_pool(pool, UpdateOffered)
+        pool.commit(key)
+        assert await_link(link, UpdateCommitted).key == key
 
 
 def test_a_node_finds_a_researcher_that_starts_later(inproc_url):

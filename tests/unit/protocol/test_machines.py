@@ -500,6 +500,33 @@ def test_signs_of_life_are_limited_in_rate_and_the_oldest_give_way():
     assert len(world.signs[-1].text) <= 8192
 
 
+def test_what_a_task_says_at_first_travels_together_and_before_its_end(world):
+    key = world.give()
+    world.settle()
+    seen = len(world.passed)
+    for step in (1, 2):
+        world.node.report(Progress(key=key, step=step), world.now)
+    world.settle()
+    assert tags(world.passed[seen:]) == []
+    world.node.finish(TrainReply(key=key, sample_count=1), SMALL, None, world.now)
+    world.settle()
+    assert tags(world.passed[seen:])[:2] == ["EVENT", "OFFER"]
+    assert [sign.step for sign in world.signs] == [1, 2]
+
+
+def test_what_a_long_task_says_goes_out_with_its_acknowledgement_and_then_at_once(world):
+    key = world.give()
+    world.settle()
+    world.node.report(Progress(key=key, step=1), world.now)
+    world.settle()
+    assert world.signs == []
+    world.wait(1)
+    assert [sign.step for sign in world.signs] == [1]
+    world.node.report(Progress(key=key, step=2), world.now)
+    world.settle()
+    assert [sign.step for sign in world.signs] == [1, 2]
+
+
 def test_nobody_can_use_a_key_twice_or_finish_what_was_not_given(world):
     key = world.give()
     with pytest.raises(UsageError, match="given out before"):

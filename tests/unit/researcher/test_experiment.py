@@ -492,3 +492,203 @@ def test_folders_are_numbered_or_named(fedplug_dir: Path) -> None:
     for name in ("", "a/b", "..", "a\nb"):
         with experiment(experimentation_folder=name) as exp, pytest.raises(UsageError, match="name of an experiment"):
             exp.experimentation_path()
+
+
+def test_a_search_that_fails_leaves_tags_and_data_as_they_were() -> None:
+    with experiment() as exp:
+        before = exp.training_data()
+        with pytest.raises(DatasetError):
+            exp.set_tags("#other")
+        assert exp.tags() == ["simulation"]
+        assert exp.training_data() is before
+
+
+def test_a_run_that_is_refused_leaves_the_limit_as_it_was() -> None:
+    with experiment(training_plan_class=None) as exp:
+        with pytest.raises(UsageError, match="a training plan"):
+            exp.run(rounds=9, increase=True)
+        assert exp.round_limit() == 3
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"connect_timeout": -1.0},
+        {"connect_timeout": float("nan")},
+        {"connect_timeout": "soon"},
+        {"min_nodes": 0},
+        {"min_nodes": 1.5},
+        {"seed": "lucky"},
+        {"transport": 7400},
+    ],
+)
+def test_impossible_settings_are_refused_by_name(setting: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"^{next(iter(setting))} must be"):
+        experiment(**setting)
+
+
+def test_two_experiments_after_each_other_on_one_federation() -> None:
+    pool = federation()
+    finals = []
+    for _ in range(2):
+        with experiment(pool) as exp:
+            exp.run()
+            finals.append(exp.params())
+    assert finals[0] == finals[1]
+
+
+def test_a_simulation_of_a_node_that_does_not_exist_says_so_at_once() -> None:
+    with experiment() as exp:
+        exp.set_training_data({**exp.training_data().data(), "nobody": exp.training_data().data()["a"]})
+        with pytest.raises(RoundError, match="'nobody' lost: it is not connected"):
+            exp.run()
+        exp.set_tags("simulation")
+        assert exp.run() == 3
+
+
+class Vain(Strategy):
+    """Waits although nobody is left to wait for."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def select(self, ctx: RoundContext, nodes: Sequence[str]) -> list[str]:
+        return list(nodes)
+
+    def judge(self, ctx: RoundContext, state: RoundState) -> Decision:
+        if not state.missing:
+            self.asked += 1
+        return Decision("enough" if state.elapsed > 0.1 and self.asked > 1 else "wait")
+
+
+def test_waiting_for_nothing_in_a_simulation_does_not_burn_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedplug.researcher import round as round_module
+
+    monkeypatch.setattr(round_module, "TICK", 0.05)
+    pool, looks = federation(), 0
+    take = pool.next_event
+
+    def counted(*args: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return take(*args)
+
+    pool.next_event = counted  # type: ignore[method-assign]
+    with experiment(pool, node_selection_strategy=Vain(), round_limit=1) as exp:
+        exp.run()
+    assert looks < 60
+
+
+class SelectsNothing(Vain):
+    def select(self, ctx: RoundContext, nodes: Sequence[str]) -> list[str]:
+        return None  # type: ignore[return-value]
+
+
+class RaisesInSelect(Vain):
+    def select(self, ctx: RoundContext, nodes: Sequence[str]) -> list[str]:
+        raise LookupError("no dice")
+
+
+def test_a_selection_that_is_none_or_raises_is_named() -> None:
+    with experiment(node_selection_strategy=SelectsNothing()) as exp:
+        with pytest.raises(UsageError, match="SelectsNothing selected None"):
+            exp.run()
+        exp.set_strategy(RaisesInSelect())
+        with pytest.raises(RoundError, match="RaisesInSelect failed in select: LookupError: no dice"):
+            exp.run()
+        assert exp.round_current() == 0
+
+
+def test_a_model_that_cannot_be_saved_is_told_and_not_lost(fedplug_dir: Path) -> None:
+    class Ends(Monitor):
+        ended = 0
+
+        def stopped(self, rounds_done: int, error: BaseException | None) -> None:
+            self.ended += 1
+
+    monitor = Ends()
+    with experiment(round_limit=1) as exp:
+        exp.add_monitor(monitor)
+        target = exp.experimentation_path() / "model.safetensors"
+        target.mkdir()  # so that no file can take its place
+        (target / "x").touch()
+        with pytest.raises(FedplugError, match="cannot be saved") as caught:
+            exp.run()
+        assert caught.value.cure
+        assert exp.round_current() == 1
+        assert np.isfinite(exp.params()["w"]).all()
+        assert monitor.ended == 1, "the terminal must be given back all the same"
+        assert [path.name for path in exp.experimentation_path().iterdir()] == ["model.safetensors"]
+
+
+def test_an_experiments_folder_that_was_removed_is_made_again(fedplug_dir: Path) -> None:
+    import shutil
+
+    with experiment(round_limit=2) as exp:
+        exp.run_once()
+        shutil.rmtree(exp.experimentation_path())
+        exp.run_once()
+        assert (exp.experimentation_path() / "model.safetensors").is_file()
+
+
+def test_a_model_that_the_user_has_broken_does_not_block_the_experiment(fedplug_dir: Path) -> None:
+    with experiment(round_limit=2) as exp:
+        plan = exp.training_plan()
+        whole = plan.set_params
+        plan.set_params = lambda params: 1 / 0  # type: ignore[method-assign]
+        with pytest.raises(ZeroDivisionError):
+            exp.run_once()
+        assert exp.round_current() == 1, "the round is complete: its update is in the model"
+        plan.set_params = whole  # type: ignore[method-assign]
+        assert exp.run_once() == 1
+        assert (exp.experimentation_path() / "model.safetensors").is_file()
+
+
+def test_ctrl_c_in_a_round_gives_everything_back_and_the_round_can_be_run_again(fedplug_dir: Path) -> None:
+    class Impatient(Monitor):
+        def __init__(self) -> None:
+            self.errors: list[BaseException | None] = []
+
+        def replied(self, node_id: str, reply: TrainReply) -> None:
+            if not self.errors and node_id == "b":
+                raise KeyboardInterrupt
+
+        def stopped(self, rounds_done: int, error: BaseException | None) -> None:
+            self.errors.append(error)
+
+    with experiment(round_limit=1) as exp, experiment(round_limit=1) as other:
+        exp.add_monitor(monitor := Impatient())
+        with pytest.raises(KeyboardInterrupt):
+            exp.run()
+        assert isinstance(monitor.errors[0], KeyboardInterrupt)
+        assert exp.run() == 1
+        other.run()
+        assert exp.params() == other.params(), "another attempt gives the same bits"
+
+
+def test_tensorboard_can_be_switched_off_and_a_failed_switch_on_is_tried_again(
+    fedplug_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedplug.researcher import monitor_tensorboard
+
+    def missing() -> Any:
+        raise UsageError("tensorboard is not installed")
+
+    def events(exp: Experiment) -> int:
+        return sum(path.stat().st_size for path in exp.experimentation_path().rglob("*tfevents*"))
+
+    with experiment(round_limit=3, tensorboard=True) as exp:
+        with monkeypatch.context() as patch:
+            patch.setattr(monitor_tensorboard, "_load_tensorboard", missing)
+            for _ in range(2):
+                with pytest.raises(UsageError, match="not installed"):
+                    exp.run_once()
+        exp.run_once()
+        first = events(exp)
+        assert first > 0
+        exp.set_tensorboard(False)
+        exp.run_once()
+        assert events(exp) == first
+        exp.set_tensorboard(True)
+        exp.run_once()
+        assert events(exp) > first

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from fedplug.core.aggregator import Aggregator, StreamingAggregator
 from fedplug.core.context import RoundContext, RoundResult
-from fedplug.core.errors import RoundError
+from fedplug.core.errors import RoundError, TransportError, UsageError
 from fedplug.core.mean import WeightedMean
 from fedplug.core.messages import NodeInfo, TaskFailure, TaskKey, TrainReply, TrainRequest
 from fedplug.core.monitor import Monitor
-from fedplug.core.params import Params
+from fedplug.core.params import Params, ParamsSpec
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.pool import (
     Allocate,
@@ -35,7 +40,7 @@ from fedplug.core.strategy import Decision, DefaultStrategy, RoundState, Strateg
 from fedplug.core.update import Update
 from fedplug.researcher import round as round_module
 from fedplug.researcher.round import Round, RoundPlan
-from fedplug.researcher.spool import Spool
+from fedplug.researcher.spool import Room, Spool
 
 START = Params.from_arrays({"w": np.zeros(5, np.float32), "b": np.zeros((2, 2), np.float64), "n": np.int64(0)})
 PLAN = PlanBundle("Plan", "class Plan: ...")
@@ -95,6 +100,9 @@ class ScriptedPool(NodePool):
 
     def __init__(self, updates: Mapping[str, Params], script: Sequence[tuple[str, str]]) -> None:
         self._nodes = {node: NodeInfo(node_id=node) for node in updates}
+        self._away: dict[str, NodeInfo] = {}
+        self.changes: dict[str, Any] = {}
+        self.aux: dict[str, ParamsSpec] = {}
         self.updates = updates
         self.script = deque(script)
         self.keys: dict[str, TaskKey] = {}
@@ -142,9 +150,15 @@ class ScriptedPool(NodePool):
         if what == "fail":
             return TaskFailed(TaskFailure(key=self.keys[node], code="plan-raised", text="boom"))
         if what == "lose":
+            self._away[node] = self._nodes.pop(node)
             return NodeLost(node, "silence for 6 s")
         if what == "join":
+            self._nodes[node] = self._away.pop(node)
             return NodeJoined(self._nodes[node])
+        if what == "was lost":
+            return NodeLost(node, "an event from before the round; it has been back for long")
+        if what == "odd":
+            return UpdateOffered(replace(reply, **self.changes), self.updates[node].spec, self.aux)
         if what == "stale":
             old = TaskKey(experiment_id="earlier", round=0, node_id=node)
             return UpdateOffered(TrainReply(key=old, sample_count=1), START.spec)
@@ -414,3 +428,189 @@ def test_nothing_of_a_round_is_kept(tmp_path: Path) -> None:
     del result, round_
     gc.collect()
     assert arrays[0]() is None
+
+
+def test_a_node_that_was_lost_before_the_round_and_is_back_is_not_lost(tmp_path: Path) -> None:
+    """Nobody reads events between two rounds, so what happened then is told in the middle of the next one."""
+    updates = make_updates(2)
+    pool = ScriptedPool(updates, [("was lost", "node-0"), ("offer", "node-0"), ("offer", "node-1")])
+    result = run(pool, tmp_path)
+    assert result.params == canonical(updates)
+    assert result.dropped == {}
+
+
+def test_a_node_that_is_back_is_waited_for_again(tmp_path: Path) -> None:
+    pool = ScriptedPool(
+        make_updates(2), [("lose", "node-0"), ("join", "node-0"), ("offer", "node-0"), ("offer", "node-1")]
+    )
+    strategy = Recording()
+    run(pool, tmp_path, strategy=strategy)
+    seen = [state.outcomes.get("node-0") for state in strategy.states]
+    assert seen[:3] == [None, "lost", None]
+
+
+class Recording(Patient):
+    def __init__(self) -> None:
+        self.states: list[RoundState] = []
+
+    def judge(self, ctx: RoundContext, state: RoundState) -> Decision:
+        self.states.append(state)
+        return super().judge(ctx, state)
+
+
+def test_a_node_that_is_away_at_the_start_gets_its_task_when_it_is_back(tmp_path: Path) -> None:
+    updates = make_updates(2)
+    pool = ScriptedPool(updates, [("join", "node-0"), ("offer", "node-0"), ("offer", "node-1")])
+    pool._away["node-0"] = pool._nodes.pop("node-0")
+    assert run(pool, tmp_path, strategy=Patient()).params == canonical(updates)
+    assert len(pool.sent) == 2, "the pool keeps the task until the node is there"
+
+
+def test_a_node_cannot_fail_once_its_update_has_been_taken(tmp_path: Path) -> None:
+    updates = make_updates(3)
+    pool = ScriptedPool(
+        updates,
+        [("offer", "node-0"), ("fetch", "node-0"), ("fail", "node-0"), ("offer", "node-1"), ("offer", "node-2")],
+    )
+    result = run(pool, tmp_path, strategy=Quorum(3))
+    assert result.params == canonical(updates)
+    assert result.dropped == {}
+    assert list(result.replies) == ["node-0", "node-1", "node-2"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"timing": {"train": -1.0}}, "timing 'train' is -1.0"),
+        ({"timing": {"train": float("nan")}}, "timing 'train' is nan"),
+        ({"steps": -1}, "step count of -1"),
+    ],
+)
+def test_impossible_figures_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    pool = ScriptedPool(make_updates(1), [("odd", "node-0")])
+    pool.changes = changes
+    with pytest.raises(RoundError, match=re.escape(words)):
+        run(pool, tmp_path)
+    assert pool.wanted == {}, "nothing may be fetched"
+
+
+def test_extra_arrays_without_measure_are_refused_before_they_are_fetched(tmp_path: Path) -> None:
+    pool = ScriptedPool(make_updates(1), [("odd", "node-0")])
+    pool.aux = {"junk": ParamsSpec.build([("x", (1 << 28,), "float32")])}
+    pool.changes = {"aux": ("junk",)}
+    with pytest.raises(RoundError, match=r"1,073,741,824 bytes of extra arrays"):
+        run(pool, tmp_path)
+    assert pool.wanted == {}
+
+
+def test_metrics_that_are_not_finite_are_no_reason_to_refuse_an_update(tmp_path: Path) -> None:
+    pool = ScriptedPool(make_updates(1), [("odd", "node-0")])
+    pool.changes = {"metrics": {"loss": float("nan"), "acc": float("inf")}}
+    assert list(run(pool, tmp_path).replies) == ["node-0"]
+
+
+def test_what_a_node_says_cannot_take_over_the_terminal(tmp_path: Path) -> None:
+    class Rude(ScriptedPool):
+        def next_event(self, timeout: float | None, watch: Watcher | None = None) -> PoolEvent | None:
+            return TaskFailed(TaskFailure(key=self.keys["node-0"], code="x", text="boom\x1b[2J\r\nsecond line"))
+
+    with pytest.raises(RoundError) as caught:
+        run(Rude(make_updates(1), []), tmp_path)
+    assert "\x1b" not in str(caught.value)
+    assert "\r" not in str(caught.value)
+    assert "boom" in str(caught.value)
+    assert "\nsecond line" in str(caught.value)
+
+
+class RaisesInJudge(Patient):
+    def judge(self, ctx: RoundContext, state: RoundState) -> Decision:
+        raise ZeroDivisionError("no nodes to divide by")
+
+
+class AnswersNothing(Patient):
+    def judge(self, ctx: RoundContext, state: RoundState) -> Decision:
+        return None  # type: ignore[return-value]
+
+
+class AnswersOddly(Patient):
+    def judge(self, ctx: RoundContext, state: RoundState) -> Decision:
+        return Decision("maybe")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [
+        (RaisesInJudge(), "Strategy RaisesInJudge failed in judge: ZeroDivisionError: no nodes to divide by"),
+        (AnswersNothing(), "Strategy AnswersNothing answered None"),
+        (AnswersOddly(), "Strategy AnswersOddly answered 'maybe'"),
+    ],
+)
+def test_a_strategy_that_does_wrong_is_named(tmp_path: Path, strategy: Strategy, words: str) -> None:
+    pool = ScriptedPool(make_updates(1), [("offer", "node-0")])
+    with pytest.raises(RoundError, match=re.escape(words)):
+        run(pool, tmp_path, strategy=strategy)
+    assert pool.cancelled == ["node-0"]
+
+
+class RaisesInAggregate(Together):
+    def aggregate(self, start: Params, updates: Sequence[Update], ctx: RoundContext) -> Params:
+        raise KeyError("momentum")
+
+
+class RaisesInAccumulate(Mean):
+    def accumulate(self, state: WeightedMean, update: Update) -> None:
+        raise ValueError("not like this")
+
+
+class ReturnsAnArray(Together):
+    def aggregate(self, start: Params, updates: Sequence[Update], ctx: RoundContext) -> Params:
+        return np.zeros(3)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "words"),
+    [
+        (RaisesInAggregate(), "Aggregator RaisesInAggregate failed in aggregate: KeyError: 'momentum'"),
+        (RaisesInAccumulate(), "Aggregator RaisesInAccumulate failed in accumulate: ValueError: not like this"),
+        (ReturnsAnArray(), "Aggregator ReturnsAnArray returned ndarray"),
+    ],
+)
+def test_an_aggregator_that_does_wrong_is_named(tmp_path: Path, aggregator: Aggregator, words: str) -> None:
+    pool = ScriptedPool(make_updates(1), [("offer", "node-0")])
+    with pytest.raises(RoundError, match=re.escape(words)):
+        run(pool, tmp_path, aggregator=aggregator)
+    assert pool.cancelled == ["node-0"]
+
+
+def test_what_ended_a_round_is_not_hidden_by_a_connection_that_is_gone(tmp_path: Path) -> None:
+    class Broken(ScriptedPool):
+        def next_event(self, timeout: float | None, watch: Watcher | None = None) -> PoolEvent | None:
+            raise TransportError("the network card melted")
+
+        def cancel(self, key: TaskKey, reason: str) -> None:
+            raise UsageError("this connection was closed")
+
+    with pytest.raises(TransportError, match="melted"):
+        run(Broken(make_updates(2), []), tmp_path)
+
+
+def test_a_failed_round_holds_no_update(tmp_path: Path) -> None:
+    """The error keeps the round alive, in a notebook for hours; what it has gathered must not stay with it."""
+    pool = ScriptedPool(make_updates(2), [("offer", "node-1"), ("fetch", "node-1"), ("fail", "node-0")])
+    round_ = make_round(pool, tmp_path, aggregator=Together())
+    with pytest.raises(RoundError):
+        round_.run()
+    assert all(task.update is None for task in round_._tasks.values())
+    assert round_.spool.in_memory == 0
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with holes would be made without complaint, and a write into its mapping would kill the process."""
+
+    def full(fd: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    room = Room(Spool(tmp_path, 0), 100, in_file=True)
+    with pytest.raises(RoundError, match=r"no room for an update of 100 bytes.*No space left"):
+        room.allocate(100)

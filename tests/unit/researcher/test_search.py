@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from fedplug.core.errors import DatasetError, FedplugError, TransportError
+from fedplug.core.errors import DatasetError, FedplugError, TransportError, UsageError
 from fedplug.core.messages import DatasetCard, NodeInfo, TaskKey, TrainRequest
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.pool import Allocate, DatasetsFound, NodeJoined, NodeLost, NodePool, PoolEvent, Watcher
 from fedplug.researcher import search as search_module
 from fedplug.researcher.federated_dataset import FederatedDataset
-from fedplug.researcher.search import NodeSearch, await_nodes
+from fedplug.researcher.search import NodeSearch, await_nodes, usable_nodes
 
 
 class Clock:
@@ -60,6 +60,8 @@ class ScriptedPool(NodePool):
                 del self.present[node]
                 return NodeLost(node, "silence")
             self.present[node] = NodeInfo(node_id=node, name=f"name-of-{node}")
+            if what == "join silently":
+                return NodeJoined(self.present[node])
             self.pending.append(DatasetsFound(node, self.query, tuple(cards)))
             return NodeJoined(self.present[node])
         self.clock.now = until
@@ -205,3 +207,44 @@ def test_a_federated_data_set_knows_sizes_and_shapes() -> None:
     assert data.shapes() == {"a": (10, 3), "b": (10, 3)}
     with pytest.raises(DatasetError, match="at least one node"):
         FederatedDataset({})
+
+
+def test_a_node_that_does_not_answer_is_named(clock: Clock) -> None:
+    script = [(0.0, "join", "a", [CANCER]), (0.0, "join silently", "mute", [])]
+    with pytest.raises(TransportError, match=r"'name-of-mute' \(mute\) did not say what data it has") as caught:
+        find(clock, script)
+    assert "None" not in str(caught.value)
+    with pytest.raises(TransportError, match="mute"):
+        find(clock, script, nodes=["mute"])
+
+
+@pytest.mark.parametrize("settings", [{"nodes": ["nobody"]}, {"min_nodes": 3}])
+def test_in_a_simulation_nobody_is_waited_for(clock: Clock, settings: dict[str, Any]) -> None:
+    class Fixed(ScriptedPool):
+        is_fixed = True
+
+    pool = Fixed(clock, [])
+    pool.present = {"a": NodeInfo(node_id="a", name="a")}
+    pool.pending.append(DatasetsFound("a", 1, (CANCER,)))
+    began = clock.now
+    wanted, least = settings.get("nodes"), settings.get("min_nodes")
+    with pytest.raises(TransportError, match=r"nobody|Only 1 of 3"):
+        NodeSearch(pool, ["#breast"], wanted, least, 30.0, lambda text: None).run(1)
+    assert clock.now == began
+    await_nodes(pool, ["a", "gone"], 30.0, lambda text: None, lambda sign, node: None)
+    assert clock.now == began
+
+
+def test_a_node_chosen_by_name_is_still_meant_while_it_is_away() -> None:
+    there = {"a": NodeInfo(node_id="a", name="name-of-a"), "b": NodeInfo(node_id="b", name="name-of-b")}
+    data = FederatedDataset({"a": CANCER, "b": CANCER, "c": CANCER}, {**there, "c": NodeInfo(node_id="c", name="no")})
+    assert usable_nodes(data, ["name-of-a", "b"], {}) == ["a", "b"]
+    assert usable_nodes(data, ["name-of-a"], {"b": there["b"]}) == ["a"]
+    assert usable_nodes(data, None, {}) == ["a", "b", "c"]
+    with pytest.raises(UsageError, match="None of the nodes"):
+        usable_nodes(data, ["elsewhere"], there)
+
+
+def test_a_federated_data_set_is_made_of_cards() -> None:
+    with pytest.raises(UsageError, match=r"node 'a'.*DatasetCard"):
+        FederatedDataset({"a": "cancer"})  # type: ignore[dict-item]

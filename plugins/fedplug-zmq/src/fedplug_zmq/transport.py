@@ -39,6 +39,9 @@ _GONE = 4096
 _LOOK = 64
 """After so many messages in a row the monitor is looked at, even if more are waiting."""
 
+_SMALL = 256 * 1024
+"""Bodies up to this size, in bytes, are copied."""
+
 _OPENED = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _ENDED: dict[int, str] = {
     zmq.EVENT_DISCONNECTED: "the connection was lost",
@@ -150,7 +153,7 @@ class _ZmqListener(Listener):
                 continue
             self.traffic.frames_received += 1
             self.traffic.bytes_received += len(header) + len(body)
-            frame = Frame(peer, header, body.buffer)
+            frame = Frame(peer, header, _owned(body))
             if peer in self._fd_of:
                 return frame
             # A descriptor may have served another connection before; its end has been reported by now.
@@ -260,8 +263,18 @@ class _ZmqChannel(Channel):
             assert isinstance(header, bytes) and isinstance(body, zmq.Frame)  # noqa: PT018
             self.traffic.frames_received += 1
             self.traffic.bytes_received += len(header) + len(body)
-            return Frame(b"", header, body.buffer)
+            return Frame(b"", header, _owned(body))
         return None
+
+
+def _owned(body: zmq.Frame) -> memoryview:
+    """The bytes of a message; small ones are copied.
+
+    A small body may carry arrays that ride along, which other threads hold and free. When the main thread frees a
+    message of pyzmq while Ctrl-C waits to be handled, the KeyboardInterrupt is raised inside the destructor, where
+    it is printed and lost. Large bodies are chunks, which never leave the thread that receives them.
+    """
+    return memoryview(body.bytes) if len(body) <= _SMALL else body.buffer
 
 
 def _bind_error(error: zmq.ZMQError, url: str, port: int) -> AddressError:

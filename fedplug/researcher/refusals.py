@@ -1,0 +1,102 @@
+"""What a round does not put up with: impossible updates, and components that raise or answer nonsense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fedplug.core.errors import FedplugError, RoundError, UpdateRejectedError
+from fedplug.core.params import Params
+from fedplug.core.pool import UpdateOffered
+from fedplug.core.strategy import Decision
+from fedplug.core.update import Update
+
+MOST_AUX = 8
+"""Extra arrays may take so many times the bytes of the model ..."""
+
+MOST_SMALL_AUX = 64 * 1024 * 1024
+"""... and this many besides."""
+
+
+def check_offer(offer: UpdateOffered, model: Params) -> None:
+    """Refuse an offer before a byte of its arrays is fetched.
+
+    Raises:
+        UpdateRejectedError: The layout is not the model's, or the counts are impossible.
+    """
+    reply = offer.reply
+    difference = model.spec.difference(offer.spec)
+    if difference:
+        raise UpdateRejectedError(f"its update does not fit the model: {difference}.")
+    if not 1 <= reply.sample_count < 2**53:
+        raise UpdateRejectedError(f"its sample count of {reply.sample_count} is impossible.")
+    if reply.steps < 0:
+        raise UpdateRejectedError(f"its step count of {reply.steps} is impossible.")
+    for name, value in reply.timing.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise UpdateRejectedError(f"its timing {name!r} is {value}.")
+    extra = sum(spec.nbytes for spec in offer.aux.values())
+    if extra > MOST_AUX * model.nbytes + MOST_SMALL_AUX:
+        raise UpdateRejectedError(f"it offers {extra:,} bytes of extra arrays, far more than a model of this size has.")
+
+
+def check_update(update: Update, model: Params, settle: Callable[[], None] | None = None) -> None:
+    """Refuse an update that would spoil the sum. ``settle`` is as for `NodePool.fetch`.
+
+    Raises:
+        UpdateRejectedError: It holds a NaN or an infinity; the array is named.
+    """
+    for what, params in (("update", update.params), *(("auxiliary " + name, p) for name, p in update.aux.items())):
+        array = params.first_non_finite(settle)
+        if array:
+            raise UpdateRejectedError(f"its {what} holds values that are not finite (NaN or infinity) in {array!r}.")
+    update.params.require(model.spec)
+
+
+def check_decision(decision: object, strategy: object) -> Decision:
+    """What a strategy answered, if it is an answer.
+
+    Raises:
+        RoundError: It is not; waiting for a better one would be waiting for ever.
+    """
+    if isinstance(decision, Decision) and decision.verdict in ("wait", "enough", "abort"):
+        return decision
+    answer = decision.verdict if isinstance(decision, Decision) else decision
+    raise RoundError(
+        f"Strategy {type(strategy).__name__} answered {answer!r} when it was asked how to go on.",
+        cure='Its method judge must return Decision("wait"), Decision("enough") or Decision("abort", "the reason").',
+    )
+
+
+def check_result(params: object, model: Params, aggregator: object) -> None:
+    """Refuse new global parameters that are none.
+
+    Raises:
+        RoundError: They are not laid out as the model, or not finite.
+    """
+    name = type(aggregator).__name__
+    cure = f"Run 'fedplug plugins check' on the plugin that offers {name}."
+    if not isinstance(params, Params):
+        raise RoundError(f"Aggregator {name} returned {type(params).__name__}, not Params.", cure=cure)
+    difference = model.spec.difference(params.spec)
+    if difference or (difference := params.first_non_finite()):
+        raise RoundError(f"Aggregator {name} returned parameters that do not fit the model: {difference}.", cure=cure)
+
+
+@contextmanager
+def blamed(kind: str, component: object, method: str) -> Iterator[None]:
+    """Say whose fault it is when a strategy or an aggregator raises; errors of our own say so themselves.
+
+    Raises:
+        RoundError: In the place of what was raised, which is its cause.
+    """
+    try:
+        yield
+    except FedplugError:
+        raise
+    except Exception as error:
+        raise RoundError(
+            f"{kind} {type(component).__name__} failed in {method}: {type(error).__name__}: {error}",
+            cure="--debug shows where; the global model is as it was before this round.",
+        ) from error
