@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import a1_mean, big_model, small_rounds, start_up
+from benchmarks import a1_mean, big_model, small_rounds, start_up, trainer_loop
 from benchmarks.common import RESULTS, Result, environment
 
 WORKLOADS: dict[str, Callable[[bool], list[Result]]] = {
@@ -19,6 +19,7 @@ WORKLOADS: dict[str, Callable[[bool], list[Result]]] = {
     "R2": small_rounds.run_zmq,
     "R3": big_model.run_cpu,
     "R4": big_model.run_memory,
+    "T1": trainer_loop.run,
 }
 
 

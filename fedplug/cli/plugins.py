@@ -8,7 +8,7 @@ import typer
 
 from fedplug.cli.output import EXIT_FAILED, say, say_json, say_table
 from fedplug.core.components import KINDS, label
-from fedplug.core.errors import UnknownNameError
+from fedplug.core.errors import PluginError, UnknownNameError
 from fedplug.core.plugin_checks import PluginRecord
 from fedplug.core.plugins import PluginHost, default_host
 
@@ -76,6 +76,8 @@ def show(name: str = _NAME, as_json: bool = _JSON) -> None:
                 say(line)
         if record.hooks:
             say(f"hooks: {', '.join(record.hooks)}")
+        for line in _trainer_hooks(host, record):
+            say(line)
         for offer in host.components(plugin=record.name) if record.state in ("ok", "conflict") else []:
             summary = f": {offer.component.summary}" if offer.component.summary else ""
             say(f"{label(offer.kind)} {offer.component.name!r}{summary}")
@@ -127,6 +129,25 @@ def _find(host: PluginHost, name: str) -> list[PluginRecord]:
     if not found:
         raise UnknownNameError("plugin", name, {record.name for record in host.records})
     return found
+
+
+def _trainer_hooks(host: PluginHost, record: PluginRecord) -> list[str]:
+    """What a plugin adds to the training loop, with the defaults of all training arguments."""
+    if record.state not in ("ok", "conflict") or "fedplug_trainer_hooks" not in record.hooks:
+        return []
+    from fedplug.core.trainer import TrainerInfo
+    from fedplug.core.training_args import TrainingArgs
+
+    try:
+        found = host.trainer_hooks(TrainerInfo(training_args=TrainingArgs().dict()), plugin=record.name)
+    except PluginError as error:
+        return [error.message]
+    lines = []
+    for each in found.get(record.name, []):
+        place = [f"before {name}" for name in each.before] + [f"after {name}" for name in each.after]
+        place += ["first"] * each.first + ["last"] * each.last
+        lines.append(f"trainer hook {each.name!r}: {each.trigger} ({', '.join([*each.phases, *place])})")
+    return lines
 
 
 def _provides(host: PluginHost, record: PluginRecord) -> str:

@@ -72,6 +72,15 @@ class LoaderArgs:
                 raise UsageError(f"{name} must be True or False, got {value!r}.")
         return cls(size, shuffle, drop, merged)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The arguments as they were given, for `merge`."""
+        return {
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+            "drop_last": self.drop_last,
+            **(self.extra or {}),
+        }
+
     def batches_per_epoch(self, samples: int) -> int:
         """Number of batches that ``samples`` make."""
         return samples // self.batch_size if self.drop_last else math.ceil(samples / self.batch_size)

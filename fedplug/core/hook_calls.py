@@ -1,4 +1,4 @@
-"""How hooks are called: one method for each of the five kinds of `fedplug.core.hookspecs`.
+"""How hooks are called: one method for each of the six kinds of `fedplug.core.hookspecs`.
 
 `pluggy` supplies markers, registration and the order of calls. The calls are made here, because each kind has
 its own rule for a plugin that raises, and every error must name the plugin.
@@ -75,6 +75,18 @@ class HookCalls(ABC):
             if answer is not None:
                 raise self._misbehaved(impl, hook, f"returned {type(answer).__name__}, not {expected.__name__}")
         return None
+
+    def _gather(self, hook: str, *, plugin: str | None = None, **arguments: Any) -> list[tuple[Any, list[Any]]]:
+        """Each plugin's answer as a list, with its implementation; one that raises aborts the call."""
+        answers: list[tuple[Any, list[Any]]] = []
+        for impl in self._impls(hook):
+            if plugin in (None, impl.plugin_name):
+                try:
+                    answers.append((impl, list(self._call(impl, hook, arguments))))
+                except Exception as error:
+                    problem = f"raised {type(error).__name__}: {error}"
+                    raise self._misbehaved(impl, hook, problem) from error
+        return answers
 
     def _veto(self, hook: str, **arguments: Any) -> Deny | None:
         """The first refusal, or None. A plugin that raises, or answers nonsense, refuses."""

@@ -18,6 +18,7 @@ A round, with the hooks at their places (those at the left margin run at the res
         for each node, on the node:
             manager = plan.training_data()
             fedplug_wrap_data(manager, framework)    # what the training loop draws batches from
+            fedplug_trainer_hooks(info)              # what the training loop calls, batch by batch
             train, reply
         params = aggregator.aggregate(start, updates, ctx)
         fedplug_round_end(ctx, result)
@@ -25,13 +26,15 @@ A round, with the hooks at their places (those at the left margin run at the res
 No hook selects nodes or averages: those are components (`Strategy`, `Aggregator`), which an experiment
 chooses by name, so that each has one owner.
 
-A hook has one of five kinds, and its kind says what happens when a plugin raises (`HOOK_KINDS`):
+A hook has one of six kinds, and its kind says what happens when a plugin raises (`HOOK_KINDS`):
 
 ======== ============================================== ====================================================
 kind     rule                                           if a plugin raises
 ======== ============================================== ====================================================
 collect  each plugin is called alone, at load           that plugin is ``failed``, the others go on
 first    the first answer that is not None wins         the call is aborted; a note names the plugin
+gather   all answers count, each under its plugin       the call is aborted with `PluginError`, which names
+                                                        plugin, distribution and version
 veto     one `Deny` refuses                             counts as `Deny`
 fold     one's result is the next one's input;          the call is aborted with `PluginError`, which names
          None leaves the value as it is                 plugin, distribution and version
@@ -58,8 +61,9 @@ if TYPE_CHECKING:
     from fedplug.core.context import RoundContext, RoundResult
     from fedplug.core.data import BatchSource, DataManager
     from fedplug.core.plan_source import PlanBundle
+    from fedplug.core.trainer import Hook, TrainerInfo
 
-HookKind = Literal["collect", "first", "veto", "fold", "observe"]
+HookKind = Literal["collect", "first", "gather", "veto", "fold", "observe"]
 
 HOOK_KINDS: dict[str, HookKind] = {
     "fedplug_register_training_plans": "collect",
@@ -69,6 +73,7 @@ HOOK_KINDS: dict[str, HookKind] = {
     "fedplug_register_transports": "collect",
     "fedplug_wrap_model": "first",
     "fedplug_wrap_data": "first",
+    "fedplug_trainer_hooks": "gather",
     "fedplug_round_start": "observe",
     "fedplug_round_end": "observe",
 }
@@ -172,6 +177,22 @@ def fedplug_wrap_data(manager: DataManager, framework: str) -> BatchSource | Non
 
     Returns:
         What the training loop draws from; None if this plugin does not serve the framework.
+    """
+    raise NotImplementedError
+
+
+# gather: what all plugins have to add ------------------------------------------------------------------------
+
+
+@hookspec
+def fedplug_trainer_hooks(info: TrainerInfo) -> Iterable[Hook]:
+    """Add hooks to the training loop. Fires on the node, before each training; and for ``fedplug plugins show``.
+
+    Args:
+        info: The training; only its defaults where nothing but the table is wanted.
+
+    Returns:
+        Hooks, as `fedplug.core.trainer.hook` makes them.
     """
     raise NotImplementedError
 

@@ -7,12 +7,12 @@ arrays of a task before it reports the task, and keeps a finished update until t
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType, TracebackType
-from typing import Self
+from types import MappingProxyType
 
+from fedplug.core.closing import Closing
 from fedplug.core.messages import DatasetCard, LogLine, Progress, TaskFailure, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
@@ -74,7 +74,7 @@ class UpdateCommitted:
 LinkEvent = Connected | Disconnected | SearchReceived | TaskReceived | TaskCancelled | UpdateCommitted
 
 
-class ResearcherLink(ABC):
+class ResearcherLink(Closing):
     """The way to the researcher. `next_event` belongs to one thread; the other methods to any."""
 
     @abstractmethod
@@ -104,11 +104,3 @@ class ResearcherLink(ABC):
     @abstractmethod
     def close(self) -> None:
         """Say goodbye and give back sockets and threads. May be called twice."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -8,15 +8,19 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from fedplug.core.errors import PlanError
-from fedplug.core.metrics import as_metrics
-from fedplug.core.params import Array, Params
+from fedplug.core.errors import ParamsError, PlanError
+from fedplug.core.numpy_backend import NumpyBackend, kind_of
+from fedplug.core.params import Array, Params, ParamsSpec
 from fedplug.core.trainer.backend import Backend
 from fedplug.core.training_plan import Allocate, TrainingPlan, call_flexibly
 
 
 class NumpyOptimizer(Protocol):
-    """What ``init_optimizer`` of a NumPy plan returns."""
+    """What ``init_optimizer`` of a NumPy plan returns.
+
+    To be kept between rounds it also has ``state() -> dict`` of arrays and numbers by name, and
+    ``set_state(state)``, which takes such a dict.
+    """
 
     def step(self, params: dict[str, Array], gradients: Mapping[str, Array]) -> object:
         """Change ``params`` in place by ``gradients``, which have the same names and shapes."""
@@ -36,6 +40,13 @@ class SGD:
         """Change ``params`` in place."""
         for name, array in params.items():
             array -= np.asarray(self.lr * gradients[name], array.dtype)
+
+    def state(self) -> dict[str, Array]:
+        """Nothing: every step is for itself."""
+        return {}
+
+    def set_state(self, state: Mapping[str, Array]) -> None:
+        """Nothing to do."""
 
 
 class NumpyTrainingPlan(TrainingPlan):
@@ -91,7 +102,7 @@ class NumpyTrainingPlan(TrainingPlan):
         made = call_flexibly(self.init_model, model_args)
         if not isinstance(made, Mapping) or not made:
             raise PlanError(
-                f"init_model must return a dict of arrays by name, but returned {_kind(made)}.",
+                f"init_model must return a dict of arrays by name, but returned {kind_of(made)}.",
                 cure='E.g. return {"weights": np.zeros((4, 2)), "bias": np.zeros(2)}.',
             )
         return {str(name): np.array(value) for name, value in made.items()}
@@ -101,80 +112,62 @@ class NumpyTrainingPlan(TrainingPlan):
         if not callable(getattr(made, "step", None)):
             raise PlanError(
                 f"init_optimizer must return an object with a method step(params, gradients), but returned "
-                f"{_kind(made)}."
+                f"{kind_of(made)}."
             )
         return made  # type: ignore[no-any-return]
 
     def make_backend(self) -> Backend:
         """This plan's arrays and optimizer, for the loop."""
-        return _NumpyBackend(self)
+        return NumpyBackend.for_plan(self)
 
     def get_params(self, allocate: Allocate | None = None) -> Params:
-        """The arrays, copied."""
+        """The shared arrays, copied."""
+        return self._read(self._tags.shared if self._tags else tuple(self.model()), allocate)
+
+    def set_params(self, params: Params) -> None:
+        """Copy ``params`` into the shared arrays."""
+        self._write(self._tags.shared if self._tags else tuple(self.model()), params)
+
+    def _names(self) -> Mapping[str, bool]:
+        return dict.fromkeys(self.model(), False)
+
+    def read_persistent(self) -> Params:
+        """The arrays with the tag ``persistent``, copied."""
+        return self._read(self.parameter_tags().persistent)
+
+    def write_persistent(self, params: Params) -> None:
+        """Copy what `read_persistent` gave into the arrays."""
+        self._write(self.parameter_tags().persistent, params)
+
+    def read_optimizer(self) -> tuple[Params, dict[str, Any]]:
+        """What the optimizer's ``state()`` gives."""
+        own = self.optimizer()
+        if not (callable(getattr(own, "state", None)) and callable(getattr(own, "set_state", None))):
+            raise PlanError(
+                f"keep_optimizer_state is set, but {type(own).__name__} has no methods state and set_state.",
+                cure="Define state() -> dict of arrays and numbers by name, and set_state(state); or leave it out.",
+            )
+        return Params.from_arrays(own.state()), {"class": type(own).__name__}
+
+    def write_optimizer(self, arrays: Params, values: Mapping[str, Any]) -> None:
+        """Hand copies of ``arrays`` to the optimizer's ``set_state``."""
+        own = self.optimizer()
+        if values.get("class") != type(own).__name__ or not callable(getattr(own, "set_state", None)):
+            raise ParamsError(f"it belongs to another optimizer ({values.get('class')})")
+        own.set_state({name: np.array(array) for name, array in arrays.items()})
+
+    def _read(self, names: tuple[str, ...], allocate: Allocate | None = None) -> Params:
         model: dict[str, Array] = self.model()
-        spec = Params.from_arrays(model).spec
+        spec = self._spec(names)
         buffer = None if allocate is None else allocate(spec.nbytes)
         return Params.build(spec, lambda name, out: np.copyto(out, model[name]), buffer)
 
-    def set_params(self, params: Params) -> None:
-        """Copy ``params`` into the arrays."""
+    def _write(self, names: tuple[str, ...], params: Params) -> None:
         model: dict[str, Array] = self.model()
-        params.require(Params.from_arrays(model).spec)
-        for name, array in model.items():
-            np.copyto(array, params[name])
+        params.require(self._spec(names))
+        for name in names:
+            np.copyto(model[name], params[name])
 
-
-class _NumpyBackend(Backend):
-    def __init__(self, plan: NumpyTrainingPlan) -> None:
-        self._plan = plan
-        self._model: dict[str, Array] = plan.model()
-        self._optimizer: NumpyOptimizer | None = plan._optimizer  # None where only testing
-        self._gradients: Mapping[str, Array] = {}
-
-    def forward(self, data: Any, target: Any) -> float:
-        result: object = self._plan.training_step(data, target)
-        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
-            raise PlanError(
-                f"training_step must return (loss, gradients by name), but returned {_kind(result)}.",
-                cure='E.g. return loss, {"weights": gradient_of_weights, "bias": gradient_of_bias}.',
-            )
-        loss, gradients = result
-        if np.shape(loss) != ():
-            raise PlanError(
-                f"training_step must return one number as loss, but its loss has shape {np.shape(loss)}.",
-                cure="Return the mean over the batch.",
-            )
-        self._gradients = self._fitting(gradients)
-        return float(loss)
-
-    def backward(self, loss: Any) -> None:
-        """Nothing: `forward` brought the gradients with the loss."""
-
-    def step(self) -> None:
-        if self._optimizer is None:
-            raise PlanError("This plan was set up without an optimizer; it can be tested, not trained.")
-        self._optimizer.step(self._model, self._gradients)
-
-    def evaluate(self, data: Any, target: Any) -> dict[str, float]:
-        own = getattr(self._plan, "testing_step", None)
-        return {"loss": self.forward(data, target)} if own is None else as_metrics(own(data, target))
-
-    def _fitting(self, gradients: Mapping[str, Any]) -> dict[str, Array]:
-        if gradients.keys() != self._model.keys():
-            wrong = min(gradients.keys() ^ self._model.keys())
-            state = "misses" if wrong in self._model else "has, without there being such an array,"
-            raise PlanError(
-                f"The gradient of training_step {state} {wrong!r}.",
-                cure=f"Return one gradient for each of: {', '.join(self._model)}.",
-            )
-        fitting = {}
-        for name, array in self._model.items():
-            gradient = np.asarray(gradients[name])
-            if gradient.size != array.size or gradient.squeeze().shape != array.squeeze().shape:
-                raise PlanError(f"The gradient of {name!r} has shape {gradient.shape}, the array {array.shape}.")
-            fitting[name] = gradient.reshape(array.shape)
-        return fitting
-
-
-def _kind(value: Any) -> str:
-    return "nothing (is a return missing?)" if value is None else f"a {type(value).__name__}"
+    def _spec(self, names: tuple[str, ...]) -> ParamsSpec:
+        model: dict[str, Array] = self.model()
+        return ParamsSpec.build([(name, model[name].shape, model[name].dtype.name) for name in names])

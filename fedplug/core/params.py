@@ -42,7 +42,8 @@ def allocate(nbytes: int) -> Array:
     behind, and a researcher would hold more models after each round.
     """
     if nbytes >= LARGE:
-        block = mmap.mmap(-1, nbytes)
+        # private: by default Python makes anonymous memory shared, whose pages are small and slow to come
+        block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without huge pages
                 block.madvise(mmap.MADV_HUGEPAGE)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from fedplug.core.context import RoundContext, RoundResult
     from fedplug.core.data import BatchSource, DataManager
     from fedplug.core.plan_source import PlanBundle
+    from fedplug.core.trainer import Hook, TrainerInfo
 
 
 class _Hooks:
@@ -245,6 +246,27 @@ class PluginHost(HookCalls):
                 cure=f"{install} {broken_remark(broken)}".strip(),
             )
         return found
+
+    def trainer_hooks(self, info: TrainerInfo, *, plugin: str | None = None) -> dict[str, list[Hook]]:
+        """The hooks that plugins add to a training, by plugin, sorted by its name.
+
+        Args:
+            info: The training.
+            plugin: Ask only this plugin.
+
+        Raises:
+            PluginError: A plugin raised, or gave something that is no hook; a training must not go on without it.
+        """
+        from fedplug.core.trainer import Hook
+
+        found: dict[str, list[Hook]] = {}
+        for impl, answer in self._gather("fedplug_trainer_hooks", plugin=plugin, info=info):
+            for each in answer:
+                if not isinstance(each, Hook):
+                    what = f"gave a {type(each).__name__} that is no Hook, such as @hook(...) makes,"
+                    raise self._misbehaved(impl, "fedplug_trainer_hooks", what)
+            found[impl.plugin_name] = answer
+        return dict(sorted(found.items()))
 
     def round_start(self, ctx: RoundContext, node_ids: Sequence[str]) -> None:
         """Tell observers that a round begins."""

@@ -10,12 +10,12 @@ arrays and where to put them. That is what bounds its memory, however many nodes
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType, TracebackType
-from typing import Self
+from types import MappingProxyType
 
+from fedplug.core.closing import Closing
 from fedplug.core.messages import (
     DatasetCard,
     LogLine,
@@ -93,7 +93,7 @@ Allocate = Callable[[int], Array]
 """Gives a writable byte array of at least the size asked for: memory, or a file that is mapped."""
 
 
-class NodePool(ABC):
+class NodePool(Closing):
     """All nodes that an experiment can reach. Used from one thread."""
 
     @property
@@ -176,11 +176,3 @@ class NodePool(ABC):
     @abstractmethod
     def close(self) -> None:
         """Say goodbye to the nodes and give back sockets and threads. May be called twice."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

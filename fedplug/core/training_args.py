@@ -72,11 +72,15 @@ class TrainingArgs:
     batch_maxnum: int | None = _arg("int", None, "At most so many batches an epoch; 0 or None: all.", low=0, optional=True)  # noqa: E501
     dry_run: bool = _arg("bool", False, "Train on a single batch, to see whether everything works.")
     log_interval: int = _arg("int", 10, "Report progress every so many steps, and at the first and last; 0: never.", low=0)  # noqa: E501
+    fedprox_mu: float | None = _arg("number", None, "Weight of FedProx's proximal term; 0 or None: none.", low=0, optional=True)  # noqa: E501
+    grad_clip: float | None = _arg("number", None, "Largest norm of the gradient; 0 or None: any.", low=0, optional=True)  # noqa: E501
     test_ratio: float = _arg("number", 0.0, "Part of each node's data that is held out for testing.", low=0, below=1)
     test_batch_size: int | None = _arg("int", None, "Samples per test batch; 0 or None: all in one.", low=0, optional=True)  # noqa: E501
     test_on_local_updates: bool = _arg("bool", False, "Test on the held-out data after local training.")
     test_on_global_updates: bool = _arg("bool", False, "Test on the held-out data before local training.")
     shuffle_testing_dataset: bool = _arg("bool", False, "Hold out other samples each round.")
+    share_persistent_buffers: bool = _arg("bool", True, "Aggregate buffers (running means, counters) too; False: each node keeps its own.")  # noqa: E501
+    keep_optimizer_state: bool = _arg("bool", False, "A node's optimizer goes on (momentum, moments) where its last acknowledged round ended.")  # noqa: E501
     use_gpu: bool = _arg("bool", False, "Train on a GPU where the node has one.")
     random_seed: int | None = _arg("int", None, "Seed of random, NumPy and the framework at the start of each round; None: from the experiment's seed.", low=0, below=2**63, optional=True)  # noqa: E501
     threads: int = _arg("int", 1, "Processor threads that the framework may use for one training.", low=1, below=1025)

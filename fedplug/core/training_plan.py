@@ -25,9 +25,11 @@ from typing import Any, ClassVar
 
 from fedplug.core.data import DataManager, LoaderArgs, NodeDataset
 from fedplug.core.errors import PlanError
+from fedplug.core.local_state import StateBook
+from fedplug.core.param_tags import ParamTags, matches
 from fedplug.core.params import Params
 from fedplug.core.rng import seeded_globals
-from fedplug.core.trainer.backend import Backend
+from fedplug.core.trainer import Backend, Trainer
 from fedplug.core.training_args import TrainingArgs
 
 Allocate = Callable[[int], Any]
@@ -47,6 +49,7 @@ class PlanSetup:
         node_id: The node; empty at the researcher.
         round: Number of the round, from 0.
         aux: Extra arrays that the aggregator sent along, by name.
+        state: What the node has kept since its last acknowledged round, and what it is to keep from this one.
         log: Takes lines that the researcher should see, e.g. that there is no GPU.
     """
 
@@ -56,6 +59,7 @@ class PlanSetup:
     node_id: str = ""
     round: int = 0
     aux: Mapping[str, Params] = field(default_factory=dict)
+    state: StateBook = field(default_factory=StateBook)
     log: Callable[[str], None] = _LOG.warning
 
 
@@ -68,6 +72,7 @@ class TrainingPlan(ABC):
     _setup: PlanSetup | None = None
     _model: Any = None
     _optimizer: Any = None
+    _tags: ParamTags | None = None  # None: no parameter has a tag, so nobody need look for their names
 
     # what a researcher writes ------------------------------------------------------------------------------
 
@@ -78,6 +83,19 @@ class TrainingPlan(ABC):
     @abstractmethod
     def training_data(self) -> DataManager:
         """The node's data as a `DataManager`. May take ``batch_size`` as its only argument."""
+
+    def tag_parameters(self, name: str) -> set[str]:
+        """The tags of a parameter: ``"local"``, ``"persistent"``, both or none. See `fedplug.core.param_tags`.
+
+        Called once for each parameter after ``init_model``, at the researcher and at the nodes, which must all
+        get the same answers. ``self.matches(name, "head.*")`` tells by exact name or glob.
+
+        Args:
+            name: Name of a parameter or buffer, e.g. ``"layers.0.weight"``.
+        """
+        return set()
+
+    matches = staticmethod(matches)
 
     # what a framework supplies -----------------------------------------------------------------------------
 
@@ -110,9 +128,19 @@ class TrainingPlan(ABC):
     def make_backend(self) -> Backend:
         """What the training loop moves: this plan's model and optimizer behind a `Backend`."""
 
+    def make_trainer(self, backend: Backend, data: Any, **options: Any) -> Trainer:
+        """What runs the local loop at a node. A method that needs several models returns a `MultiModelTrainer`.
+
+        Args:
+            backend: What `make_backend` returned; it holds the parameters of this round.
+            data: Batches by split.
+            **options: For `Trainer`.
+        """
+        return Trainer(backend, data, **options)
+
     @abstractmethod
     def get_params(self, allocate: Allocate | None = None) -> Params:
-        """The model's parameters, copied once.
+        """The parameters that are shared (all that have no tag ``local``), copied once.
 
         Args:
             allocate: Gives the memory to copy into; fresh memory by default.
@@ -120,11 +148,46 @@ class TrainingPlan(ABC):
 
     @abstractmethod
     def set_params(self, params: Params) -> None:
-        """Copy ``params`` into the model.
+        """Copy ``params`` into the model; local parameters stay as they are.
 
         Raises:
-            ParamsError: Names, shapes or dtypes differ from the model's.
+            ParamsError: Names, shapes or dtypes differ from those of the model's shared parameters.
         """
+
+    def _names(self) -> Mapping[str, bool]:
+        """Names of all parameters, in order, and whether each is a buffer."""
+        raise self._cannot("tag parameters")
+
+    def read_persistent(self) -> Params:
+        """The parameters with the tag ``persistent``, copied."""
+        raise self._cannot("keep parameters between rounds")
+
+    def write_persistent(self, params: Params) -> None:
+        """Copy what `read_persistent` gave into the model.
+
+        Raises:
+            ParamsError: It does not fit.
+        """
+        raise self._cannot("keep parameters between rounds")
+
+    def read_optimizer(self) -> tuple[Params, dict[str, Any]]:
+        """The optimizer's state as arrays and plain data.
+
+        Raises:
+            PlanError: It holds something that is neither.
+        """
+        raise self._cannot("keep the optimizer's state")
+
+    def write_optimizer(self, arrays: Params, values: Mapping[str, Any]) -> None:
+        """Let the optimizer go on from what `read_optimizer` gave.
+
+        Raises:
+            ParamsError: It belongs to another optimizer or another model.
+        """
+        raise self._cannot("keep the optimizer's state")
+
+    def _cannot(self, what: str) -> PlanError:
+        return PlanError(f"A plan of framework {self.framework!r} ({type(self).__name__}) cannot {what}.")
 
     # life cycle --------------------------------------------------------------------------------------------
 
@@ -137,6 +200,9 @@ class TrainingPlan(ABC):
         """
         self._setup = setup
         self._model = self._build_model(deepcopy(dict(setup.model_args)))
+        share_buffers = setup.training_args.share_persistent_buffers
+        if not share_buffers or type(self).tag_parameters is not TrainingPlan.tag_parameters:
+            self._tags = ParamTags.read(self._names(), self.tag_parameters, share_buffers=share_buffers)
         if with_optimizer:
             self._optimizer = self._build_optimizer(self.optimizer_args())
 
@@ -185,6 +251,14 @@ class TrainingPlan(ABC):
     def aux(self) -> Mapping[str, Params]:
         """Extra arrays that the aggregator sent along with this round, by name."""
         return self._state.aux
+
+    def parameter_tags(self) -> ParamTags:
+        """The names of the parameters by what becomes of them; all empty if no parameter has a tag."""
+        return self._tags or ParamTags((), (), ())
+
+    def node_state(self) -> StateBook:
+        """What the node has kept since its last acknowledged round, and what it is to keep from this one."""
+        return self._state.state
 
     def node_id(self) -> str:
         """The node this plan runs on; empty at the researcher."""

@@ -19,8 +19,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any
+
+from fedplug.core.closing import Closing
 
 Buffer = Any
 """Anything with the buffer protocol: bytes, bytearray, memoryview, a read-only array of bytes."""
@@ -81,7 +83,7 @@ class Traffic:
     frames_refused: int = 0
 
 
-class _End(ABC):
+class _End(Closing):
     """What both ends of a transport have in common."""
 
     def __init__(self) -> None:
@@ -105,14 +107,6 @@ class _End(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give back sockets and threads. May be called twice."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Listener(_End):

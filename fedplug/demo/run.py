@@ -21,7 +21,7 @@ from fedplug.core.errors import FedplugError, UsageError
 from fedplug.core.params import Array
 from fedplug.core.plan_source import load_plan
 from fedplug.core.pool import NodePool
-from fedplug.core.trainer import evaluate
+from fedplug.core.trainer import Trainer
 from fedplug.core.training_plan import PlanSetup
 from fedplug.demo.data import DemoData
 from fedplug.demo.signals import held_back
@@ -243,7 +243,7 @@ def accuracy(exp: Experiment, data: DemoData) -> float:
     plan.setup(PlanSetup(dataset=dataset), with_optimizer=False)
     plan.set_params(exp.params())
     source = exp.host.wrap_data(plan.make_data(), plan.framework)
-    return evaluate(plan.make_backend(), source)["accuracy"]
+    return Trainer(plan.make_backend(), {"test": source}, only_for_eval=True).evaluate().metrics["accuracy"]
 
 
 def columns_of(data: DemoData, features: Array, labels: Array) -> dict[str, Array]:

@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from fedplug.core.errors import CodecError, ConnectionLostError, UsageError
+from fedplug.core.local_state import MAX_VALUES, LocalState
 from fedplug.core.messages import LogLine, Progress, TaskFailure, TrainReply, TrainRequest
 from fedplug.core.params import Params, ParamsSpec
 from fedplug.node.datasets.base import DatasetRecord
@@ -47,17 +48,26 @@ class Block(msgspec.Struct, frozen=True, array_like=True):
     offset: int
 
 
+class StateBlock(msgspec.Struct, frozen=True, array_like=True):
+    """A state between rounds: `LocalState.values`, and its arrays as in `Block`."""
+
+    values: bytes
+    spec: ParamsSpec
+    offset: int
+
+
 class Start(msgspec.Struct, frozen=True, tag=True):
     """To the worker: train.
 
-    If ``spare`` is not 0, one more descriptor comes than there are blocks: memory of so many bytes in which the
-    result may be built.
+    The descriptors are those of the blocks, that of ``state`` if there is one, and, if ``spare`` is not 0, that of
+    memory of so many bytes in which the result may be built.
     """
 
     request: TrainRequest
     bundle: bytes
     dataset: DatasetRecord
     blocks: tuple[Block, ...]
+    state: StateBlock | None = None
     spare: int = 0
 
 
@@ -69,10 +79,11 @@ class Sign(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """From the worker: trained."""
+    """From the worker: trained. The descriptor of ``state``, if there is one, is the last."""
 
     reply: TrainReply
     blocks: tuple[Block, ...]
+    state: StateBlock | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -207,20 +218,56 @@ def unpack(
             raise CodecError(f"{len(blocks)} sets of parameters came with {len(fds)} blocks of memory.")
         found: dict[str, Params] = {}
         for block in blocks:
-            entries = [(tensor.name, tensor.shape, tensor.dtype) for tensor in block.spec.tensors]
-            if any(length < 0 for _, shape, _ in entries for length in shape):
-                raise CodecError("An array has a negative length.")
-            spec = ParamsSpec.build(entries)
-            total += spec.nbytes
-            if spec != block.spec or block.offset < 0 or block.name in found:
-                raise CodecError("A table of parameters is malformed.")
-            if most is not None and total > most:
-                raise CodecError(f"The parameters have more than {most:,} bytes, which is the most that is taken.")
-            raw = stock.lend(SharedBuffer.attach(fds.pop(0), block.offset + spec.nbytes))
-            found[block.name] = Params(spec, raw[block.offset : block.offset + spec.nbytes])
+            total += block.spec.nbytes
+            _check_table(block, total, most)
+            if block.name in found:
+                raise CodecError(f"Two sets of parameters are named {block.name!r}.")
+            found[block.name] = _attach(block, fds.pop(0), stock)
     finally:
         close_all(fds)
     return found.pop(""), found
+
+
+def pack_state(state: LocalState | None) -> tuple[StateBlock | None, list[SharedBuffer]]:
+    """Describe a state for a frame, as `pack` does parameters."""
+    if state is None:
+        return None, []
+    buffer, offset = share(state.arrays)
+    return StateBlock(state.values, state.arrays.spec, offset), [buffer]
+
+
+def unpack_state(block: StateBlock | None, fds: list[int], *, most: int | None = None) -> LocalState | None:
+    """The state that a frame describes. Takes the last of ``fds`` over if there is one.
+
+    Raises:
+        CodecError: Description and memory do not fit, or there is too much.
+        ParamsError: The table is impossible.
+    """
+    if block is None:
+        return None
+    try:
+        if not fds or len(block.values) > MAX_VALUES:
+            raise CodecError("A state between rounds came without its memory, or is too large.")
+        _check_table(block, block.spec.nbytes, most)
+        return LocalState(_attach(block, fds.pop(), BlockStock(keep=0)), block.values)
+    except BaseException:
+        close_all(fds)
+        raise
+
+
+def _check_table(block: Block | StateBlock, total: int, most: int | None) -> None:
+    entries = [(tensor.name, tensor.shape, tensor.dtype) for tensor in block.spec.tensors]
+    if any(length < 0 for _, shape, _ in entries for length in shape):
+        raise CodecError("An array has a negative length.")
+    if ParamsSpec.build(entries) != block.spec or block.offset < 0:
+        raise CodecError("A table of parameters is malformed.")
+    if most is not None and total > most:
+        raise CodecError(f"The parameters have more than {most:,} bytes, which is the most that is taken.")
+
+
+def _attach(block: Block | StateBlock, fd: int, stock: BlockStock) -> Params:
+    raw = stock.lend(SharedBuffer.attach(fd, block.offset + block.spec.nbytes))
+    return Params(block.spec, raw[block.offset : block.offset + block.spec.nbytes])
 
 
 def close_all(fds: list[int]) -> None:

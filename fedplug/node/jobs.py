@@ -18,6 +18,7 @@ from fedplug.core.errors import (
     StoreError,
     UsageError,
 )
+from fedplug.core.local_state import LocalState
 from fedplug.core.messages import LogLine, Progress, TaskFailure, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
@@ -41,6 +42,7 @@ class Job:
         params: The global parameters.
         aux: Extra arrays by name.
         dataset: The data set's record, or the data set itself if it lies in memory.
+        state: What the last acknowledged round left at this node, if anything.
         cancelled: Set when the result is not wanted any more.
     """
 
@@ -49,6 +51,7 @@ class Job:
     params: Params
     aux: Mapping[str, Params]
     dataset: DatasetRecord | NodeDataset
+    state: LocalState | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -59,11 +62,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training."""
+    """A finished training; ``state`` is what the node keeps of it, which goes nowhere."""
 
     reply: TrainReply
     params: Params
     aux: Mapping[str, Params]
+    state: LocalState | None = None
 
 
 class Worker(ABC):

@@ -29,6 +29,7 @@ from fedplug.core.link import (
 from fedplug.core.messages import DatasetCard, LogLine, Progress, TaskFailure, TrainRequest
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.jobs import Job, Trained, Worker, failure
+from fedplug.node.state_store import open_states
 from fedplug.node.status import StatusBoard, TaskStatus
 from fedplug.node.store import NodeStore
 
@@ -59,6 +60,7 @@ class Runtime:
     ) -> None:
         self._link = link
         self._store = store
+        self._states = open_states(store)
         self._worker = worker
         self._board = board
         self._memory = {dataset.card().dataset_id: dataset for dataset in memory}
@@ -214,14 +216,29 @@ class Runtime:
                 started=began,
             )
         )
-        job = Job(request, plan, entry.task.params, entry.task.aux, dataset, entry.unwanted)
+        base = self._states.load(request.key.experiment_id, request.dataset_id, request.acked_round)
+        job = Job(request, plan, entry.task.params, entry.task.aux, dataset, base, entry.unwanted)
         with self._changed:
             entry.job = job
         outcome = self._worker.run(job, self._relay)
         if isinstance(outcome, Trained):
+            outcome = self._keep_state(request, outcome)
+        if isinstance(outcome, Trained):
             self._finish(outcome, time.time() - began)
         else:
             self._fail(outcome)
+
+    def _keep_state(self, request: TrainRequest, outcome: Trained) -> Trained | TaskFailure:
+        """Store what the training left, before anybody hears that it is done: the next round may depend on it."""
+        if outcome.state is not None:
+            key = request.key
+            try:
+                self._states.save(key.experiment_id, request.dataset_id, key.round, request.acked_round, outcome.state)
+            except StoreError as error:
+                _log.error("What %s leaves for the next round cannot be stored: %s", key, error)
+                text = "The node cannot store what the training leaves for the next round; its owner finds the cause "
+                return TaskFailure(key=key, code="state-not-kept", text=text + "in the node's log.")
+        return outcome
 
     def _finish(self, outcome: Trained, seconds: float) -> None:
         reply = outcome.reply

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
+from fedplug.core.closing import Closing
 from fedplug.core.errors import StoreError, UnknownNameError, UsageError
 from fedplug.core.plan_source import PlanBundle
 from fedplug.node.datasets.base import DatasetRecord
@@ -56,7 +56,7 @@ class PlanRecord:
     status: str
 
 
-class NodeStore:
+class NodeStore(Closing):
     """The store of one node. Methods may be called from any thread, and while another process has it open.
 
     Use `create`, `open` or `in_memory`.
@@ -165,7 +165,7 @@ class NodeStore:
             UsageError: The node has one of that name.
         """
         text = msgspec.json.encode(record).decode()
-        with self._write() as db:
+        with self.transaction() as db:
             if db.execute("SELECT 1 FROM datasets WHERE name = ?", (record.name,)).fetchone():
                 raise UsageError(
                     f"This node has a data set named {record.name!r} already.",
@@ -198,7 +198,7 @@ class NodeStore:
             UnknownNameError: There is none of this name or id.
         """
         record = self.dataset(name)
-        with self._write() as db:
+        with self.transaction() as db:
             db.execute("DELETE FROM datasets WHERE dataset_id = ?", (record.dataset_id,))
         return record
 
@@ -208,7 +208,7 @@ class NodeStore:
         """Remember a training plan that was sent here, once."""
         if bundle.hash in self._noted:
             return
-        with self._write() as db:
+        with self.transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO plans (hash, class_name, bundle, first_seen) VALUES (?, ?, ?, ?)",
                 (bundle.hash, bundle.class_name, bundle.encode(), _now()),
@@ -226,14 +226,6 @@ class NodeStore:
         """Close the file. May be called twice."""
         with self._lock:
             self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _check(self) -> None:
         """Refuse a file that is not ours, or not whole."""
@@ -255,7 +247,7 @@ class NodeStore:
             )
         if version == len(MIGRATIONS):
             return
-        with self._write() as db:
+        with self.transaction() as db:
             # Somebody else may have migrated between the look above and this transaction.
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if fresh:
@@ -266,7 +258,7 @@ class NodeStore:
             db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     def _set_identity(self, node_id: str, name: str, researcher: str) -> None:
-        with self._write() as db:
+        with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO node VALUES (1, ?, ?, ?, ?)", (node_id, name, researcher, _now()))
 
     def _read(self, query: str) -> list[tuple[Any, ...]]:
@@ -274,7 +266,7 @@ class NodeStore:
             return self._db.execute(query).fetchall()
 
     @contextlib.contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         """One transaction, which takes the write lock at once."""
         with self._lock, self._errors():
             self._db.execute("BEGIN IMMEDIATE")

@@ -1,7 +1,7 @@
 """The tables of a node's store, as numbered migrations that bring an older file up to date when it is opened.
 
-Still to come, each as a migration with its user: approval of training plans, state between rounds, the task
-journal, the audit log.
+Still to come, each as a migration with its user: approval of training plans, the task journal, the audit
+log.
 """
 
 from __future__ import annotations
@@ -22,6 +22,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE plans (
             hash TEXT PRIMARY KEY, class_name TEXT NOT NULL, bundle BLOB NOT NULL, first_seen TEXT NOT NULL,
             status TEXT NOT NULL DEFAULT 'unreviewed'
+        ) STRICT""",
+    ),
+    (
+        # What trainings keep between rounds: which file of the folder ``state`` holds what; see state_store.
+        """CREATE TABLE states (
+            experiment_id TEXT NOT NULL, dataset_id TEXT NOT NULL, round INTEGER NOT NULL,
+            file TEXT NOT NULL UNIQUE, digest TEXT NOT NULL, nbytes INTEGER NOT NULL, written REAL NOT NULL,
+            PRIMARY KEY (experiment_id, dataset_id, round)
         ) STRICT""",
     ),
 )

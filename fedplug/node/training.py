@@ -5,6 +5,7 @@ This is what a worker process runs, and what a simulation calls directly. It run
 
 from __future__ import annotations
 
+import functools
 import linecache
 import logging
 import time
@@ -14,13 +15,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from fedplug.core import local_state
 from fedplug.core.data import BatchSource, LoaderArgs, NodeDataset
 from fedplug.core.errors import FedplugError, PlanError, PlanRunError, TrainingCancelledError
+from fedplug.core.local_state import StateBook
 from fedplug.core.messages import LogLine, Progress, TrainReply, TrainRequest
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle, load_plan, plan_file
 from fedplug.core.rng import SeedTree
-from fedplug.core.trainer import LoopPlan, LoopPoint, TrainResult, evaluate, train
+from fedplug.core.trainer import FitResult, LoopPoint, Phase, Trainer
+from fedplug.core.trainer.plan_trainer import plan_trainer
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import Allocate, PlanSetup, TrainingPlan
 
@@ -46,6 +50,7 @@ def run_task(
     *,
     cancelled: Callable[[], bool] | None = None,
     allocate: Allocate | None = None,
+    state: StateBook | None = None,
 ) -> tuple[TrainReply, Params, dict[str, Params]]:
     """Train one round.
 
@@ -61,6 +66,7 @@ def run_task(
         emit: Takes signs of life.
         cancelled: Asked before every batch.
         allocate: Gives the memory in which the new parameters are built; fresh memory by default.
+        state: What the round ``request.acked_round`` left at this node; what this round leaves is written into it.
 
     Returns:
         The reply, the new parameters, and extra arrays for the aggregator.
@@ -79,7 +85,7 @@ def run_task(
     seeds = SeedTree.root(request.seed)
     global_seed = seeds.child("plan").seed63() if args.random_seed is None else args.random_seed
     with plan_class.seeded(global_seed, threads=args.threads):
-        task = _Task(request, bundle, args, seeds, emit, cancelled)
+        task = _Task(request, bundle, args, seeds, emit, cancelled, state or StateBook())
         return task.run(plan_class, params, aux, dataset, host, allocate, began)
 
 
@@ -94,6 +100,7 @@ class _Task:
         seeds: SeedTree,
         emit: Emit,
         cancelled: Callable[[], bool] | None,
+        state: StateBook,
     ) -> None:
         self.request = request
         self.bundle = bundle
@@ -101,6 +108,7 @@ class _Task:
         self.seeds = seeds
         self.emit = emit
         self.cancelled = cancelled
+        self.state = state
         self.metrics: dict[str, float] = {}
 
     def run(
@@ -121,28 +129,68 @@ class _Task:
             node_id=self.request.key.node_id,
             round=self.request.key.round,
             aux=aux,
+            state=self.state,
             log=self._log,
         )
         self._guard("setup", plan.setup, setup)
         plan.set_params(params)
+        missing = self._restore(plan)
         training, testing, loader = self._data(plan, host)
-        loop = LoopPlan.make(len(training), loader, self.args)
+        trainer = self._trainer(plan, training, testing, loader, host)
+        trainer.make_plan(Phase.TRAIN)  # nobody waits for a test if there is nothing to train on
         setup_seconds = time.perf_counter() - began
 
         if self.args.test_on_global_updates:
-            self._test(plan, testing, loader, "global")
-        result = self._train(plan, training, loader, loop)
+            self._test(trainer, len(testing), "global")
+        result = self._train(trainer)
         if self.args.test_on_local_updates:
-            self._test(plan, testing, loader, "local")
+            self._test(trainer, len(testing), "local")
         self.metrics["loss"] = result.loss
+        self._guard("read_optimizer", self._keep, plan)
         reply = TrainReply(
             key=self.request.key,
             sample_count=len(training),
             steps=result.steps,
             metrics=self.metrics,
             timing={"train": result.seconds, "train_cpu": result.cpu_seconds, "setup": setup_seconds},
+            state=self._state_found(missing),
+            aux=tuple(result.aux),
         )
-        return reply, self._guard("get_params", plan.get_params, allocate), {}
+        return reply, self._guard("get_params", plan.get_params, allocate), self._checked_aux(result)
+
+    def _checked_aux(self, result: FitResult) -> dict[str, Params]:
+        """What hooks put into the outbox, for the aggregator."""
+        for name, value in result.aux.items():
+            if not isinstance(value, Params):
+                raise PlanRunError(
+                    f"A hook put {type(value).__name__} into ctx.outbox[{name!r}], but only Params can travel.",
+                    cure="Use Params.from_arrays({...}).",
+                )
+        return dict(result.aux)
+
+    def _restore(self, plan: TrainingPlan) -> str:
+        """Go on from what the last acknowledged round left. Returns what is missing, in words."""
+        if self.request.acked_round < 0:
+            return ""
+        return self._guard(
+            "optimizer", lambda: local_state.restore(plan, self.state, optimizer=self.args.keep_optimizer_state)
+        )
+
+    def _keep(self, plan: TrainingPlan) -> None:
+        local_state.keep(plan, self.state, optimizer=self.args.keep_optimizer_state)
+
+    def _state_found(self, missing: str) -> str:
+        """``TrainReply.state``; the researcher is told when something should have been there."""
+        if self.request.acked_round < 0 or self.state.is_empty:
+            return "none"
+        if not missing and self.state.base is not None:
+            return "kept"
+        what = missing or "nothing is stored"
+        self._log(
+            f"The state of round {self.request.acked_round + 1}, from which this node should have gone on, is not "
+            f"there ({what}). It went on from fresh local state."
+        )
+        return "absent"
 
     def _data(self, plan: TrainingPlan, host: PluginHost) -> tuple[BatchSource, BatchSource, LoaderArgs]:
         """The training part, the held-out part, and how to draw from them."""
@@ -155,7 +203,9 @@ class _Task:
         training, testing = source.split(self.args.test_ratio, root.child("split"))
         return training, testing, loader
 
-    def _train(self, plan: TrainingPlan, source: BatchSource, loader: LoaderArgs, loop: LoopPlan) -> TrainResult:
+    def _trainer(
+        self, plan: TrainingPlan, training: BatchSource, testing: BatchSource, loader: LoaderArgs, host: PluginHost
+    ) -> Trainer:
         def report(point: LoopPoint) -> None:
             self.emit(
                 Progress(
@@ -169,31 +219,25 @@ class _Task:
                 )
             )
 
-        with self._plan_errors("training_step"):
-            return train(
-                plan.make_backend(),
-                source,
-                loader,
-                loop,
-                self.seeds.child("order"),
-                log_interval=self.args.log_interval,
-                report=report,
-                cancelled=self.cancelled,
-            )
+        data = {"train": training, "test": testing}
+        order = self.seeds.child("order")
+        make = functools.partial(plan_trainer, host=host, report=report, cancelled=self.cancelled, log=self._log)
+        return self._guard("make_backend", make, plan, data, loader, order)
 
-    def _test(
-        self, plan: TrainingPlan, source: BatchSource, loader: LoaderArgs, when: Literal["global", "local"]
-    ) -> None:
-        if not len(source):
+    def _train(self, trainer: Trainer) -> FitResult:
+        with self._plan_errors("training_step"):
+            return trainer.train(with_params=False)
+
+    def _test(self, trainer: Trainer, samples: int, when: Literal["global", "local"]) -> None:
+        if not samples:
             self._log(f"No sample is held out (test_ratio={self.args.test_ratio}): nothing was tested.")
             return
         with self._plan_errors("testing_step"):
-            size = self.args.test_batch_size
-            found = evaluate(plan.make_backend(), source, size, extra=loader.extra, cancelled=self.cancelled)
+            found = trainer.evaluate().metrics
         named = {f"test_{when}_{name}": value for name, value in found.items()}
         self.metrics |= named
         phase = f"test-{when}"
-        self.emit(Progress(key=self.request.key, samples=len(source), phase=phase, metrics=named))
+        self.emit(Progress(key=self.request.key, samples=samples, phase=phase, metrics=named))
 
     def _log(self, text: str) -> None:
         _LOG.warning("%s: %s", self.request.key, text)

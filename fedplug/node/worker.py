@@ -95,9 +95,10 @@ def _serve(number: int, limit: int, trainer: str) -> None:
 
 def _train(pipe: Any, start: Any, fds: list[int], train: Any, host: Any, cache: Any, limit: int) -> bool:
     """Do one training and answer. Returns whether this process can go on."""
+    from fedplug.core.local_state import StateBook
     from fedplug.core.messages import LogLine, Progress, TaskFailure
     from fedplug.core.plan_source import PlanBundle
-    from fedplug.node.ipc import Done, Failed, Sign, pack, unpack
+    from fedplug.node.ipc import Done, Failed, Sign, pack, pack_state, unpack, unpack_state
     from fedplug.node.jobs import failure
     from fedplug.node.shared import BlockStock, SharedBuffer
 
@@ -115,12 +116,16 @@ def _train(pipe: Any, start: Any, fds: list[int], train: Any, host: Any, cache: 
     try:
         if start.spare:
             spare.append(SharedBuffer.attach(fds.pop(), start.spare, writable=True))
+        book = StateBook(unpack_state(start.state, fds))
         params, aux = unpack(start.blocks, fds)
         dataset = cache.get(start.dataset)
         bundle = PlanBundle.decode(start.bundle)
-        reply, trained, extra = train(start.request, bundle, params, aux, dataset, host, emit, allocate=allocate)
+        reply, trained, extra = train(
+            start.request, bundle, params, aux, dataset, host, emit, allocate=allocate, state=book
+        )
         blocks, buffers = pack(trained, extra)
-        pipe.send(Done(reply, blocks), [buffer.fd for buffer in buffers])
+        state, state_buffers = pack_state(book.result())
+        pipe.send(Done(reply, blocks, state), [buffer.fd for buffer in [*buffers, *state_buffers]])
     except BaseException as error:  # noqa: BLE001 - whatever plan code raises becomes an answer
         if _is_out_of_memory(error):
             allowed = f" of {limit / 2**20:,.0f} MiB" if limit else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from fedplug.core.local_state import StateBook
 from fedplug.core.messages import TaskFailure
 from fedplug.node.datasets.base import DatasetRecord
 from fedplug.node.datasets.registry import DatasetCache
@@ -44,12 +45,15 @@ class InlineWorker(Worker):
                 return cancelled(job.key)
             try:
                 dataset = self._cache.get(job.dataset) if isinstance(job.dataset, DatasetRecord) else job.dataset
+                book = StateBook(job.state)
                 reply, params, aux = run_task(
-                    job.request, job.bundle, job.params, job.aux, dataset, self._host, emit, cancelled=unwanted
-                )
+                    job.request, job.bundle, job.params, job.aux, dataset, self._host, emit,
+                    cancelled=unwanted, state=book,
+                )  # fmt: skip
+                kept = book.result()
             except Exception as error:  # noqa: BLE001 - whatever plan code raises becomes an answer
                 return cancelled(job.key) if unwanted() else failure(job.key, error)
-        return cancelled(job.key) if unwanted() else Trained(reply, params, aux)
+        return cancelled(job.key) if unwanted() else Trained(reply, params, aux, kept)
 
     def cancel(self, job: Job) -> None:
         """As `Worker.cancel`."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from fedplug.core.errors import CodecError, ConnectionLostError, FedplugError, ParamsError
 from fedplug.core.messages import TaskFailure
 from fedplug.node.datasets.base import DatasetRecord
-from fedplug.node.ipc import Done, Failed, Pipe, Sign, Start, close_all, pack, unpack
+from fedplug.node.ipc import Done, Failed, Pipe, Sign, Start, close_all, pack, pack_state, unpack, unpack_state
 from fedplug.node.jobs import Emit, Job, Trained, Worker, cancelled, failure
 from fedplug.node.plan_output import PlanOutput
 from fedplug.node.shared import BlockStock
@@ -34,6 +34,9 @@ _THREADS = tuple(f"{library}_NUM_THREADS" for library in ("OMP", "OPENBLAS", "MK
 _MOST_RESULTS = 8
 _MOST_SMALL = 64 * 2**20
 """A worker may answer with so many times the bytes that it was given, and this many besides."""
+
+_MOST_STATE = 32
+"""A state between rounds may take so many times the bytes of the model, and `_MOST_SMALL` besides."""
 
 _GRACE = 0.5
 """Seconds that a process which has hung up gets to end by itself, so that its own exit code is known."""
@@ -119,16 +122,19 @@ class ProcessWorker(Worker):
     def _converse(self, process: _Process, job: Job, dataset: DatasetRecord, emit: Emit) -> Trained | TaskFailure:
         try:
             blocks, buffers = pack(job.params, job.aux)
+            state, state_buffers = pack_state(job.state)
+            buffers += state_buffers
             for buffer in buffers:
                 buffer.make_read_only()
             size = job.params.nbytes
             # Memory of an earlier result, whose pages are there already. Pages of another process are never
             # used again: something that survived it might still write to them.
             spare = process.stock.take(size)
-            start = Start(job.request, job.bundle.encode(), dataset, blocks, size if spare else 0)
+            start = Start(job.request, job.bundle.encode(), dataset, blocks, state, size if spare else 0)
             process.pipe.send(start, [block.fd for block in [*buffers, *([spare] if spare else [])]])
             most = _MOST_RESULTS * (size + sum(each.nbytes for each in job.aux.values())) + _MOST_SMALL
-            del buffers, spare
+            most_state = _MOST_STATE * size + _MOST_SMALL
+            del buffers, state_buffers, spare
             while True:
                 message, fds = process.pipe.receive()
                 if isinstance(message, Sign):
@@ -142,7 +148,9 @@ class ProcessWorker(Worker):
                     close_all(fds)
                     raise CodecError(f"an answer for {answer.key} instead of {job.key}.")
                 if isinstance(message, Done):
-                    return Trained(message.reply, *unpack(message.blocks, fds, most=most, stock=process.stock))
+                    kept = unpack_state(message.state, fds, most=most_state)
+                    params, aux = unpack(message.blocks, fds, most=most, stock=process.stock)
+                    return Trained(message.reply, params, aux, kept)
                 close_all(fds)
                 if message.fatal:
                     process.end(_GRACE)

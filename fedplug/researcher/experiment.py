@@ -13,10 +13,10 @@ import secrets
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from fedplug.core.aggregator import Aggregator
+from fedplug.core.closing import Closing
 from fedplug.core.context import RoundResult
 from fedplug.core.errors import UsageError
 from fedplug.core.messages import DatasetCard, LogLine, Progress
@@ -49,7 +49,7 @@ MEMORY_BUDGET = 16 * 1024 * 1024
 """Bytes of memory that updates which wait for their turn may take together."""
 
 
-class Experiment(ExperimentSettings):
+class Experiment(ExperimentSettings, Closing):
     """Trains one model over many nodes, round after round.
 
     Every argument can also be set later, by the setter of its name; `run` says what is missing.
@@ -324,6 +324,7 @@ class Experiment(ExperimentSettings):
     def _forget_model(self) -> None:
         super()._forget_model()
         self._params = None
+        self._acked = {}  # what nodes have kept belongs to the model that is gone
 
     # the end -----------------------------------------------------------------------------------------------
 
@@ -335,14 +336,6 @@ class Experiment(ExperimentSettings):
                 pool.close()
         finally:
             self._monitors.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         plan = self._plan_class.__name__ if self._plan_class else "no training plan"

@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fedplug.core.errors import DatasetError, TransportError, UsageError
 from fedplug.core.messages import DatasetCard, NodeInfo
-from fedplug.core.pool import DatasetsFound, NodeJoined, NodePool, Watcher
+from fedplug.core.pool import (
+    DatasetsFound,
+    NodeJoined,
+    NodePool,
+    PoolEvent,
+    UpdateFetched,
+    UpdateOffered,
+    Watcher,
+)
 from fedplug.researcher.federated_dataset import FederatedDataset, display_name
 
 SETTLE = 2.6
@@ -206,4 +214,13 @@ def await_nodes(
         if not told:
             say(f"Waiting for {', '.join(away)} to connect again ...")
             told = True
-        pool.next_event(min(left, 1.0), watch)
+        _forget(pool, pool.next_event(min(left, 1.0), watch))
+    # That one was away since the last round is no loss to the next.
+    while (event := pool.next_event(0, watch)) is not None:
+        _forget(pool, event)
+
+
+def _forget(pool: NodePool, event: PoolEvent | None) -> None:
+    """Nothing that happens between two rounds counts; a node need not hold what nobody will fetch."""
+    if isinstance(event, UpdateOffered | UpdateFetched):
+        pool.commit(event.reply.key)

@@ -16,6 +16,7 @@ from typing import Any
 
 from fedplug import __version__
 from fedplug.core.errors import FedplugError, PlanRunError, UsageError
+from fedplug.core.local_state import StateBook
 from fedplug.core.messages import (
     DatasetCard,
     LogLine,
@@ -41,6 +42,7 @@ from fedplug.core.pool import (
     Watcher,
 )
 from fedplug.node.datasets.memory import MemoryDataset
+from fedplug.node.state_store import MemoryStateStore
 from fedplug.node.training import run_task
 
 
@@ -71,6 +73,7 @@ class Federation(NodePool):
         labels = (tags,) if isinstance(tags, str) else tuple(tags)
         self._host = host or default_host()
         self._datasets = {node: _dataset(node, data, labels, target) for node, data in sorted(nodes.items())}
+        self._states = {node: MemoryStateStore() for node in self._datasets}
         self._infos = {node: NodeInfo(node_id=node, name=node, version=__version__) for node in self._datasets}
         self._events: deque[PoolEvent] = deque(NodeJoined(info) for info in self._infos.values())
         self._tasks: deque[tuple[TrainRequest, PlanBundle, Params, Mapping[str, Params]]] = deque()
@@ -144,13 +147,31 @@ class Federation(NodePool):
                 watch(sign, node)
 
         try:
-            reply, trained, extra = run_task(request, plan, params, aux, self._datasets[node], self._host, emit)
+            reply, trained, extra = self._run(request, plan, params, aux, emit)
         except FedplugError as error:
             details = error.details if isinstance(error, PlanRunError) else ""
             failure = TaskFailure(key=request.key, code="plan-raised", text=str(error), details=details)
             return TaskFailed(failure)
         self._finished[request.key] = (reply, trained, extra)
         return UpdateOffered(reply, trained.spec, {name: params.spec for name, params in extra.items()})
+
+    def _run(
+        self,
+        request: TrainRequest,
+        plan: PlanBundle,
+        params: Params,
+        aux: Mapping[str, Params],
+        emit: Callable[[Progress | LogLine], None],
+    ) -> tuple[TrainReply, Params, Mapping[str, Params]]:
+        """Train on one node, from the state that it has kept to the one that it keeps."""
+        key = request.key
+        dataset, states = self._datasets[key.node_id], self._states[key.node_id]
+        book = StateBook(states.load(key.experiment_id, request.dataset_id, request.acked_round))
+        done = run_task(request, plan, params, aux, dataset, self._host, emit, state=book)
+        kept = book.result()
+        if kept is not None:
+            states.save(key.experiment_id, request.dataset_id, key.round, request.acked_round, kept)
+        return done
 
 
 def _dataset(node: str, data: Any, tags: tuple[str, ...], target: str) -> MemoryDataset:

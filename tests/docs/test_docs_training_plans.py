@@ -13,18 +13,21 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "training-plans.md"
 
 def test_the_pages_program_runs_and_learns(tmp_path):
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     script = tmp_path / "page.py"
     script.write_text("\n\n".join(blocks), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    told = dict(line.split(": ", 1) for line in done.stdout.splitlines() if line.startswith(("accuracy", "slope")))
+    beginnings = ("accuracy", "slope", "shared", "state")
+    told = dict(line.split(": ", 1) for line in done.stdout.splitlines() if line.startswith(beginnings))
     accuracies = ast.literal_eval(told["accuracy of the global model on held-out data"])
     assert sorted(accuracies) == ["lyon", "nice", "paris"]
     assert min(accuracies.values()) > 0.85
     line = ast.literal_eval(told["slope and offset"])
     assert abs(line["slope"] - 3) < 0.3
     assert abs(line["offset"] - 1) < 0.2
+    assert ast.literal_eval(told["shared parameters"]) == ["1.weight", "1.bias"]
+    assert set(ast.literal_eval(told["state in the last round"]).values()) == {"kept"}
     assert "epochs: whole number >= 1 or None, default 1" in done.stdout

@@ -137,6 +137,17 @@ def test_the_good_case_works(hospitals: list[Hospital], run_script: Callable[...
     assert "trained ['hospital-a', 'hospital-b']" in done.stdout
 
 
+def with_hook(trigger: str, body: str) -> str:
+    """The plan with a hook, and with what the hook needs."""
+    return PLAN.replace(
+        "    def init_model",
+        "    def init_dependencies(self):\n        return ['from fedplug.core.trainer import hook']\n\n"
+        f"    @hook('{trigger}')\n    def watch(self, ctx):\n        {body}\n\n    def init_model",
+    ).replace(
+        "from fedplug import DataManager", "from fedplug.core.trainer import hook\nfrom fedplug import DataManager"
+    )
+
+
 BAD_PLANS = {
     "raises in training": (
         PLAN.replace("residual = data", "residual = 1 / 0 * data"),
@@ -158,6 +169,15 @@ BAD_PLANS = {
         ),
         ["no_such_module", "init_dependencies"],
     ),
+    "has a hook that raises": (
+        with_hook("on_batch_end", "raise ValueError('hook down')"),
+        ["hospital-", "ValueError", "hook down", "watch", "line"],
+    ),
+    "has a hook that edits its hooks": (
+        with_hook("on_epoch_start", "ctx.trainer.reset_hook_in_train('on_batch_end')"),
+        ["hospital-", "while", "routine"],
+    ),
+    "has a misspelt trigger": (with_hook("on_batch_ende", "pass"), ["on_batch_ende", "on_batch_end"]),
     "has a loss that explodes": (PLAN.replace("float((residual**2).mean())", "float('nan')"), ["nan", "step 1"]),
     "gives the wrong gradients": (PLAN.replace('"b": 2 * residual.mean()', '"c": 0.0'), ["'b'", "gradient"]),
 }  # fmt: skip

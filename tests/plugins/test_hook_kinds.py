@@ -78,7 +78,7 @@ def impl(function, **options):
 
 
 def test_every_hook_has_a_kind_and_all_kinds_are_known():
-    assert set(HOOK_KINDS.values()) <= {"collect", "first", "veto", "fold", "observe"}
+    assert set(HOOK_KINDS.values()) <= {"collect", "first", "gather", "veto", "fold", "observe"}
     from fedplug.core import hookspecs
 
     assert set(HOOK_KINDS) == {name for name in vars(hookspecs) if name.startswith("fedplug_")}

@@ -13,6 +13,7 @@ from fedplug.core.errors import DatasetError, PluginError, UsageError
 from fedplug.core.hookspecs import HOOK_KINDS
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.plugins import PluginHost
+from fedplug.core.trainer import TrainerInfo, hook
 
 
 @pytest.fixture
@@ -50,6 +51,34 @@ def test_hook_fedplug_register_data_managers(host):
 
 def test_hook_fedplug_register_transports(host):
     assert offers(host, "fedplug_register_transports", "transport") is int
+
+
+def test_hook_fedplug_trainer_hooks(host):
+    @hook("on_fit_end")
+    def noise(ctx):
+        pass
+
+    asked = []
+    add(host, "zebra", fedplug_trainer_hooks=hookimpl(lambda info: [asked.append(info), noise][1:]))
+    add(host, "ape", fedplug_trainer_hooks=hookimpl(lambda: [noise]))
+    info = TrainerInfo("torch", round=3)
+    assert host.trainer_hooks(info) == {"ape": [noise], "zebra": [noise]}
+    assert asked == [info]
+    assert list(host.trainer_hooks(info, plugin="ape")) == ["ape"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (lambda: 1 / 0, "raised ZeroDivisionError: division by zero in fedplug_trainer_hooks"),
+        (lambda: [print], "gave a builtin_function_or_method that is no Hook"),
+    ],
+)
+def test_a_training_does_not_go_on_without_the_hooks_of_a_plugin_that_fails(host, answer, problem):
+    add(host, "wrong", fedplug_trainer_hooks=hookimpl(answer))
+    with pytest.raises(PluginError, match=problem) as caught:
+        host.trainer_hooks(TrainerInfo())
+    assert caught.value.plugin == "wrong"
 
 
 def test_hook_fedplug_wrap_model(host):

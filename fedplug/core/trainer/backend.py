@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-Phase = Literal["train", "eval"]
+from fedplug.core.data import ArrayData, BatchSource
+from fedplug.core.errors import UsageError
+from fedplug.core.params import Array, Params
+from fedplug.core.trainer.points import Phase
+
+
+@dataclass(frozen=True)
+class BackendState:
+    """Everything that a training needs to go on as if it had not been interrupted.
+
+    Attributes:
+        arrays: Model, optimizer state and the like, by name.
+        plain: What is no array, as plain data (text, numbers, lists, dicts).
+    """
+
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+    plain: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Backend(ABC):
-    """A plan's model and optimizer, as the loop moves them. One object per routine run.
+    """A model and its optimizer, as the loop moves them.
 
     The loop calls, in this order::
 
@@ -21,8 +38,28 @@ class Backend(ABC):
         release()
 
     and `read` now and then for the losses that have come together. A loss stays whatever the framework
-    makes of it until then, so that a device is never waited for within the batch loop.
+    makes of it until then, so that a device is never waited for within the batch loop. Routines nest: an
+    evaluation may begin between two batches of a training, on the same object.
+
+    Attributes:
+        model: The model.
+        optimizer: Its optimizer; None where it can only be tested.
+        scheduler: Of the learning rate; None if there is none. It has a method ``step()``.
+        scheduler_unit: After what it steps: ``batch``, ``epoch`` or ``round``.
+        criterion: The loss function, where it is not part of a training plan.
+        device: Where the model lies.
+        output: What the model made of the last batch, where the backend knows it.
     """
+
+    model: Any = None
+    optimizer: Any = None
+    scheduler: Any = None
+    scheduler_unit: str = "epoch"
+    criterion: Any = None
+    device: Any = "cpu"
+    output: Any = None
+
+    # a routine ---------------------------------------------------------------------------------------------
 
     def prepare(self, phase: Phase) -> None:
         """Put the model into the mode of ``phase``."""
@@ -65,3 +102,97 @@ class Backend(ABC):
 
     def release(self) -> None:
         """Undo `prepare`; also called when the routine failed."""
+
+    def discharge(self) -> None:
+        """Give back what only a running routine needs, such as gradients; called when the outermost one is over."""
+
+    # parameters and gradients ------------------------------------------------------------------------------
+
+    def get_params(self) -> Params:
+        """The model's parameters, copied."""
+        raise self._cannot("give its parameters")
+
+    def set_params(self, params: Params) -> None:
+        """Copy ``params`` into the model.
+
+        Raises:
+            ParamsError: They do not fit.
+        """
+        raise self._cannot("take parameters")
+
+    def trainable(self) -> dict[str, Any]:
+        """What the optimizer moves, by name: the framework's own arrays, live, apart from any graph."""
+        raise self._cannot("show its parameters")
+
+    def gradients(self) -> dict[str, Any]:
+        """The gradients of the last `backward` by name, live: they may be changed in place."""
+        raise self._cannot("show its gradients")
+
+    def add_gradients(self, values: Mapping[str, Any]) -> None:
+        """Add to the gradients before the optimizer steps.
+
+        Args:
+            values: The framework's own arrays, by names of `trainable`.
+        """
+        raise self._cannot("change its gradients")
+
+    def clip_gradients(self, limit: float) -> None:
+        """Shorten the gradient to an Euclidean norm of ``limit`` over all parameters, if it is longer."""
+        raise self._cannot("clip its gradients")
+
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of `trainable`."""
+        raise self._cannot("copy its parameters")
+
+    def native(self, params: Mapping[str, Array]) -> dict[str, Any]:
+        """``params`` as the framework's own arrays, where the model lies, for names of `trainable`."""
+        raise self._cannot("take arrays")
+
+    # the whole ---------------------------------------------------------------------------------------------
+
+    def make_optimizer(self, optimizer_args: Mapping[str, Any] | None = None) -> None:
+        """Start afresh with a new optimizer, and scheduler if there is one; ``None``: with the usual arguments.
+
+        A backend whose optimizer has no state may do nothing.
+        """
+
+    def use_optimizer(self, optimizer: Any, scheduler: Any) -> None:
+        """Go on with an optimizer and a scheduler of before."""
+        self.optimizer, self.scheduler = optimizer, scheduler
+
+    def drop_optimizer(self) -> None:
+        """Forget the optimizer and its state; the next training makes a new one."""
+        self.optimizer = None
+
+    def has_scheduler(self) -> bool:
+        """Whether `make_optimizer` makes a scheduler too."""
+        return self.scheduler is not None
+
+    def predict(self, data: Any) -> Any:
+        """The model's output for ``data``, without a graph."""
+        raise self._cannot("predict")
+
+    def wrap(self, data: Any, target: Any) -> BatchSource:
+        """Data of the framework's own kind as batches."""
+        return ArrayData(data, target)
+
+    def clone(self) -> Backend:
+        """Another backend whose model is equal to this one and independent of it."""
+        raise self._cannot("be copied")
+
+    def save_state(self) -> BackendState:
+        """Model, optimizer, scheduler and the framework's random stream, copied."""
+        raise self._cannot("be saved")
+
+    def load_state(self, state: BackendState) -> None:
+        """Go on from what `save_state` gave.
+
+        Raises:
+            ParamsError: It does not fit the model.
+        """
+        raise self._cannot("be loaded")
+
+    def _cannot(self, what: str) -> UsageError:
+        return UsageError(
+            f"{type(self).__name__} cannot {what}.", cure="Use another backend, or define the method in this one."
+        )

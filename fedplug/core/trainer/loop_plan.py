@@ -60,6 +60,18 @@ class LoopPlan:
         batches = min(batches, steps)
         return cls(-(-steps // batches), batches, steps % batches or batches, steps)
 
+    @classmethod
+    def one_pass(cls, samples: int, loader: LoaderArgs) -> LoopPlan:
+        """The batches of an evaluation: each sample once, whatever ``drop_last`` and the local steps are.
+
+        Raises:
+            DatasetError: There is no sample.
+        """
+        if samples < 1:
+            raise DatasetError("There are no samples to test on.", cure="Check the data set, or raise test_ratio.")
+        batches = -(-samples // loader.batch_size)
+        return cls(1, batches, batches, batches)
+
     def in_epoch(self, epoch: int) -> int:
         """Batches of pass number ``epoch``, counted from 0."""
         return self.last if epoch == self.epochs - 1 else self.batches

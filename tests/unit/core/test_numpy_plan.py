@@ -9,7 +9,7 @@ from fedplug.core.errors import ParamsError, PlanError
 from fedplug.core.metrics import as_metrics
 from fedplug.core.params import allocate
 from fedplug.core.rng import SeedTree
-from fedplug.core.trainer import LoopPlan, evaluate, train
+from fedplug.core.trainer import Trainer
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import PlanSetup
 
@@ -38,8 +38,13 @@ def ready(plan_class=Linear, **args) -> NumpyTrainingPlan:
 
 def fit(plan, seed=1, **loader):
     args = LoaderArgs(10, **loader)
-    loop = LoopPlan.make(len(X), args, TrainingArgs.from_dict(plan.training_args()))
-    return train(plan.make_backend(), ArrayData(X, Y), args, loop, SeedTree.root(seed))
+    return Trainer(
+        plan.make_backend(), {"train": ArrayData(X, Y)}, args=plan.training_args(), loader=args, seed=seed
+    ).train()
+
+
+def scores(plan, batch_size=None):
+    return Trainer(plan.make_backend(), {"test": ArrayData(X, Y)}).evaluate(batch_size=batch_size).metrics
 
 
 def test_training_equals_a_hand_written_loop_to_the_bit():
@@ -63,7 +68,7 @@ def test_it_learns():
     plan = ready(epochs=60, optimizer_args={"lr": 0.1})
     fit(plan)
     assert np.allclose(plan.model()["w"], [1.0, -2.0, 0.5], atol=1e-3)
-    assert evaluate(plan.make_backend(), ArrayData(X, Y))["loss"] < 1e-5
+    assert scores(plan)["loss"] < 1e-5
 
 
 def test_params_round_trip_in_the_models_order_without_aliasing():
@@ -156,7 +161,7 @@ def test_testing_step_is_used_for_tests():
         def testing_step(self, data, target):
             return {"count": len(target)}
 
-    assert evaluate(ready(Tested).make_backend(), ArrayData(X, Y), 25) == {"count": 25.0}
+    assert scores(ready(Tested), 25) == {"count": 25.0}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Importing this package does not import torch: the hooks and `TorchTrainingPlan` 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fedplug.core.components import Component
@@ -14,19 +15,21 @@ from fedplug.core.markers import API_VERSION, hookimpl
 if TYPE_CHECKING:
     from fedplug.core.data import BatchSource, DataManager
     from fedplug.core.plan_source import PlanBundle
+    from fedplug_torch.layers import norm_layer_names
     from fedplug_torch.plan import TorchTrainingPlan
 
-__all__ = ["TorchTrainingPlan"]
+__all__ = ["TorchTrainingPlan", "norm_layer_names"]
 
 __fedplug_api__ = API_VERSION
 
 
-def __getattr__(name: str) -> Any:
-    if name != "TorchTrainingPlan":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fedplug_torch.plan import TorchTrainingPlan
+_HOMES = {"TorchTrainingPlan": "plan", "norm_layer_names": "layers"}
 
-    return TorchTrainingPlan
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 @hookimpl

@@ -1,47 +1,68 @@
-"""The training loop's view of a PyTorch plan."""
+"""The training loop's view of a PyTorch module."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from fedplug.core.errors import PlanError
+from fedplug.core.data import BatchSource, DataManager
+from fedplug.core.errors import ParamsError, PlanError, UsageError
 from fedplug.core.metrics import as_metrics
-from fedplug.core.trainer import Backend
-from fedplug.core.trainer.backend import Phase
+from fedplug.core.params import Array, Params
+from fedplug.core.trainer import Backend, BackendState, Phase
+from fedplug.core.training_plan import call_flexibly
+from fedplug_torch import params as torch_params
+from fedplug_torch import state_dicts
 
 if TYPE_CHECKING:
     from fedplug_torch.plan import TorchTrainingPlan
+
+Step = Callable[[Any, Any], Any]
 
 
 class TorchBackend(Backend):
     """Moves a plan's module and optimizer.
 
     Args:
-        plan: A plan that was set up; without an optimizer it can only be evaluated.
+        plan: A plan that was set up; without an optimizer it can only be evaluated. ``init_scheduler(optimizer)``
+            and ``scheduler_unit`` (``batch``, ``epoch`` or ``round``) are used where the plan has them.
     """
 
     def __init__(self, plan: TorchTrainingPlan) -> None:
-        self._model: torch.nn.Module = plan.model()
-        self._optimizer: torch.optim.Optimizer | None = plan._optimizer  # None where only testing
-        self._training_step = plan.training_step
-        self._testing_step = getattr(plan, "testing_step", None)
-        self._device = plan.device
-        self._moves = self._device.type != "cpu"
-        self._was_training = self._model.training
+        self._plan = plan
+        self._start(plan.model(), plan.device, plan.training_step, getattr(plan, "testing_step", None))
+        self.optimizer: torch.optim.Optimizer | None = plan._optimizer  # None where only testing
+        self._init_scheduler: Callable[..., Any] | None = getattr(plan, "init_scheduler", None)
+        self.scheduler_unit = str(getattr(plan, "scheduler_unit", "epoch"))
+        if self._init_scheduler is not None and self.optimizer is not None:
+            self.scheduler = call_flexibly(self._init_scheduler, self.optimizer)
+
+    def _start(self, model: torch.nn.Module, device: torch.device, step: Step, test: Step | None) -> None:
+        self.model = model
+        self.device = device
+        self._training_step = step
+        self._testing_step = test
+        self._moves = device.type != "cpu"
+        self._modes: list[tuple[bool, bool]] = []
+
+    # a routine ---------------------------------------------------------------------------------------------
 
     def prepare(self, phase: Phase) -> None:
-        """Put the module into training or evaluation mode."""
-        self._was_training = self._model.training
-        if phase == "train" and self._optimizer is None:
+        """Put the module into training or evaluation mode, and switch gradients on or off."""
+        training = phase is not Phase.EVAL
+        if training and self.optimizer is None:
             raise PlanError("This plan was set up without an optimizer; it can be tested, not trained.")
-        self._model.train(phase == "train")
+        self._modes.append((self.model.training, torch.is_grad_enabled()))
+        self.model.train(training)
+        torch.set_grad_enabled(training)
 
     def place(self, data: Any) -> Any:
         """``data`` on the module's device."""
-        return _to(data, self._device) if self._moves else data
+        return _to(data, self.device) if self._moves else data
 
     def forward(self, data: Any, target: Any) -> torch.Tensor:
         """The plan's loss, checked."""
@@ -52,12 +73,12 @@ class TorchBackend(Backend):
 
     def backward(self, loss: torch.Tensor) -> None:
         """Fresh gradients of ``loss``."""
-        self._optimizer.zero_grad()  # type: ignore[union-attr] # prepare has looked
+        self.optimizer.zero_grad()  # type: ignore[union-attr] # prepare has looked
         loss.backward()
 
     def step(self) -> None:
         """One step of the optimizer."""
-        self._optimizer.step()  # type: ignore[union-attr] # prepare has looked
+        self.optimizer.step()  # type: ignore[union-attr] # prepare has looked
 
     def detached(self, loss: torch.Tensor) -> torch.Tensor:
         """The value of ``loss`` without the graph behind it."""
@@ -70,7 +91,7 @@ class TorchBackend(Backend):
         return torch.stack([loss.reshape(()) for loss in losses]).double().tolist()
 
     def evaluate(self, data: Any, target: Any) -> dict[str, float]:
-        """What ``testing_step`` returns; the loss where the plan has none."""
+        """What ``testing_step`` returns; the loss where there is none."""
         with torch.no_grad():
             if self._testing_step is not None:
                 return as_metrics(self._testing_step(data, target))
@@ -80,10 +101,219 @@ class TorchBackend(Backend):
             raise _no_loss(loss)
 
     def release(self) -> None:
-        """Put the module back into the mode it was in, and forget gradients."""
-        self._model.train(self._was_training)
-        if self._optimizer is not None:
-            self._optimizer.zero_grad()
+        """Put the module, and gradients, back into the mode they were in."""
+        if self._modes:  # empty where prepare refused
+            training, gradients = self._modes.pop()
+            self.model.train(training)
+            torch.set_grad_enabled(gradients)
+
+    def discharge(self) -> None:
+        """Forget gradients and the last output."""
+        self.model.zero_grad()
+        self.output = None
+
+    # parameters and gradients ------------------------------------------------------------------------------
+
+    def get_params(self) -> Params:
+        """The entries of the module's ``state_dict``, copied."""
+        return torch_params.read(self.model)
+
+    def set_params(self, params: Params) -> None:
+        """Copy ``params`` into the module."""
+        torch_params.write(self.model, params)
+
+    def trainable(self) -> dict[str, torch.Tensor]:
+        """The parameters that require a gradient, live, apart from the graph."""
+        return {name: p.detach() for name, p in self._movable()}
+
+    def snapshot(self) -> dict[str, torch.Tensor]:
+        """Copies of the parameters that require a gradient."""
+        return {name: p.detach().clone() for name, p in self._movable()}
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """The gradients of the last batch, live; a parameter that took no part has none."""
+        return {name: p.grad for name, p in self._movable() if p.grad is not None}
+
+    def add_gradients(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Add to the gradients; a parameter without one gets it."""
+        movable = dict(self._movable())
+        with torch.no_grad():
+            for name, value in values.items():
+                parameter = movable[name]
+                if parameter.grad is None:
+                    parameter.grad = value.to(parameter.dtype).clone()
+                else:
+                    parameter.grad.add_(value)
+
+    def clip_gradients(self, limit: float) -> None:
+        """Shorten the gradient."""
+        torch.nn.utils.clip_grad_norm_([p for _, p in self._movable()], limit)
+
+    def native(self, params: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+        """``params`` as tensors on the module's device; entries that are no trainable parameter are left out."""
+        movable = dict(self._movable())
+        known = self.model.state_dict().keys()
+        found = {}
+        for name, array in params.items():
+            if name not in known or (name in movable and tuple(movable[name].shape) != np.shape(array)):
+                raise ParamsError(f"{name!r} with shape {np.shape(array)} is no parameter of the model.")
+            if name in movable:
+                found[name] = torch.tensor(np.asarray(array), dtype=movable[name].dtype, device=self.device)
+        return found
+
+    # the whole ---------------------------------------------------------------------------------------------
+
+    def make_optimizer(self, optimizer_args: Mapping[str, Any] | None = None) -> None:
+        """A new optimizer, and a new scheduler if there is one; a scheduler that counts rounds goes on counting."""
+        args = self._plan.optimizer_args() if optimizer_args is None else dict(optimizer_args)
+        self._renew(self._plan._build_optimizer(args))
+        self._plan._optimizer = self.optimizer
+
+    def use_optimizer(self, optimizer: Any, scheduler: Any) -> None:
+        """Go on with an optimizer and a scheduler of before, in the plan too, where its state is kept from."""
+        super().use_optimizer(optimizer, scheduler)
+        if optimizer is not None:
+            self._plan._optimizer = optimizer
+
+    def _renew(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        if self._init_scheduler is not None:
+            before = self.scheduler if self.scheduler_unit == "round" else None
+            self.scheduler = call_flexibly(self._init_scheduler, optimizer)
+            if before is not None:
+                self.scheduler.load_state_dict(before.state_dict())
+                for group, rate in zip(optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+                    group["lr"] = rate
+
+    def has_scheduler(self) -> bool:
+        """Whether there is an ``init_scheduler``."""
+        return self._init_scheduler is not None
+
+    def predict(self, data: Any) -> Any:
+        """The output of the plan's ``forward``."""
+        with torch.no_grad():
+            return self._plan.forward(self.place(data))
+
+    def wrap(self, data: Any, target: Any) -> BatchSource:
+        """Tensors, arrays, or a torch data set as batches."""
+        from fedplug_torch.data import wrap
+
+        return wrap(DataManager(data, target))
+
+    def clone(self) -> TorchBackend:
+        """A copy with a module and an optimizer of its own; the data is shared."""
+        return TorchBackend(deepcopy(self._plan, {id(self._plan._setup): self._plan._setup}))
+
+    def save_state(self) -> BackendState:
+        """Module, optimizer, scheduler, and torch's random streams."""
+        arrays: dict[str, Array] = {f"model/{name}": array for name, array in self.get_params().items()}
+        arrays["rng"] = torch.get_rng_state().numpy().copy()
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            for i, state in enumerate(torch.cuda.get_rng_state_all()):
+                arrays[f"cuda/{i}"] = state.numpy().copy()
+        plain: dict[str, Any] = {"optimizer": None, "scheduler": None}
+        if self.optimizer is not None:
+            plain["optimizer"] = state_dicts.pack(self.optimizer.state_dict(), "optimizer", arrays)
+        if self.scheduler is not None:
+            plain["scheduler"] = state_dicts.pack(self.scheduler.state_dict(), "scheduler", arrays)
+        return BackendState(arrays, plain)
+
+    def load_state(self, state: BackendState) -> None:
+        """Go on from a saved state."""
+        saved = {n.removeprefix("model/"): a for n, a in state.arrays.items() if n.startswith("model/")}
+        self.set_params(Params.from_arrays(saved))
+        if state.plain["scheduler"] is not None and self.scheduler is None:
+            self.make_optimizer()
+        if state.plain["optimizer"] is None:
+            self.drop_optimizer()
+        else:
+            if self.optimizer is None:
+                self.make_optimizer()
+            self.optimizer.load_state_dict(  # type: ignore[union-attr] # it was made
+                state_dicts.unpack(state.plain["optimizer"], "optimizer", state.arrays)
+            )
+        if state.plain["scheduler"] is not None and self.scheduler is not None:
+            self.scheduler.load_state_dict(state_dicts.unpack(state.plain["scheduler"], "scheduler", state.arrays))
+        torch.set_rng_state(torch.from_numpy(np.array(state.arrays["rng"])))
+        gpus = [np.array(a) for n, a in state.arrays.items() if n.startswith("cuda/")]
+        if gpus and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([torch.from_numpy(a) for a in gpus])
+
+    def _movable(self) -> Iterable[tuple[str, torch.nn.Parameter]]:
+        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+
+class TorchModelBackend(TorchBackend):
+    """Moves a bare module, with a criterion instead of a plan's ``training_step``.
+
+    Batches are ``(x, label)``; ``pred = model(x)``, ``loss = criterion(pred, label)``, so that ``ctx.y_prob`` is known.
+
+    Args:
+        model: The module.
+        criterion: Gives the mean loss over a batch of ``(pred, label)``.
+        optimizer: Makes an optimizer of parameters and optimizer arguments; ``torch.optim.SGD`` by default.
+        scheduler: Makes a scheduler of an optimizer.
+        scheduler_unit: After what it steps: ``batch``, ``epoch`` or ``round``.
+        metrics: Gives further metrics of ``(pred, label)`` in an evaluation, by name.
+        device: Where the module is put.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        criterion: Callable[[Any, Any], torch.Tensor],
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+        *,
+        scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
+        scheduler_unit: str = "epoch",
+        metrics: Callable[[Any, Any], Mapping[str, Any]] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        torch_params.check(model)
+        where = torch.device(device)
+        self._start(model.to(where), where, self._criterion_step, self._metrics_step)
+        self.criterion = criterion
+        self.optimizer = None
+        self._make = optimizer
+        self._metrics = metrics
+        self._init_scheduler = scheduler
+        self.scheduler_unit = scheduler_unit
+        self._args: dict[str, Any] = {}
+
+    def make_optimizer(self, optimizer_args: Mapping[str, Any] | None = None) -> None:
+        """A new optimizer with these arguments; None: with the last ones."""
+        if optimizer_args is not None:
+            self._args = dict(optimizer_args)
+        try:
+            self._renew(self._make([p for p in self.model.parameters() if p.requires_grad], **self._args))
+        except TypeError as error:
+            raise UsageError(f"The optimizer cannot be made from {self._args!r}: {error}.") from error
+
+    def predict(self, data: Any) -> Any:
+        """The module's output."""
+        with torch.no_grad():
+            return self.model(self.place(data))
+
+    def clone(self) -> TorchModelBackend:
+        """A copy with a module of its own, and an optimizer in the same state."""
+        twin = TorchModelBackend(
+            deepcopy(self.model), self.criterion, self._make, scheduler=self._init_scheduler,
+            scheduler_unit=self.scheduler_unit, metrics=self._metrics, device=self.device,
+        )  # fmt: skip
+        twin._args = dict(self._args)
+        if self.optimizer is not None:
+            twin.make_optimizer()
+            twin.optimizer.load_state_dict(deepcopy(self.optimizer.state_dict()))  # type: ignore[union-attr] # it was made
+        return twin
+
+    def _criterion_step(self, data: Any, label: Any) -> torch.Tensor:
+        pred = self.model(data)
+        self.output = pred.detach() if isinstance(pred, torch.Tensor) else pred
+        return self.criterion(pred, label)  # type: ignore[no-any-return]
+
+    def _metrics_step(self, data: Any, label: Any) -> dict[str, Any]:
+        loss = self._criterion_step(data, label)
+        return {"loss": loss, **(self._metrics(self.output, label) if self._metrics else {})}
 
 
 def _no_loss(value: object) -> PlanError:

@@ -6,7 +6,7 @@ A tensor that the module holds under several names (tied weights) is one entry, 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ _NAMES = {
     torch.float32: "float32",
     torch.float64: "float64",
 }
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
 def check(module: nn.Module) -> None:
@@ -54,14 +55,53 @@ def check(module: nn.Module) -> None:
             )
 
 
-def read(module: nn.Module, allocate: Callable[[int], Any] | None = None) -> Params:
+def names(module: nn.Module) -> dict[str, bool]:
+    """The names of the module's parameters and buffers, in order, and whether each is a buffer."""
+    tensors = _distinct(module.state_dict(keep_vars=True))[0]
+    return {name: not isinstance(tensor, nn.Parameter) for name, tensor in tensors.items()}
+
+
+def read(
+    module: nn.Module, allocate: Callable[[int], Any] | None = None, only: Collection[str] | None = None
+) -> Params:
     """The module's parameters and buffers, copied once.
 
     Args:
         module: On any device.
         allocate: Gives the memory to copy into; fresh memory by default.
+        only: The names of those to read; all by default.
     """
-    tensors = _distinct(module.state_dict())[0]
+    return pack(_chosen(_distinct(module.state_dict())[0], only), allocate)
+
+
+def write(module: nn.Module, params: Params, only: Collection[str] | None = None) -> None:
+    """Copy ``params`` into the module.
+
+    Args:
+        module: On any device.
+        params: Parameters and buffers by name.
+        only: The names of those to write; all by default. The others stay as they are.
+
+    Raises:
+        ParamsError: They are not laid out as the module's state.
+    """
+    state = module.state_dict()
+    tensors, aliases = _distinct(state)
+    chosen = _chosen(tensors, only)
+    params.require(_spec(chosen))
+    given = views(params)
+    for alias, name in aliases.items():
+        if name in given:
+            given[alias] = given[name]
+    module.load_state_dict(given if only is None else {**state, **given})
+
+
+def pack(tensors: Mapping[str, torch.Tensor], allocate: Callable[[int], Any] | None = None) -> Params:
+    """Tensors on any device as `Params`, copied once.
+
+    Raises:
+        ParamsError: A dtype cannot travel.
+    """
     spec = _spec(tensors)
 
     def fill(name: str, out: Array) -> None:
@@ -75,26 +115,27 @@ def read(module: nn.Module, allocate: Callable[[int], Any] | None = None) -> Par
     return Params.build(spec, fill, None if allocate is None else allocate(spec.nbytes))
 
 
-def write(module: nn.Module, params: Params) -> None:
-    """Copy ``params`` into the module.
+def unpack(params: Params) -> dict[str, torch.Tensor]:
+    """Copies of ``params`` as tensors, on the processor."""
+    return {name: view.clone() for name, view in views(params).items()}
 
-    Raises:
-        ParamsError: They are not laid out as the module's state.
-    """
-    tensors, aliases = _distinct(module.state_dict())
-    params.require(_spec(tensors))
+
+def views(params: Params) -> dict[str, torch.Tensor]:
+    """The arrays of ``params`` as tensors that nobody must write to, or keep longer than ``params``."""
     flat = _tensor_over(params)
-    state: dict[str, torch.Tensor] = {}
+    found: dict[str, torch.Tensor] = {}
     for entry in params.spec.tensors:
-        dtype = tensors[entry.name].dtype
+        dtype = _DTYPES[entry.dtype]
         raw = flat[entry.offset : entry.offset + entry.size * dtype.itemsize]
-        state[entry.name] = raw.view(dtype).view(entry.shape)
-    for alias, name in aliases.items():
-        state[alias] = state[name]
-    module.load_state_dict(state)
+        found[entry.name] = raw.view(dtype).view(entry.shape)
+    return found
 
 
-def _spec(tensors: dict[str, torch.Tensor]) -> ParamsSpec:
+def _chosen(tensors: dict[str, torch.Tensor], only: Collection[str] | None) -> dict[str, torch.Tensor]:
+    return tensors if only is None else {name: tensors[name] for name in only}
+
+
+def _spec(tensors: Mapping[str, torch.Tensor]) -> ParamsSpec:
     try:
         return ParamsSpec.build([(n, tuple(t.shape), _NAMES[t.dtype]) for n, t in tensors.items()])
     except KeyError as error:

@@ -15,8 +15,10 @@ from fedplug.core.params import Params
 from fedplug.core.rng import seeded_globals
 from fedplug.core.trainer import Backend
 from fedplug.core.training_plan import Allocate, TrainingPlan, call_flexibly
+from fedplug_torch import optimizer_state
 from fedplug_torch import params as torch_params
 from fedplug_torch.backend import TorchBackend
+from fedplug_torch.layers import norm_layer_names
 
 
 class TorchTrainingPlan(TrainingPlan):
@@ -77,6 +79,16 @@ class TorchTrainingPlan(TrainingPlan):
     def forward(self, data: Any) -> Any:
         """The model's output for a batch: ``self.model()(data)``."""
         return self.model()(data)
+
+    def norm_layer_names(self) -> frozenset[str]:
+        """The names of all parameters and buffers of the model's normalisation layers, for ``tag_parameters``.
+
+        FedBN (Li et al., ICLR 2021, algorithm 1) averages all parameters but these::
+
+            def tag_parameters(self, name):
+                return {"local", "persistent"} if name in self.norm_layer_names() else set()
+        """
+        return norm_layer_names(self.model())
 
     # for the library ---------------------------------------------------------------------------------------
 
@@ -159,9 +171,28 @@ class TorchTrainingPlan(TrainingPlan):
         return TorchBackend(self)
 
     def get_params(self, allocate: Allocate | None = None) -> Params:
-        """The entries of the module's ``state_dict``, copied."""
-        return torch_params.read(self.model(), allocate)
+        """The shared entries of the module's ``state_dict``, copied."""
+        return torch_params.read(self.model(), allocate, self._tags.shared if self._tags else None)
 
     def set_params(self, params: Params) -> None:
-        """Copy ``params`` into the module."""
-        torch_params.write(self.model(), params)
+        """Copy ``params`` into the module's shared entries."""
+        torch_params.write(self.model(), params, self._tags.shared if self._tags else None)
+
+    def _names(self) -> Mapping[str, bool]:
+        return torch_params.names(self.model())
+
+    def read_persistent(self) -> Params:
+        """The entries of the ``state_dict`` with the tag ``persistent``, copied."""
+        return torch_params.read(self.model(), None, self.parameter_tags().persistent)
+
+    def write_persistent(self, params: Params) -> None:
+        """Copy what `read_persistent` gave into the module."""
+        torch_params.write(self.model(), params, self.parameter_tags().persistent)
+
+    def read_optimizer(self) -> tuple[Params, dict[str, Any]]:
+        """The ``state`` of the optimizer's ``state_dict``; its settings come anew from ``init_optimizer``."""
+        return optimizer_state.read(self.optimizer())
+
+    def write_optimizer(self, arrays: Params, values: Mapping[str, Any]) -> None:
+        """Let the optimizer go on from what `read_optimizer` gave."""
+        optimizer_state.write(self.optimizer(), arrays, values)

@@ -8,8 +8,7 @@ import pytest
 from fedplug.core.data import ArrayData, LoaderArgs
 from fedplug.core.errors import DatasetError, PlanRunError, TrainingCancelledError
 from fedplug.core.rng import SeedTree
-from fedplug.core.trainer import Backend, LoopPlan, evaluate, train
-from fedplug.core.training_args import TrainingArgs
+from fedplug.core.trainer import Backend, Trainer
 
 SEED = SeedTree.root(3)
 
@@ -19,6 +18,7 @@ class Recorder(Backend):
 
     def __init__(self, losses=None):
         self.calls = []
+        self.optimizer = object()
         self.seen = []
         self.losses = losses
 
@@ -53,9 +53,15 @@ def flat(batches) -> list[float]:
 
 
 def run(backend, data, batch=4, shuffle=True, seed=SEED, loop=None, **args):
+    loop = dict(loop or {})
+    args["log_interval"] = loop.pop("log_interval", 10)
     loader = LoaderArgs(batch, shuffle=shuffle)
-    plan = LoopPlan.make(len(data), loader, TrainingArgs.from_dict(args))
-    return train(backend, data, loader, plan, seed, **(loop or {}))
+    trainer = Trainer(backend, {"train": data}, args=args, loader=loader, seed=seed, **loop)
+    return trainer.train(with_params=False)
+
+
+def evaluate(backend, data, batch_size=None, **options):
+    return Trainer(backend, {"test": data}, **options).evaluate(batch_size=batch_size).metrics
 
 
 def test_order_of_calls():
@@ -66,7 +72,7 @@ def test_order_of_calls():
 
 def test_result_counts_steps_and_samples_and_weighs_the_loss():
     result = run(Recorder(), source(), epochs=2)
-    assert (result.steps, result.samples) == (6, 20)
+    assert (result.steps, result.num_samples) == (6, 20)
     assert result.loss == pytest.approx(4.5)  # the mean over samples, though the last batch is smaller
     assert result.seconds > 0
 

@@ -1,0 +1,222 @@
+"""What a training is made of, as hooks: any of them can be replaced, removed, or preceded by another.
+
+========================  =============================================  ==========================
+trigger                   train, finetune                                eval
+========================  =============================================  ==========================
+on_batch_start            cancel (where a task can be cancelled)         cancel
+on_batch_forward          forward, regularizer                           evaluate
+on_batch_backward         backward, step
+on_batch_end              accumulate, report, schedule                   accumulate
+on_epoch_end              schedule
+on_fit_end                schedule, finish                               finish
+========================  =============================================  ==========================
+
+``report`` and ``schedule`` are there if somebody takes reports, or the backend has a scheduler.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedplug.core.errors import TrainingCancelledError
+from fedplug.core.trainer.context import Context
+from fedplug.core.trainer.hooks import Hook
+from fedplug.core.trainer.points import Phase, Trigger
+
+OWNER = "fedplug"
+"""The plugin name of the loop's own hooks."""
+
+TRAINING = (Phase.TRAIN, Phase.FINETUNE)
+
+SCHEDULER_UNITS = {
+    "batch": Trigger.ON_BATCH_END,
+    "epoch": Trigger.ON_EPOCH_END,
+    "round": Trigger.ON_FIT_END,
+}
+"""After what a scheduler may step."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopPoint:
+    """How far a training is.
+
+    Attributes:
+        step: Optimizer steps done.
+        total: Steps to do in all.
+        epoch: Epoch, from 1.
+        samples: Samples seen, counting those of every epoch.
+        seconds: Since the routine began.
+        loss: Mean over the samples since the last report.
+    """
+
+    step: int
+    total: int
+    epoch: int
+    samples: int
+    seconds: float
+    loss: float
+
+
+Report = Callable[[LoopPoint], object]
+"""Takes signs of life."""
+
+
+def default_hooks(
+    *,
+    log_interval: int = 0,
+    report: Report | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    scheduler_unit: str = "",
+) -> list[Hook]:
+    """The loop's own hooks, of all phases.
+
+    Args:
+        log_interval: Report every so many steps, and at the first and the last; 0: never.
+        report: Takes the reports.
+        cancelled: Asked before every batch.
+        scheduler_unit: After what the scheduler steps; empty if there is none.
+    """
+    every = (*TRAINING, Phase.EVAL)
+    hooks = list(_ALWAYS)
+    if cancelled is not None:
+        hooks.append(Hook(_cancel(cancelled), Trigger.ON_BATCH_START, every, "cancel", OWNER))
+    if report is not None and log_interval > 0:
+        hooks.append(Hook(_reporter(report, log_interval), Trigger.ON_BATCH_END, TRAINING, "report", OWNER))
+    if scheduler_unit:
+        trigger, before = SCHEDULER_UNITS[scheduler_unit], _before(scheduler_unit)
+        hooks.append(Hook(schedule, trigger, (Phase.TRAIN,), plugin=OWNER, before=before))
+    return hooks
+
+
+# training --------------------------------------------------------------------------------------------------
+
+
+def forward(ctx: Context) -> None:
+    """Sets loss_batch, loss_task, y_prob."""
+    backend = ctx.backend
+    data, target = ctx.data_batch
+    ctx.loss_batch = ctx.loss_task = backend.forward(data, target)
+    ctx.y_prob = backend.output
+
+
+def regularizer(ctx: Context) -> None:
+    """Adds what ``ctx.regularizer`` returns, if there is one, to loss_task; sets loss_regular."""
+    if ctx.regularizer is not None:
+        term = ctx.regularizer(ctx)
+        ctx.loss_regular = term if ctx.loss_regular is None else ctx.loss_regular + term
+        ctx.loss_task = ctx.loss_task + term
+
+
+def backward(ctx: Context) -> None:
+    """Gradients of loss_task."""
+    ctx.backend.backward(ctx.loss_task)
+
+
+def step(ctx: Context) -> None:
+    """Moves the parameters; counts num_steps."""
+    ctx.backend.step()
+    ctx.num_steps += 1
+
+
+def accumulate(ctx: Context) -> None:
+    """Adds the batch to the loss and to num_samples; a batch that was skipped before its loss does not count."""
+    loss = ctx.loss_batch
+    if loss is not None:
+        size = ctx.batch_size
+        ctx.meter.add(ctx.backend.detached(loss), size)
+        ctx.num_samples += size
+        if ctx.loss_regular is not None:
+            ctx.loss_regular_total = ctx.loss_regular_total + ctx.backend.detached(ctx.loss_regular) * size
+
+
+def schedule(ctx: Context) -> None:
+    """One step of the scheduler."""
+    scheduler = ctx.backend.scheduler
+    if scheduler is not None:
+        scheduler.step()
+
+
+def finish(ctx: Context) -> None:
+    """Sets the metric ``loss``, the mean of loss_batch over all samples."""
+    ctx.metrics["loss"] = ctx.meter.mean()
+
+
+# evaluation ------------------------------------------------------------------------------------------------
+
+
+def evaluate(ctx: Context) -> None:
+    """Sets batch_metrics, y_prob, and loss_batch if there is such a metric."""
+    backend = ctx.backend
+    data, target = ctx.data_batch
+    metrics = ctx.batch_metrics = backend.evaluate(data, target)
+    ctx.y_prob = backend.output
+    ctx.loss_batch = metrics.get("loss")
+
+
+def accumulate_metrics(ctx: Context) -> None:
+    """Adds the batch to the metrics and to num_samples."""
+    ctx.meter.add_metrics(ctx.batch_metrics, ctx.batch_size)
+    ctx.num_samples += ctx.batch_size
+    ctx.batch_metrics = {}
+
+
+def finish_metrics(ctx: Context) -> None:
+    """Adds the means of all metrics over the samples to ``ctx.metrics``."""
+    ctx.metrics = {**ctx.meter.metrics(), **ctx.metrics}
+
+
+def collect_outputs(ctx: Context) -> None:
+    """Not there by default: keeps labels and outputs of all batches for ``ctx.test_y_true``, ``ctx.test_y_prob``.
+
+    Register it at ``on_batch_end``, behind nothing in particular. All outputs of a routine stay in memory.
+    """
+    trues, probs = ctx.outputs
+    trues.append(ctx.y_true)
+    probs.append(ctx.y_prob)
+
+
+# made for a task -------------------------------------------------------------------------------------------
+
+
+def _cancel(cancelled: Callable[[], bool]) -> Callable[[Context], None]:
+    def cancel(ctx: Context) -> None:
+        if cancelled():
+            if ctx.cur_phase is Phase.EVAL:
+                raise TrainingCancelledError("The training was cancelled while it tested.")
+            raise TrainingCancelledError(
+                f"The training was cancelled after {ctx.num_steps} of {ctx.loop_plan.total} steps."
+            )
+
+    return cancel
+
+
+def _reporter(report: Report, interval: int) -> Callable[[Context], None]:
+    def report_progress(ctx: Context) -> None:
+        done = ctx.num_steps
+        if done == ctx.next_report:
+            total = ctx.loop_plan.total
+            seconds = time.perf_counter() - ctx.began
+            report(LoopPoint(done, total, ctx.cur_epoch_i + 1, ctx.num_samples, seconds, ctx.meter.since_last()))
+            ctx.next_report = min(done - done % interval + interval, max(total, done + 1))
+
+    return report_progress
+
+
+def _before(scheduler_unit: str) -> tuple[str, ...]:
+    return ("finish",) if scheduler_unit == "round" else ()
+
+
+# Made once: a trainer is set up for every task.
+_ALWAYS = (
+    Hook(forward, Trigger.ON_BATCH_FORWARD, TRAINING, "forward", OWNER),
+    Hook(regularizer, Trigger.ON_BATCH_FORWARD, TRAINING, "regularizer", OWNER),
+    Hook(evaluate, Trigger.ON_BATCH_FORWARD, (Phase.EVAL,), "evaluate", OWNER),
+    Hook(backward, Trigger.ON_BATCH_BACKWARD, TRAINING, "backward", OWNER),
+    Hook(step, Trigger.ON_BATCH_BACKWARD, TRAINING, "step", OWNER),
+    Hook(accumulate, Trigger.ON_BATCH_END, TRAINING, "accumulate", OWNER),
+    Hook(accumulate_metrics, Trigger.ON_BATCH_END, (Phase.EVAL,), "accumulate", OWNER),
+    Hook(finish, Trigger.ON_FIT_END, TRAINING, "finish", OWNER),
+    Hook(finish_metrics, Trigger.ON_FIT_END, (Phase.EVAL,), "finish", OWNER),
+)

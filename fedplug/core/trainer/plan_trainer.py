@@ -1,0 +1,61 @@
+"""A `Trainer` for a training plan on a node: the plan's backend and hooks, the plugins' hooks, the node's data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fedplug.core.data import BatchSource, LoaderArgs
+from fedplug.core.rng import SeedTree
+from fedplug.core.trainer.defaults import Report
+from fedplug.core.trainer.hooks import hooks_of
+from fedplug.core.trainer.info import TrainerInfo
+from fedplug.core.trainer.trainer import Trainer
+from fedplug.core.training_plan import TrainingPlan
+
+if TYPE_CHECKING:
+    from fedplug.core.plugins import PluginHost
+
+
+def plan_trainer(
+    plan: TrainingPlan,
+    data: dict[str, BatchSource | None],
+    loader: LoaderArgs | None = None,
+    seed: SeedTree | int | None = None,
+    *,
+    host: PluginHost | None = None,
+    report: Report | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    **options: Any,
+) -> Trainer:
+    """The trainer of a plan that was set up.
+
+    Args:
+        plan: The plan; its methods that are hooks are added as the researcher's own.
+        data: Batches by split.
+        loader: How batches are drawn.
+        seed: Root of the order of samples.
+        host: Whose plugins' hooks are added; None: no plugin's.
+        report: Takes signs of life.
+        cancelled: Asked before every batch.
+        **options: As for `Trainer`.
+
+    Raises:
+        PluginError: A plugin's hooks cannot be used.
+        PlanError: The plan was not set up.
+    """
+    state = plan._state
+    trainer = plan.make_trainer(
+        plan.make_backend(), data, args=state.training_args, loader=loader, seed=seed, report=report,
+        cancelled=cancelled, **{"log": state.log, **options},
+    )  # fmt: skip
+    trainer.ctx.inbox = dict(state.aux)
+    trainer.ctx.state = state.state
+    trainer.ctx.round = state.round
+    if host is not None:
+        info = TrainerInfo(plan.framework, plan.training_args(), state.node_id, state.round)
+        for plugin, hooks in host.trainer_hooks(info).items():
+            trainer.install(plugin, hooks)
+    for each in hooks_of(plan):
+        trainer.add_hook(each)
+    return trainer

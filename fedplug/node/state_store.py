@@ -1,0 +1,280 @@
+"""Where a node keeps the state of its trainings between rounds: in memory, or in files of the node's folder.
+
+A state is stored under (experiment, data set, round) before its update is offered. It is the base of a later
+round only if the researcher's request says so (``acked_round``), so a reply that is lost, refused or too late never
+advances a node: the state that was acknowledged stays until another one is. Of one experiment and data set
+there are therefore at most two states: the one that the last training began with and the one it ended with.
+
+States are forgotten when they are older than `MAX_AGE_DAYS` (an experiment that goes on renews them each
+round), and, oldest first, when all of them together outgrow the store's limit; those of the experiment that
+is being stored stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import secrets
+import sqlite3
+import struct
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from fedplug.core.errors import CodecError, FedplugError, StoreError
+from fedplug.core.local_state import LocalState
+from fedplug.core.params import Params, ParamsSpec, allocate
+from fedplug.node.store import NodeStore
+
+STATE_FOLDER = "state"
+MAX_AGE_DAYS = 30.0
+"""States that were not renewed for so long are forgotten when the node starts or stores another one."""
+
+MAX_MEMORY = 2 * 2**30
+MAX_DISK = 16 * 2**30
+"""Most bytes that all states of a node may take together."""
+
+_MAGIC = b"FPLGST1\n"
+_HEADER = struct.Struct("<8sI")
+_DAY = 86_400.0
+_log = logging.getLogger("fedplug.node")
+
+
+class StateStore(ABC):
+    """The states of one node. Methods may be called from any thread.
+
+    Args:
+        limit: Most bytes that all states may take together.
+        now: Seconds since 1970; for tests.
+    """
+
+    def __init__(self, limit: int, now: Callable[[], float] = time.time) -> None:
+        self._limit = limit
+        self._now = now
+
+    @abstractmethod
+    def load(self, experiment_id: str, dataset_id: str, number: int) -> LocalState | None:
+        """The state that round ``number`` left; None if it is not there, or is damaged."""
+
+    @abstractmethod
+    def save(self, experiment_id: str, dataset_id: str, number: int, acked: int, state: LocalState) -> None:
+        """Store what round ``number`` left, durably, in place of what an earlier attempt at it has left.
+
+        Args:
+            experiment_id: The experiment.
+            dataset_id: The data set.
+            number: The round.
+            acked: The round that this one went on from; the states of all other rounds are forgotten.
+            state: What the round left.
+
+        Raises:
+            StoreError: It is too large, or cannot be written. What was stored stays.
+        """
+
+    @abstractmethod
+    def forget(self, experiment_id: str) -> None:
+        """Forget all states of an experiment."""
+
+    def _check_size(self, state: LocalState) -> None:
+        # The state that it replaces must be kept beside it.
+        if 2 * state.nbytes > self._limit:
+            raise StoreError(
+                f"A state between rounds of {state.nbytes:,} bytes is too large: this node keeps "
+                f"{self._limit:,} bytes, in which two such states must have room."
+            )
+
+
+class MemoryStateStore(StateStore):
+    """States that are gone with the object: for virtual nodes and nodes without a folder."""
+
+    def __init__(self, limit: int = MAX_MEMORY, now: Callable[[], float] = time.time) -> None:
+        super().__init__(limit, now)
+        self._lock = threading.Lock()
+        self._states: dict[tuple[str, str, int], LocalState] = {}  # oldest first
+
+    def load(self, experiment_id: str, dataset_id: str, number: int) -> LocalState | None:
+        """As `StateStore.load`."""
+        with self._lock:
+            return self._states.get((experiment_id, dataset_id, number))
+
+    def save(self, experiment_id: str, dataset_id: str, number: int, acked: int, state: LocalState) -> None:
+        """As `StateStore.save`."""
+        self._check_size(state)
+        mine = (experiment_id, dataset_id)
+        with self._lock:
+            for key in [key for key in self._states if key[:2] == mine and key[2] != acked]:
+                del self._states[key]
+            self._states[*mine, number] = state
+            total = sum(each.nbytes for each in self._states.values())
+            for key in [key for key in self._states if key[:2] != mine]:
+                if total <= self._limit:
+                    break
+                total -= self._states.pop(key).nbytes
+
+    def forget(self, experiment_id: str) -> None:
+        """As `StateStore.forget`."""
+        with self._lock:
+            self._states = {key: state for key, state in self._states.items() if key[0] != experiment_id}
+
+
+class FileStateStore(StateStore):
+    """States as files in the node's folder, readable by its owner only; the node's store says which is which.
+
+    A file is written and flushed to the disk before the store names it, and deleted after the store has
+    forgotten it. So a crash leaves at most a file that nobody names, which the next start deletes.
+
+    Args:
+        store: The store of a node that has a folder.
+        limit: Most bytes that all states may take together.
+        now: Seconds since 1970; for tests.
+    """
+
+    def __init__(self, store: NodeStore, limit: int = MAX_DISK, now: Callable[[], float] = time.time) -> None:
+        super().__init__(limit, now)
+        if store.folder is None:
+            raise StoreError("A node without a folder keeps its states in memory.")
+        self._store = store
+        self._folder = store.folder / STATE_FOLDER
+        with self._disk_errors():
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._tidy()
+
+    def load(self, experiment_id: str, dataset_id: str, number: int) -> LocalState | None:
+        """As `StateStore.load`."""
+        query = "SELECT file, digest FROM states WHERE experiment_id = ? AND dataset_id = ? AND round = ?"
+        with self._store.transaction() as db:
+            row = db.execute(query, (experiment_id, dataset_id, number)).fetchone()
+        if row is None:
+            return None
+        try:
+            return _read(self._folder / row[0], row[1])
+        except (OSError, FedplugError) as error:
+            _log.error("The state of round %d of experiment %s cannot be used: %s", number + 1, experiment_id, error)
+            return None
+
+    def save(self, experiment_id: str, dataset_id: str, number: int, acked: int, state: LocalState) -> None:
+        """As `StateStore.save`."""
+        self._check_size(state)
+        file = f"{secrets.token_hex(16)}.state"
+        mine = (experiment_id, dataset_id)
+        with self._disk_errors():
+            try:
+                digest, nbytes = _write(self._folder / file, state)
+                with self._store.transaction() as db:
+                    dropped = _drop(db, "experiment_id = ? AND dataset_id = ? AND round != ?", (*mine, acked))
+                    now = self._now()
+                    db.execute("UPDATE states SET written = ? WHERE experiment_id = ? AND dataset_id = ?", (now, *mine))
+                    row = (*mine, number, file, digest, nbytes, now)
+                    db.execute("INSERT INTO states VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                    dropped += _drop(db, "written < ?", (now - MAX_AGE_DAYS * _DAY,))
+                    dropped += self._make_room(db, mine)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    (self._folder / file).unlink(missing_ok=True)
+                raise
+        self._delete(dropped)
+
+    def forget(self, experiment_id: str) -> None:
+        """As `StateStore.forget`."""
+        with self._store.transaction() as db:
+            dropped = _drop(db, "experiment_id = ?", (experiment_id,))
+        self._delete(dropped)
+
+    def _make_room(self, db: sqlite3.Connection, mine: tuple[str, str]) -> list[str]:
+        """Forget the oldest states of others until the rest fits."""
+        (total,) = db.execute("SELECT COALESCE(SUM(nbytes), 0) FROM states").fetchone()
+        others = "SELECT file, nbytes FROM states WHERE NOT (experiment_id = ? AND dataset_id = ?) ORDER BY written"
+        dropped: list[str] = []
+        for file, nbytes in db.execute(others, mine).fetchall():
+            if total <= self._limit:
+                break
+            total -= nbytes
+            dropped += _drop(db, "file = ?", (file,))
+        return dropped
+
+    def _tidy(self) -> None:
+        """Forget what is too old, and delete files that a crash has left."""
+        with self._store.transaction() as db:
+            _drop(db, "written < ?", (self._now() - MAX_AGE_DAYS * _DAY,))
+            named = {file for (file,) in db.execute("SELECT file FROM states")}
+        self._delete([path.name for path in self._folder.iterdir() if path.name not in named])
+
+    def _delete(self, files: list[str]) -> None:
+        for file in files:
+            try:
+                (self._folder / file).unlink(missing_ok=True)
+            except OSError as error:
+                _log.warning("%s cannot be deleted: %s.", self._folder / file, error.strerror)
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"{self._folder} cannot be used: {error.strerror}.",
+                cure="Check that the disk is not full and that this user may write the node's folder.",
+            ) from error
+
+
+def open_states(store: NodeStore) -> StateStore:
+    """The states of a node: beside its store if that lies in a folder, else in memory."""
+    return FileStateStore(store) if store.folder else MemoryStateStore()
+
+
+def _drop(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> list[str]:
+    """Delete rows; returns the files that they named."""
+    found = db.execute(f"DELETE FROM states WHERE {where} RETURNING file", values)  # noqa: S608 - ``where`` is ours
+    return [file for (file,) in found.fetchall()]
+
+
+def _write(path: Path, state: LocalState) -> tuple[str, int]:
+    """Write a state and wait until the disk has it. Returns its digest and size."""
+    header = msgspec.msgpack.encode((msgspec.Raw(state.arrays.spec.table), state.values))
+    digest = hashlib.sha256()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        for part in (_HEADER.pack(_MAGIC, len(header)), header, state.arrays.buffer):
+            digest.update(part)
+            file.write(part)
+        file.flush()
+        os.fsync(descriptor)
+        nbytes = file.tell()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name, too
+    finally:
+        os.close(folder)
+    return digest.hexdigest(), nbytes
+
+
+def _read(path: Path, digest: str) -> LocalState:
+    """Read what `_write` wrote.
+
+    Raises:
+        CodecError: It was changed.
+        ParamsError: Its table is impossible.
+    """
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        start = file.read(_HEADER.size)
+        found.update(start)
+        if len(start) != _HEADER.size or start[: len(_MAGIC)] != _MAGIC:
+            raise CodecError(f"{path.name} is not a state.")
+        header = file.read(_HEADER.unpack(start)[1])
+        found.update(header)
+        size = os.fstat(file.fileno()).st_size - len(start) - len(header)
+        raw = allocate(size)
+        if file.readinto(raw.data) != size:
+            raise CodecError(f"{path.name} is cut short.")
+        found.update(raw.data)
+    if found.hexdigest() != digest:
+        raise CodecError(f"{path.name} is damaged.")
+    spec, values = msgspec.msgpack.decode(header, type=tuple[ParamsSpec, bytes])
+    return LocalState(Params(spec, raw), values)
