@@ -43,8 +43,11 @@ class Result:
 
     @property
     def ratio(self) -> float | None:
-        """Figure over ceiling."""
-        return None if self.ceiling is None else self.figure / self.ceiling
+        """Figure over ceiling: the median over the pairs, where both were measured in turn."""
+        if self.ceiling is None:
+            return None
+        pairs = self.details.get("ratios")
+        return statistics.median(pairs) if pairs else self.figure / self.ceiling
 
     @property
     def met(self) -> bool:
