@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 from fedplug.core.errors import UnknownNameError
 
 
-class Trigger(StrEnum):
+class _Named(StrEnum):
+    """A fixed choice of names that users write as text."""
+
+    @classmethod
+    def of(cls, value: str) -> Self:
+        """The member called ``value``.
+
+        Raises:
+            UnknownNameError: There is none.
+        """
+        if isinstance(value, cls):
+            return value
+        try:
+            return cls(value)
+        except ValueError:
+            raise UnknownNameError(cls.__name__.lower(), str(value), [each.value for each in cls]) from None
+
+
+class Trigger(_Named):
     """A point in time at which hooks are called.
 
     A routine fires, in this order::
@@ -34,61 +53,19 @@ class Trigger(StrEnum):
     ON_EXCEPTION = "on_exception"
     ON_TEARDOWN = "on_teardown"
 
-    @classmethod
-    def of(cls, value: str) -> Trigger:
-        """The trigger called ``value``.
 
-        Raises:
-            UnknownNameError: There is none.
-        """
-        if type(value) is cls:
-            return value
-        try:
-            return cls(value)
-        except ValueError:
-            raise UnknownNameError("trigger", str(value), [each.value for each in cls]) from None
-
-
-class Phase(StrEnum):
+class Phase(_Named):
     """What a routine is for; it picks the hooks. ``ctx.cur_mode`` says the same with ``eval`` told apart."""
 
     TRAIN = "train"
     EVAL = "eval"
     FINETUNE = "finetune"
 
-    @classmethod
-    def of(cls, value: str) -> Phase:
-        """The phase called ``value``.
 
-        Raises:
-            UnknownNameError: There is none.
-        """
-        if type(value) is cls:
-            return value
-        try:
-            return cls(value)
-        except ValueError:
-            raise UnknownNameError("phase", str(value), [each.value for each in cls]) from None
-
-
-class Scope(StrEnum):
+class Scope(_Named):
     """How long a value of the context lives: until the end of the batch, epoch, routine, or trainer."""
 
     RUN = "run"
     ROUTINE = "routine"
     EPOCH = "epoch"
     BATCH = "batch"
-
-    @classmethod
-    def of(cls, value: str) -> Scope:
-        """The scope called ``value``.
-
-        Raises:
-            UnknownNameError: There is none.
-        """
-        if type(value) is cls:
-            return value
-        try:
-            return cls(value)
-        except ValueError:
-            raise UnknownNameError("scope", str(value), [each.value for each in cls]) from None
