@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fedplug.core.components import Component
     from fedplug.core.context import RoundContext, RoundResult
     from fedplug.core.data import DataManager
-    from fedplug.core.errors import FedplugError
+    from fedplug.core.errors import FedplugError, FedplugWarning
     from fedplug.core.markers import hookimpl
     from fedplug.core.mean import WeightedMean
     from fedplug.core.monitor import Monitor
@@ -36,6 +36,7 @@ _HOMES = {
     "DefaultStrategy": "fedplug.core.strategy",
     "Experiment": "fedplug.researcher.experiment",
     "FedplugError": "fedplug.core.errors",
+    "FedplugWarning": "fedplug.core.errors",
     "Monitor": "fedplug.core.monitor",
     "Node": "fedplug.node.node",
     "NodePayload": "fedplug.core.aggregator",
@@ -64,6 +65,7 @@ __all__ = [
     "DefaultStrategy",
     "Experiment",
     "FedplugError",
+    "FedplugWarning",
     "Monitor",
     "Node",
     "NodePayload",

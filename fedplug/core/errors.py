@@ -24,12 +24,18 @@ FedplugError
 Each error says what went wrong, with whom, and what to do about it: ``message`` is the cause,
 ``cure`` the way out. ``str(error)`` shows both; the command line prints them and nothing else
 unless it is called with ``--debug``.
+
+`FedplugWarning` is the category of all warnings that FedPlug gives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+
+
+class FedplugWarning(UserWarning):
+    """Something that a user may have meant, but probably has not; all goes on."""
 
 
 class FedplugError(Exception):

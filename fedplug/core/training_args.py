@@ -6,48 +6,29 @@ A key is one line of `TrainingArgs`; checking, defaults and `TrainingArgs.help` 
 from __future__ import annotations
 
 import dataclasses
-import math
-import reprlib
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from fedplug.core.errors import TrainingArgsError
-
-Plain = dict[str, Any]
-"""JSON-like data: None, bool, int, float, str, and lists and dicts of them."""
-
-_MAX_DEPTH = 16
-_LEARNING_RATE = 1e-3
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """What one key may hold. ``kind`` is int, number, bool or dict; ``optional`` allows None too."""
-
-    kind: str
-    help: str
-    low: float | None
-    below: float | None
-    optional: bool
-
-    @property
-    def text(self) -> str:
-        parts = [{"int": "whole number", "number": "number", "bool": "True or False", "dict": "dict"}[self.kind]]
-        bounds = [f">= {self.low:g}"] if self.low is not None else []
-        if self.below is not None:
-            bounds.append(f"< {self.below:.4g}")
-        parts += [" and ".join(bounds)] if bounds else []
-        return " ".join(parts) + (" or None" if self.optional else "")
+from fedplug.core.argument_rules import (
+    DEFAULT_LEARNING_RATE,
+    Plain,
+    Rule,
+    check_loader,
+    check_optimizer,
+    check_privacy,
+    check_value,
+)
+from fedplug.core.errors import TrainingArgsError, UnknownNameError
 
 
 def _arg(
     kind: str, default: Any, text: str, *, low: float | None = None, below: float | None = None, optional: bool = False
 ) -> Any:
-    rule = {"rule": _Rule(kind, text, low, below, optional)}
-    if kind == "dict":
+    rule = {"rule": Rule(kind, text, low, below, optional)}
+    if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: deepcopy(default), metadata=rule)
     return dataclasses.field(default=default, metadata=rule)
 
@@ -66,7 +47,7 @@ class TrainingArgs:
 
     # fmt: off
     loader_args: Plain = _arg("dict", {}, "How batches are drawn: batch_size, shuffle, drop_last, loader's own.")  # noqa: RUF009
-    optimizer_args: Plain = _arg("dict", {}, f"For init_optimizer; lr is always there (default {_LEARNING_RATE}).")  # noqa: RUF009
+    optimizer_args: Plain = _arg("dict", {}, f"For init_optimizer; lr is always there (default {DEFAULT_LEARNING_RATE}).")  # noqa: E501, RUF009
     epochs: int | None = _arg("int", None, "Passes over the training data in a round; 1 if num_updates is not given either.", low=1, optional=True)  # noqa: E501
     num_updates: int | None = _arg("int", None, "Optimizer steps in a round; wins over epochs.", low=1, optional=True)
     batch_maxnum: int | None = _arg("int", None, "At most so many batches an epoch; 0 or None: all.", low=0, optional=True)  # noqa: E501
@@ -79,9 +60,13 @@ class TrainingArgs:
     test_on_local_updates: bool = _arg("bool", False, "Test on the held-out data after local training.")
     test_on_global_updates: bool = _arg("bool", False, "Test on the held-out data before local training.")
     shuffle_testing_dataset: bool = _arg("bool", False, "Hold out other samples each round.")
+    stratify_testing_dataset: bool = _arg("bool", False, "Hold out the same share of every class; needs whole numbers as target.")  # noqa: E501
+    test_metric: list[str] | None = _arg("names", None, "What a test measures: accuracy, f1_score, ... (fedplug.MetricTypes), or a list.", optional=True)  # noqa: E501, RUF009
+    test_metric_args: Plain = _arg("dict", {}, "Arguments of the metrics, e.g. n_classes, average, threshold.")  # noqa: RUF009
     share_persistent_buffers: bool = _arg("bool", True, "Aggregate buffers (running means, counters) too; False: each node keeps its own.")  # noqa: E501
     keep_optimizer_state: bool = _arg("bool", False, "A node's optimizer goes on (momentum, moments) where its last acknowledged round ended.")  # noqa: E501
     use_gpu: bool = _arg("bool", False, "Train on a GPU where the node has one.")
+    dp_args: Plain | None = _arg("dict", None, "Differential privacy: type (local or central), sigma, clip, delta, poisson.", optional=True)  # noqa: E501, RUF009
     random_seed: int | None = _arg("int", None, "Seed of random, NumPy and the framework at the start of each round; None: from the experiment's seed.", low=0, below=2**63, optional=True)  # noqa: E501
     threads: int = _arg("int", 1, "Processor threads that the framework may use for one training.", low=1, below=1025)
     # fmt: on
@@ -117,7 +102,83 @@ class TrainingArgs:
     def dict(self) -> Plain:
         """All arguments as plain data, a copy; ``from_dict`` of it gives an equal object."""
         values = {name: getattr(self, name) for name in _RULES}
-        return {name: deepcopy(value) if isinstance(value, dict) else value for name, value in values.items()}
+        return {name: deepcopy(value) if isinstance(value, dict | list) else value for name, value in values.items()}
+
+    # the page's other ways to read them ----------------------------------------------------------------------
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The argument ``key``, a copy; ``default`` where there is none of that name."""
+        return self.dict().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        """The argument ``key``, a copy.
+
+        Raises:
+            UnknownNameError: There is none of that name.
+        """
+        if key not in _RULES:
+            raise UnknownNameError("training argument", str(key), _RULES)
+        return self.dict()[key]
+
+    def updated(self, values: Mapping[str, Any]) -> TrainingArgs:
+        """These arguments with those of ``values`` replaced; also ``args ^ values`` and ``args ^= values``.
+
+        Where ``values`` names one of ``epochs`` and ``num_updates`` only, the other one is left out.
+
+        Raises:
+            TrainingArgsError: As in `from_dict`.
+        """
+        before = self.dict()
+        lengths = {"epochs", "num_updates"}
+        if len(lengths & values.keys()) == 1:
+            before |= dict.fromkeys(lengths, None)
+        return TrainingArgs.from_dict({**before, **values})
+
+    __xor__ = updated
+
+    def testing_arguments(self) -> Plain:
+        """What concerns tests: the arguments whose names begin with ``test_``, and how data is held out."""
+        return {name: value for name, value in self.dict().items() if name in _TESTING}
+
+    def pure_training_arguments(self) -> Plain:
+        """What concerns the training loop: all that belongs to none of the other groups."""
+        others = {*_TESTING, "loader_args", "optimizer_args", "dp_args"}
+        return {name: value for name, value in self.dict().items() if name not in others}
+
+    def loader_arguments(self) -> Plain:
+        """``loader_args``, a copy."""
+        return deepcopy(self.loader_args)
+
+    def optimizer_arguments(self) -> Plain:
+        """``optimizer_args``, a copy; ``lr`` is always there."""
+        return deepcopy(self.optimizer_args)
+
+    def dp_arguments(self) -> Plain | None:
+        """``dp_args``, a copy, defaults filled in; None if there is no differential privacy."""
+        return deepcopy(self.dp_args)
+
+    @staticmethod
+    def default_scheme() -> Plain:
+        """Every key with its rule: ``type``, ``default``, ``low``, ``below``, ``optional``, ``help``."""
+        defaults = TrainingArgs().dict()
+        return {
+            name: {
+                "type": rule.kind, "default": defaults[name], "low": rule.low, "below": rule.below,
+                "optional": rule.optional, "help": rule.help,
+            }
+            for name, rule in _RULES.items()
+        }  # fmt: skip
+
+    scheme = default_scheme
+
+    @staticmethod
+    def default_value(key: str) -> Any:
+        """The value of ``key`` where nothing is given.
+
+        Raises:
+            UnknownNameError: There is no such argument.
+        """
+        return TrainingArgs()[key]
 
     @staticmethod
     def help() -> str:
@@ -129,11 +190,14 @@ class TrainingArgs:
         return "\n".join(rows)
 
 
-_RULES: dict[str, _Rule] = {field.name: field.metadata["rule"] for field in dataclasses.fields(TrainingArgs)}
+_RULES: dict[str, Rule] = {field.name: field.metadata["rule"] for field in dataclasses.fields(TrainingArgs)}
+
+_TESTING = tuple(name for name in _RULES if name.startswith("test_") or name.endswith("_testing_dataset"))
 
 _HOMES: Mapping[object, str] = {
     "lr": "optimizer_args", "momentum": "optimizer_args", "weight_decay": "optimizer_args",
     "batch_size": "loader_args", "shuffle": "loader_args", "drop_last": "loader_args",
+    "sigma": "dp_args", "clip": "dp_args", "delta": "dp_args", "poisson": "dp_args",
 }  # fmt: skip
 
 
@@ -157,75 +221,16 @@ def _checked(values: Mapping[str, Any]) -> tuple[Plain, list[str]]:
     clean: Plain = {}
     problems: list[str] = []
     for name, value in values.items():
-        clean[name] = _check(name, value, _RULES[name], problems)
+        clean[name] = check_value(name, value, _RULES[name], problems)
     if isinstance(clean["loader_args"], dict):
-        _check_loader(clean["loader_args"], problems)
+        check_loader(clean["loader_args"], problems)
     if isinstance(clean["optimizer_args"], dict):
-        _check_optimizer(clean["optimizer_args"], problems)
+        check_optimizer(clean["optimizer_args"], problems)
+    if isinstance(clean["dp_args"], dict):
+        check_privacy(clean["dp_args"], problems)
     tests = [name for name in ("test_on_local_updates", "test_on_global_updates") if clean[name] is True]
     if tests and clean["test_ratio"] == 0:
         problems.append(f"{' and '.join(tests)} need test_ratio > 0, or there is nothing to test on")
     if clean["epochs"] is None and clean["num_updates"] is None:
         clean["epochs"] = 1
     return clean, problems
-
-
-def _check(name: str, value: Any, rule: _Rule, problems: list[str]) -> Any:
-    if value is None and rule.optional:
-        return None
-    if rule.kind == "bool" and isinstance(value, bool):
-        return value
-    if rule.kind == "dict" and isinstance(value, Mapping):
-        return _plain(value, name, problems)
-    number = not isinstance(value, bool) and isinstance(value, int if rule.kind == "int" else int | float)
-    if number and rule.kind in ("int", "number"):
-        below = 2**63 if rule.below is None else rule.below
-        if (rule.low is None or value >= rule.low) and value < below:
-            return int(value) if rule.kind == "int" else float(value)
-    problems.append(f"{name} must be {rule.text}, got {_short(value)}")
-    return value
-
-
-def _check_loader(args: Plain, problems: list[str]) -> None:
-    size = args.get("batch_size", 1)
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        problems.append(f"loader_args['batch_size'] must be whole number >= 1, got {_short(size)}")
-    problems.extend(
-        f"loader_args[{name!r}] must be True or False, got {_short(args[name])}"
-        for name in ("shuffle", "drop_last")
-        if not isinstance(args.get(name, False), bool)
-    )
-
-
-def _check_optimizer(args: Plain, problems: list[str]) -> None:
-    rate = args.setdefault("lr", _LEARNING_RATE)
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or rate < 0:
-        problems.append(f"optimizer_args['lr'] must be number >= 0, got {_short(rate)}")
-
-
-def _plain(value: Any, where: str, problems: list[str], depth: int = 0) -> Any:
-    """A copy of ``value`` in plain types; what is not JSON-like is added to ``problems``."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        if -(2**63) <= value < 2**64:
-            return int(value)
-        problems.append(f"{where} is a whole number of more than 64 bits")
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return float(value)
-    if isinstance(value, str):
-        return str(value)
-    if depth < _MAX_DEPTH and isinstance(value, Mapping):
-        strange = [key for key in value if not isinstance(key, str)]
-        problems.extend(f"{where} has the key {key!r}, but keys must be text" for key in strange)
-        return {key: _plain(v, f"{where}[{key!r}]", problems, depth + 1) for key, v in value.items()}
-    if depth < _MAX_DEPTH and isinstance(value, list | tuple):
-        return [_plain(v, f"{where}[{i}]", problems, depth + 1) for i, v in enumerate(value)]
-    problems.append(f"{where} must be plain data (text, numbers, lists, dicts), got {_short(value)}")
-    return value
-
-
-def _short(value: Any) -> str:
-    text = reprlib.repr(value)
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

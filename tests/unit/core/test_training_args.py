@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fedplug.core.errors import TrainingArgsError
+from fedplug.core.errors import TrainingArgsError, UnknownNameError
 from fedplug.core.training_args import TrainingArgs
 
 
@@ -106,3 +106,59 @@ def test_help_has_every_key_and_its_default():
     for field in dataclasses.fields(TrainingArgs):
         assert f"{field.name}: " in text
     assert "default {'lr': 0.001}" in text
+
+
+def test_metrics_may_be_one_name_or_many_in_any_case():
+    assert TrainingArgs.from_dict({"test_metric": "Accuracy"}).test_metric == ["accuracy"]
+    assert TrainingArgs.from_dict({"test_metric": ("ACCURACY", "f1_score", "accuracy")}).test_metric == [
+        "accuracy",
+        "f1_score",
+    ]
+    for wrong in ([], "", [1], 3):
+        assert any(
+            "test_metric must be name or list of names or None" in p for p in problems_of({"test_metric": wrong})
+        )
+
+
+def test_privacy_has_defaults_and_ranges():
+    args = TrainingArgs.from_dict({"dp_args": {"sigma": 1, "clip": 2}})
+    assert args.dp_arguments() == {"type": "central", "sigma": 1.0, "clip": 2.0, "delta": 1e-5, "poisson": True}
+    found = problems_of({"dp_args": {"type": "x", "sigma": -1, "delta": 1, "poisson": 1, "sigmoid": 2}})
+    for word in ("'type'", "'sigma'", "'clip'", "'delta'", "'poisson'", "did you mean 'sigma'"):
+        assert any(word in problem for problem in found), word
+    assert problems_of({"clip": 1}) == ("'clip' is not a training argument; it belongs into dp_args",)
+
+
+def test_arguments_are_read_like_a_dict_and_updated_into_new_ones():
+    args = TrainingArgs.from_dict({"epochs": 2, "test_metric": ["accuracy"]})
+    assert args["epochs"] == args.get("epochs") == 2
+    assert args.get("nothing", 7) == 7
+    with pytest.raises(UnknownNameError, match="Did you mean 'epochs'"):
+        args["epoch"]
+    args["test_metric"].append("recall")
+    assert args["test_metric"] == ["accuracy"]
+    before = args
+    args ^= {"num_updates": 5}
+    assert (args["num_updates"], args["epochs"], before["epochs"]) == (5, None, 2)
+    assert before.updated({"log_interval": 1})["epochs"] == 2
+
+
+def test_the_groups_of_arguments_are_a_partition():
+    args = TrainingArgs.from_dict({"dp_args": {"sigma": 1, "clip": 2}})
+    groups = [
+        args.testing_arguments(), args.pure_training_arguments(), {"loader_args": args.loader_arguments()},
+        {"optimizer_args": args.optimizer_arguments()}, {"dp_args": args.dp_arguments()},
+    ]  # fmt: skip
+    merged = {name: value for group in groups for name, value in group.items()}
+    assert merged == args.dict()
+    assert sum(map(len, groups)) == len(merged)
+    assert set(args.testing_arguments()) >= {"test_ratio", "test_metric", "shuffle_testing_dataset"}
+
+
+def test_the_scheme_describes_every_key():
+    scheme = TrainingArgs.default_scheme()
+    assert scheme == TrainingArgs.scheme()
+    assert list(scheme) == [field.name for field in dataclasses.fields(TrainingArgs)]
+    assert scheme["epochs"]["type"] == "int"
+    assert scheme["optimizer_args"]["default"] == TrainingArgs.default_value("optimizer_args") == {"lr": 1e-3}
+    assert all(entry["help"] for entry in scheme.values())
