@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedplug.core.agg_optimizer import AggOptimizer
     from fedplug.core.aggregator import Aggregator, AggregatorTags, NodePayload, StreamingAggregator
     from fedplug.core.components import Component
     from fedplug.core.context import RoundContext, RoundResult
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fedplug.researcher.experiment import Experiment
 
 _HOMES = {
+    "AggOptimizer": "fedplug.core.agg_optimizer",
     "Aggregator": "fedplug.core.aggregator",
     "AggregatorTags": "fedplug.core.aggregator",
     "Component": "fedplug.core.components",
@@ -57,6 +59,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AggOptimizer",
     "Aggregator",
     "AggregatorTags",
     "Component",

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.aggregator import Aggregator, NodePayload, StreamingAggregator
 from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.errors import FedplugError, ParamsError, RoundError, UpdateRejectedError
@@ -47,6 +48,7 @@ class RoundPlan:
     payloads: Mapping[str, NodePayload | None]
     aggregator: Aggregator
     strategy: Strategy
+    agg_optimizer: AggOptimizer | None = None
 
 
 @dataclass
@@ -303,6 +305,10 @@ class Round:
                 params = job.aggregator.aggregate(job.params, updates, job.ctx)
         self._state = None
         check_result(params, job.params, job.aggregator)
+        if job.agg_optimizer is not None:
+            with blamed("Optimizer", job.agg_optimizer, "step"):
+                params = job.agg_optimizer.step(job.params, params, job.ctx)
+            check_result(params, job.params, job.agg_optimizer)
         for node_id in self._replies:
             self.pool.commit(self._tasks[node_id].key)
         for task in self._tasks.values():

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.aggregator import Aggregator, NodePayload
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import UsageError
@@ -48,7 +49,13 @@ class Schedule:
     total_rounds: int
 
     def plan_round(
-        self, number: int, nodes: Sequence[str], params: Params, aggregator: Aggregator, strategy: Strategy
+        self,
+        number: int,
+        nodes: Sequence[str],
+        params: Params,
+        aggregator: Aggregator,
+        strategy: Strategy,
+        agg_optimizer: AggOptimizer | None = None,
     ) -> RoundPlan:
         """Decide everything about a round before anything is sent.
 
@@ -69,7 +76,7 @@ class Schedule:
             payloads = {node: aggregator.node_payload(node, ctx) for node in selected}
         shared = self.training_args.dict()  # one for all requests, which nobody changes
         requests = {node: self._request(node, ctx, payloads[node], shared) for node in selected}
-        return RoundPlan(ctx, self.bundle, params, requests, payloads, aggregator, strategy)
+        return RoundPlan(ctx, self.bundle, params, requests, payloads, aggregator, strategy, agg_optimizer)
 
     def _request(
         self, node_id: str, ctx: RoundContext, payload: NodePayload | None, args: dict[str, Any]
