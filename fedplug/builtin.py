@@ -21,7 +21,7 @@ def fedplug_register_training_plans() -> list[Component]:
 
 @hookimpl
 def fedplug_register_strategies() -> list[Component]:
-    """All nodes, or a random part of them."""
+    """All nodes, a random part of them, a quorum, or the first of more than are needed."""
     return [
         Component("all", "fedplug.core.strategy:DefaultStrategy", "All nodes train, and all must reply."),
         Component(
@@ -29,6 +29,28 @@ def fedplug_register_strategies() -> list[Component]:
             "fedplug.core.strategy:RandomStrategy",
             "A random part of the nodes trains, drawn anew each round.",
             {"fraction": "share of the nodes, in (0, 1]", "count": "number of nodes, instead of a share"},
+        ),
+        Component(
+            "quorum",
+            "fedplug.core.quorum:QuorumStrategy",
+            "So many replies suffice; the rest may fail, or miss a deadline.",
+            {
+                "quorum": "replies that suffice: a whole number, or a share in (0, 1]",
+                "deadline": "seconds after which the round ends, or is given up; default: none",
+                "fraction": "share of the nodes that train; default: all",
+                "count": "number of nodes that train, instead of a share",
+                "wait_for": "'all' who still train, until the deadline (default), or 'quorum'",
+            },
+        ),
+        Component(
+            "over-selection",
+            "fedplug.core.quorum:OverSelection",
+            "More nodes train than are needed; the first replies count.",
+            {
+                "count": "updates that are aggregated",
+                "extra": "how many more nodes train, as a share of count; default: 0.3",
+                "deadline": "seconds after which the round is given up; default: none",
+            },
         ),
     ]
 

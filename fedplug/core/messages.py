@@ -45,7 +45,19 @@ class NodeInfo(Message, frozen=True, kw_only=True):
 
 
 class DatasetCard(Message, frozen=True, kw_only=True):
-    """What a researcher may know about a data set: never a row, never a path."""
+    """What a researcher may know about a data set: never a row, never a path.
+
+    Attributes:
+        dataset_id: Unique on its node.
+        name: What its owner calls it; by default the file's name without folder and ending.
+        type: How it is stored, e.g. ``"csv"``.
+        tags: Words under which researchers find it.
+        shape: Of the whole table or the largest array; the number of samples comes first.
+        description: Free text of its owner's.
+        columns: Names of the columns or arrays that plans may see.
+        dtypes: Their types, in the same order.
+        target: The column or array that is to be predicted; empty if its owner named none.
+    """
 
     dataset_id: str
     name: str
@@ -55,6 +67,7 @@ class DatasetCard(Message, frozen=True, kw_only=True):
     description: str = ""
     columns: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
+    target: str = ""
 
 
 class TrainRequest(Message, frozen=True, kw_only=True):

@@ -101,8 +101,7 @@ class Round:
         before = dict(self.pool.traffic())
         try:
             self._send()
-            self._gather(began)
-            params = self._finish()
+            params = self._finish(self._gather(began))
         except BaseException:
             self._give_up("the round was stopped")
             raise
@@ -133,7 +132,8 @@ class Round:
 
     # gathering ---------------------------------------------------------------------------------------------
 
-    def _gather(self, began: float) -> None:
+    def _gather(self, began: float) -> str:
+        """Gather updates until the strategy has enough; why it does not wait for the others."""
         while True:
             with blamed("Strategy", self.job.strategy, "judge"):
                 answer = self.job.strategy.judge(self.job.ctx, self._round_state(began))
@@ -145,7 +145,7 @@ class Round:
                     "A strategy decides what a round can do without.",
                 )
             if decision.verdict == "enough":
-                return
+                return decision.reason
             deadline = time.monotonic() + TICK
             changed = False
             while not changed and (left := deadline - time.monotonic()) > 0:
@@ -289,11 +289,14 @@ class Round:
 
     # the end -----------------------------------------------------------------------------------------------
 
-    def _finish(self) -> Params:
+    def _finish(self, why: str) -> Params:
         job = self.job
         for node_id, task in self._tasks.items():
             if self._outcomes.get(node_id) != "replied":
                 self.pool.cancel(task.key, "the round is complete without it")
+            if node_id not in self._outcomes:
+                self._reasons[node_id] = block(why) or "the round was complete without it"
+                self.monitor.dropped(node_id, self._reasons[node_id])
         if self._streaming:
             for task in self._tasks.values():
                 self._fold(task)

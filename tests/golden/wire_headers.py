@@ -48,7 +48,7 @@ def _headers() -> dict[str, h.AnyHeader]:
     )  # fmt: skip
     card = DatasetCard(
         dataset_id="d1", name="Clinic", type="csv", tags=("a", "b"), shape=(10, 3), columns=("x", "y"),
-        dtypes=("float64", "int64"),
+        dtypes=("float64", "int64"), target="y",
     )  # fmt: skip
     node = NodeInfo(node_id="node-a", name="Hospital A", version="0.1.0", plugins={"zmq": "0.1.0"})
     failure = TaskFailure(key=KEY, code="plan-raised", text="It raised.", details="Traceback ...")
