@@ -27,7 +27,7 @@ def test_what_is_written_is_read_back_in_the_same_order_to_the_bit(tmp_path: Pat
     back = read_params(tmp_path / "p.safetensors")
     assert back.spec == params.spec
     assert back == params
-    assert os.listdir(tmp_path) == ["p.safetensors"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["p.safetensors"]
 
 
 def test_other_software_reads_it(tmp_path: Path) -> None:
@@ -63,4 +63,4 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="No space"):
         write_params(Params.from_arrays({"a": np.arange(3.0)}), path)
     assert read_params(path) == old
-    assert os.listdir(tmp_path) == ["p.safetensors"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["p.safetensors"]

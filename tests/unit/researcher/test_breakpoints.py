@@ -15,8 +15,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedplug import (
-    Aggregator,
     AggOptimizer,
+    Aggregator,
     DataManager,
     Decision,
     Experiment,
@@ -93,7 +93,8 @@ class Last(Aggregator):
 
 def federation(*names: str) -> Federation:
     nodes = {}
-    for index, name in enumerate(names or ("a", "b", "c", "d")):
+    for name in names or ("a", "b", "c", "d"):
+        index = ord(name) - ord("a")
         rng = np.random.default_rng(index)
         x = rng.normal(size=(20 + 5 * index, 3))
         nodes[name] = (x, x @ np.array([1.0, -2.0, 3.0]) + index)
@@ -125,7 +126,7 @@ def home(fedplug_dir: Path) -> Path:
     [
         ({}, {}),
         ({"node_selection_strategy": RandomStrategy(0.5)}, {}),
-        ({"agg_optimizer": Momentum(0.9)}, {"agg_optimizer": Momentum(0.9)}),
+        ({"agg_optimizer": Momentum}, {"agg_optimizer": Momentum}),
         ({"training_args": {**ARGS, "random_seed": 3}}, {}),
     ],
     ids=["all nodes", "random nodes", "momentum", "random_seed"],
@@ -136,8 +137,7 @@ def test_going_on_from_a_breakpoint_gives_the_bits_of_an_undisturbed_run(
 ) -> None:
     with experiment(**settings) as whole:
         whole.run()
-    fresh = {**settings, **({"agg_optimizer": Momentum(0.9)} if given else {})}
-    with experiment(**fresh) as first:
+    with experiment(**settings) as first:
         first.run(done)
     with load(**given) as second:
         assert (second.id, second.round_current(), second.round_limit()) == (first.id, done, 6)
@@ -161,7 +161,8 @@ def test_a_breakpoint_holds_every_setting(home: Path) -> None:
     with load("mine") as second:
         for name in (
             "tags", "nodes", "training_args", "round_limit", "round_current", "save_breakpoints", "tensorboard", "seed",
-            "retain_full_history", "experimentation_folder", "test_ratio", "test_on_global_updates", "aggregated_params",
+            "retain_full_history", "experimentation_folder", "test_ratio", "test_on_global_updates",
+            "aggregated_params",
         ):  # fmt: skip
             assert getattr(second, name)() == getattr(first, name)(), name
         np.testing.assert_equal(second.model_args(), first.model_args())
@@ -187,9 +188,7 @@ def test_the_files_can_be_read_by_people_and_by_other_software() -> None:
 def test_a_strategy_that_remembers_goes_on_where_it_was() -> None:
     with experiment(node_selection_strategy=Counting()) as exp:
         exp.run(3)
-    with pytest.raises(
-        BreakpointError, match=r"strategy, test_breakpoints\.Counting, could not be written down"
-    ) as caught:
+    with pytest.raises(BreakpointError, match=r"strategy, \S+\.Counting, could not be written down") as caught:
         load()
     assert "load_breakpoint(..., node_selection_strategy=...)" in caught.value.cure
     with load(node_selection_strategy=Counting) as exp:
@@ -265,7 +264,7 @@ def test_what_is_not_there_is_told_with_what_is(home: Path) -> None:
         exp.run(2)
     with pytest.raises(BreakpointError, match="no breakpoint at"):
         load("nothing")
-    with pytest.raises(BreakpointError, match="is not a breakpoint|no breakpoint at") as caught:
+    with pytest.raises(BreakpointError, match=r"is not a breakpoint|no breakpoint at") as caught:
         load(exp.experimentation_path() / "breakpoint_0007")
     assert "breakpoint_0001, breakpoint_0002" in caught.value.cure
 
@@ -278,7 +277,9 @@ def test_a_damaged_breakpoint_is_passed_over_for_the_one_before() -> None:
     raw[-3] ^= 1
     (folder / "breakpoint_0003" / "params.safetensors").write_bytes(raw)
     (folder / "breakpoint_0002" / "breakpoint.json").write_text("{")
-    with pytest.warns(FedplugWarning) as told, load() as exp:
+    with pytest.warns(FedplugWarning) as told:
+        exp = load()
+    with exp:
         assert exp.round_current() == 1
     assert sum("is damaged" in str(each.message) for each in told) == 2
     with pytest.raises(BreakpointError, match="is damaged"):
@@ -288,8 +289,9 @@ def test_a_damaged_breakpoint_is_passed_over_for_the_one_before() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"seed": 3}, {"round_current": "x"}, {"arrays": -1}, {"arrays": 10**9}, {"unknown": 1}, {"training_args": {"epoch": 1}},
-        {"model_args": {"a": {"$new": 1}}}, {"plan": {"class_name": "P", "source": "", "dependencies": [], "helpers": {}, "hash": "0"}},
+        {"seed": 3}, {"round_current": "x"}, {"arrays": -1}, {"arrays": 10**9}, {"unknown": 1},
+        {"training_args": {"epoch": 1}}, {"model_args": {"a": {"$new": 1}}},
+        {"plan": {"class_name": "P", "source": "", "dependencies": [], "helpers": {}, "hash": "0"}},
     ],
 )  # fmt: skip
 def test_a_manifest_that_was_tampered_with_is_refused(change: dict[str, Any]) -> None:
@@ -326,9 +328,11 @@ def test_what_differs_at_the_nodes_is_told_at_loading() -> None:
     with experiment(transport=federation("a", "b", "c")) as exp:
         exp.run(1)
     changed = federation("b", "c", "e")
-    changed._datasets["b"] = federation("x")._datasets["x"]
-    with pytest.warns(FedplugWarning, match="Since the breakpoint was saved") as told, load(transport=changed) as exp:
-        text = str(told[0].message)
+    changed._datasets["b"] = federation("x")._datasets["x"]  # removed and added again: another data set
+    with pytest.warns(FedplugWarning, match="Since the breakpoint was saved") as told:
+        exp = load(transport=changed)
+    text = str(told[0].message)
+    with exp:
         assert exp.training_data().node_ids() == ["a", "b", "c"]
     assert "Node 'a' is not connected." in text
     assert "Node 'b' does not have the data set" in text
