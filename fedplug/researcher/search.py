@@ -17,6 +17,7 @@ from fedplug.core.pool import (
     UpdateOffered,
     Watcher,
 )
+from fedplug.researcher.dataset_table import NodeDatasets
 from fedplug.researcher.federated_dataset import FederatedDataset, display_name
 
 SETTLE = 2.6
@@ -202,7 +203,7 @@ def list_datasets(
     min_nodes: int | None = None,
     timeout: float = 30.0,
     say: Callable[[str], None] | None = None,
-) -> dict[str, tuple[DatasetCard, ...]]:
+) -> NodeDatasets:
     """The data sets of the nodes, to look at.
 
     Args:
@@ -215,13 +216,13 @@ def list_datasets(
         say: Told what is being waited for.
 
     Returns:
-        Node id → its data sets by name, for every node that was asked; some may have none.
+        Node id → its data sets by name, for every node that was asked; some may have none. Printed it is a table.
 
     Raises:
         TransportError: No node, or not every node asked for, connected within the time-out.
     """
-    found = NodeSearch(pool, tags, nodes, min_nodes, timeout, say or _say_nothing, listing=True).wait(query)
-    return {node: tuple(cards) for node, cards in found.items()}
+    search = NodeSearch(pool, tags, nodes, min_nodes, timeout, say or _say_nothing, listing=True)
+    return NodeDatasets(search.wait(query), pool.nodes)
 
 
 def usable_nodes(data: FederatedDataset, wanted: Sequence[str] | None, connected: Mapping[str, NodeInfo]) -> list[str]:

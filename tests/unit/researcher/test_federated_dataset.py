@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from fedplug.core.errors import DatasetError, FedplugError, UsageError
 from fedplug.core.messages import DatasetCard, NodeInfo
-from fedplug.researcher.dataset_table import dataset_table
+from fedplug.researcher.dataset_table import NodeDatasets, dataset_table
 from fedplug.researcher.federated_dataset import FederatedDataset
 
 TABLE = DatasetCard(
@@ -216,6 +216,14 @@ def test_a_table_has_a_line_for_each_data_set() -> None:
         "b     none      -       -             -             -       -                      -",
         "c     wards     csv     breast, 2024  569 x 3       ill     a, b, c, d and 2 more  Wards. All.",
     ]
+
+
+def test_a_list_of_data_sets_is_a_dictionary_that_prints_as_a_table() -> None:
+    nodes = {"a": NodeInfo(node_id="a", name="lyon"), "z": NodeInfo(node_id="z", name="elsewhere")}
+    found = NodeDatasets({"a": [TABLE], "b": []}, nodes)
+    assert found == {"a": (TABLE,), "b": ()}
+    assert str(found) == repr(found) == dataset_table(found, nodes)
+    assert "lyon" in str(found)
 
 
 def test_the_table_is_safe_and_narrow_and_tells_namesakes_apart() -> None:
