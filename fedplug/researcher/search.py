@@ -264,17 +264,37 @@ def did_you_mean(node: str, known: Mapping[str, NodeInfo]) -> str:
 
 
 def await_nodes(
-    pool: NodePool, nodes: Sequence[str], timeout: float, say: Callable[[str], None], watch: Watcher
+    pool: NodePool,
+    nodes: Sequence[str],
+    timeout: float,
+    say: Callable[[str], None],
+    watch: Watcher,
+    given_up: set[str] | None = None,
 ) -> None:
     """Give nodes that were there before, and are away just now, time to come back.
 
     Those that do not are left to the strategy, which decides about nodes that are lost.
+
+    Args:
+        pool: Where they should be.
+        nodes: Their ids.
+        timeout: Seconds to wait at most.
+        say: Told who is being waited for.
+        watch: Told about signs of life meanwhile.
+        given_up: Nodes that were waited for in vain, and so are not waited for again before they have been back:
+            otherwise one that is gone for good would hold up every round. It is brought up to date.
     """
+    hopeless = set() if given_up is None else given_up
     deadline = time.monotonic() + timeout
     told = False
-    while away := [node for node in nodes if node not in pool.nodes]:
+    while True:
+        hopeless -= set(pool.nodes)
+        away = [node for node in nodes if node not in pool.nodes and node not in hopeless]
+        if not away:
+            break
         left = deadline - time.monotonic()
         if left <= 0 or pool.is_fixed:
+            hopeless |= set(away)
             return
         if not told:
             say(f"Waiting for {', '.join(away)} to connect again ...")

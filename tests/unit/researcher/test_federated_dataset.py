@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from fedplug.core.errors import DatasetError, FedplugError, UsageError
+from fedplug.core.errors import DatasetError, FedplugError, FedplugWarning, UsageError
 from fedplug.core.messages import DatasetCard, NodeInfo
 from fedplug.researcher.dataset_table import NodeDatasets, dataset_table
-from fedplug.researcher.federated_dataset import FederatedDataset
+from fedplug.researcher.federated_dataset import FederatedDataset, warn_of_mismatches
 
 TABLE = DatasetCard(
     dataset_id="ds-1",
@@ -239,3 +239,13 @@ def test_a_card_has_no_place_for_a_path_or_a_row() -> None:
     assert set(DatasetCard.__struct_fields__) == {
         "dataset_id", "name", "type", "tags", "shape", "description", "columns", "dtypes", "target",
     }  # fmt: skip
+
+
+def test_all_differences_make_one_warning() -> None:
+    data = FederatedDataset({"a": TABLE, "b": replace(TABLE, target="age", type="tsv")})
+    with pytest.warns(FedplugWarning) as caught:
+        warn_of_mismatches(data)
+    (warning,) = caught
+    for sentence in data.mismatches():
+        assert f"\n  - {sentence}\n" in str(warning.message)
+    warn_of_mismatches(FederatedDataset({"a": TABLE}))
