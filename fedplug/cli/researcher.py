@@ -63,7 +63,6 @@ def datasets(
     from fedplug.core.plugins import default_host
     from fedplug.core.transport import TransportOptions
     from fedplug.protocol import ResearcherEndpoint
-    from fedplug.researcher.dataset_table import dataset_table
     from fedplug.researcher.experiment import DEFAULT_TRANSPORT
     from fedplug.researcher.progress.text import put
     from fedplug.researcher.search import list_datasets
@@ -76,20 +75,19 @@ def datasets(
             pool, 1, nodes=node or None, tags=words(tags), min_nodes=min_nodes, timeout=timeout,
             say=lambda text: put(sys.stderr, text),
         )  # fmt: skip
-        nodes = dict(pool.nodes)
     if as_json:
         say_json(
             [
                 {
                     "node_id": node_id,
-                    "name": nodes[node_id].name if node_id in nodes else "",
+                    "name": found.nodes[node_id].name if node_id in found.nodes else "",
                     "datasets": [msgspec.to_builtins(card) for card in cards],
                 }
                 for node_id, cards in found.items()
             ]
         )
         return
-    say(dataset_table(found, nodes))
+    say(str(found))
     if not any(found.values()):
         say()
         say(f"No data set carries {tags}." if tags else "None of these nodes has a data set.")

@@ -15,6 +15,22 @@ _CELL = 40
 _DESCRIPTION = 60
 
 
+class NodeDatasets(dict[str, tuple[DatasetCard, ...]]):
+    """Node id → the cards of its data sets. Printed, or as the last line of a notebook's cell, it is a table.
+
+    Args:
+        found: The data sets of each node.
+        nodes: What is known about the nodes.
+    """
+
+    def __init__(self, found: Mapping[str, Sequence[DatasetCard]], nodes: Mapping[str, NodeInfo]) -> None:
+        super().__init__({node_id: tuple(cards) for node_id, cards in found.items()})
+        self.nodes = {node_id: info for node_id, info in nodes.items() if node_id in self}
+
+    def __repr__(self) -> str:
+        return dataset_table(self, self.nodes)
+
+
 def dataset_table(found: Mapping[str, Sequence[DatasetCard]], nodes: Mapping[str, NodeInfo] | None = None) -> str:
     """A table with a line for each data set: what a researcher may know, shortened where it is long.
 

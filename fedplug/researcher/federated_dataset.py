@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from fedplug.core.errors import DatasetError, UnknownNameError, UsageError
+from fedplug.core.errors import DatasetError, FedplugWarning, UnknownNameError, UsageError
 from fedplug.core.messages import DatasetCard, NodeInfo
 from fedplug.researcher.dataset_differences import differences
 
@@ -117,6 +118,18 @@ class FederatedDataset:
     def __repr__(self) -> str:
         rows = ", ".join(f"{self._names.get(n) or n}: {card.name!r} {card.shape}" for n, card in self._cards.items())
         return f"FederatedDataset({rows})"
+
+
+def warn_of_mismatches(data: FederatedDataset) -> None:
+    """Give one warning, if the nodes' data sets differ where they should not."""
+    if differing := data.mismatches():
+        listed = "\n".join(f"  - {sentence}" for sentence in differing)
+        warnings.warn(
+            f"The data sets of the nodes do not fit together:\n{listed}\n"
+            "A plan that relies on what differs will fail or learn nonsense on some node.",
+            FedplugWarning,
+            stacklevel=3,
+        )
 
 
 def display_name(node_id: str, nodes: Mapping[str, NodeInfo]) -> str:

@@ -17,6 +17,7 @@ from fedplug.core.pool import (
     UpdateOffered,
     Watcher,
 )
+from fedplug.researcher.dataset_table import NodeDatasets
 from fedplug.researcher.federated_dataset import FederatedDataset, display_name
 
 SETTLE = 2.6
@@ -202,7 +203,7 @@ def list_datasets(
     min_nodes: int | None = None,
     timeout: float = 30.0,
     say: Callable[[str], None] | None = None,
-) -> dict[str, tuple[DatasetCard, ...]]:
+) -> NodeDatasets:
     """The data sets of the nodes, to look at.
 
     Args:
@@ -215,13 +216,13 @@ def list_datasets(
         say: Told what is being waited for.
 
     Returns:
-        Node id → its data sets by name, for every node that was asked; some may have none.
+        Node id → its data sets by name, for every node that was asked; some may have none. Printed it is a table.
 
     Raises:
         TransportError: No node, or not every node asked for, connected within the time-out.
     """
-    found = NodeSearch(pool, tags, nodes, min_nodes, timeout, say or _say_nothing, listing=True).wait(query)
-    return {node: tuple(cards) for node, cards in found.items()}
+    search = NodeSearch(pool, tags, nodes, min_nodes, timeout, say or _say_nothing, listing=True)
+    return NodeDatasets(search.wait(query), pool.nodes)
 
 
 def usable_nodes(data: FederatedDataset, wanted: Sequence[str] | None, connected: Mapping[str, NodeInfo]) -> list[str]:
@@ -263,17 +264,37 @@ def did_you_mean(node: str, known: Mapping[str, NodeInfo]) -> str:
 
 
 def await_nodes(
-    pool: NodePool, nodes: Sequence[str], timeout: float, say: Callable[[str], None], watch: Watcher
+    pool: NodePool,
+    nodes: Sequence[str],
+    timeout: float,
+    say: Callable[[str], None],
+    watch: Watcher,
+    given_up: set[str] | None = None,
 ) -> None:
     """Give nodes that were there before, and are away just now, time to come back.
 
     Those that do not are left to the strategy, which decides about nodes that are lost.
+
+    Args:
+        pool: Where they should be.
+        nodes: Their ids.
+        timeout: Seconds to wait at most.
+        say: Told who is being waited for.
+        watch: Told about signs of life meanwhile.
+        given_up: Nodes that were waited for in vain, and so are not waited for again before they have been back:
+            otherwise one that is gone for good would hold up every round. It is brought up to date.
     """
+    hopeless = set() if given_up is None else given_up
     deadline = time.monotonic() + timeout
     told = False
-    while away := [node for node in nodes if node not in pool.nodes]:
+    while True:
+        hopeless -= set(pool.nodes)
+        away = [node for node in nodes if node not in pool.nodes and node not in hopeless]
+        if not away:
+            break
         left = deadline - time.monotonic()
         if left <= 0 or pool.is_fixed:
+            hopeless |= set(away)
             return
         if not told:
             say(f"Waiting for {', '.join(away)} to connect again ...")

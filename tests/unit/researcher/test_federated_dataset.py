@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from fedplug.core.errors import DatasetError, FedplugError, UsageError
+from fedplug.core.errors import DatasetError, FedplugError, FedplugWarning, UsageError
 from fedplug.core.messages import DatasetCard, NodeInfo
-from fedplug.researcher.dataset_table import dataset_table
-from fedplug.researcher.federated_dataset import FederatedDataset
+from fedplug.researcher.dataset_table import NodeDatasets, dataset_table
+from fedplug.researcher.federated_dataset import FederatedDataset, warn_of_mismatches
 
 TABLE = DatasetCard(
     dataset_id="ds-1",
@@ -218,6 +218,14 @@ def test_a_table_has_a_line_for_each_data_set() -> None:
     ]
 
 
+def test_a_list_of_data_sets_is_a_dictionary_that_prints_as_a_table() -> None:
+    nodes = {"a": NodeInfo(node_id="a", name="lyon"), "z": NodeInfo(node_id="z", name="elsewhere")}
+    found = NodeDatasets({"a": [TABLE], "b": []}, nodes)
+    assert found == {"a": (TABLE,), "b": ()}
+    assert str(found) == repr(found) == dataset_table(found, nodes)
+    assert "lyon" in str(found)
+
+
 def test_the_table_is_safe_and_narrow_and_tells_namesakes_apart() -> None:
     wild = replace(TABLE, name="n" * 500, tags=("\x1b[2J",), columns=("c" * 99,), description="d" * 999)
     nodes = {node: NodeInfo(node_id=node, name="same") for node in "ab"}
@@ -231,3 +239,13 @@ def test_a_card_has_no_place_for_a_path_or_a_row() -> None:
     assert set(DatasetCard.__struct_fields__) == {
         "dataset_id", "name", "type", "tags", "shape", "description", "columns", "dtypes", "target",
     }  # fmt: skip
+
+
+def test_all_differences_make_one_warning() -> None:
+    data = FederatedDataset({"a": TABLE, "b": replace(TABLE, target="age", type="tsv")})
+    with pytest.warns(FedplugWarning) as caught:
+        warn_of_mismatches(data)
+    (warning,) = caught
+    for sentence in data.mismatches():
+        assert f"\n  - {sentence}\n" in str(warning.message)
+    warn_of_mismatches(FederatedDataset({"a": TABLE}))

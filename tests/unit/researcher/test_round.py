@@ -656,3 +656,8 @@ def test_a_quorum_out_of_reach_ends_the_round_with_all_reasons(tmp_path: Path) -
         RoundError, match=r"'node-0' failed \(boom\); 'node-2' lost \(silence for 6 s\); 'node-1' still"
     ):
         run(pool, tmp_path, strategy=QuorumStrategy(2))
+
+
+def test_the_clock_of_a_round_runs(tmp_path: Path) -> None:
+    with pytest.raises(RoundError, match="0 replies of the 1 needed had come by the deadline of 1e-06 s"):
+        run(ScriptedPool(make_updates(2), []), tmp_path, strategy=QuorumStrategy(1, deadline=1e-6))

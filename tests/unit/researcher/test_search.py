@@ -200,6 +200,26 @@ def test_nodes_that_are_away_get_time_to_come_back(clock: Clock) -> None:
     assert clock.now == 109.0, "then the strategy decides"
 
 
+def test_a_node_that_is_gone_for_good_holds_up_one_round_only(clock: Clock) -> None:
+    pool = ScriptedPool(clock, [(0.0, "join", "a", []), (90.0, "join", "gone", []), (95.0, "leave", "gone", [])])
+    given_up: set[str] = set()
+
+    def wait() -> float:
+        began = clock.now
+        await_nodes(pool, ["a", "gone"], 30.0, lambda text: None, lambda sign, node: None, given_up)
+        return clock.now - began
+
+    assert [wait(), wait(), wait()] == [30.0, 0.0, 0.0]
+    assert given_up == {"gone"}
+    clock.now = 190.0
+    assert pool.next_event(0) == NodeJoined(NodeInfo(node_id="gone", name="name-of-gone"))
+    assert wait() == 0.0
+    assert given_up == set(), "it was back, so it is waited for when it leaves again"
+    clock.now = 195.0
+    assert isinstance(pool.next_event(0), NodeLost)
+    assert wait() == 30.0
+
+
 def test_a_node_that_does_not_answer_is_named(clock: Clock) -> None:
     script = [(0.0, "join", "a", [CANCER]), (0.0, "join silently", "mute", [])]
     with pytest.raises(TransportError, match=r"'name-of-mute' \(mute\) did not say what data it has") as caught:
