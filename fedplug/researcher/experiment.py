@@ -18,7 +18,6 @@ from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.aggregator import Aggregator
 from fedplug.core.closing import Closing
 from fedplug.core.errors import BreakpointError, FedplugError, SettingsError, UsageError
-from fedplug.core.messages import DatasetCard
 from fedplug.core.monitor import Monitor
 from fedplug.core.plugins import PluginHost, default_host
 from fedplug.core.pool import NodePool
@@ -32,9 +31,7 @@ from fedplug.researcher.federated_dataset import FederatedDataset
 from fedplug.researcher.folders import make_experiment_folder
 from fedplug.researcher.history import History
 from fedplug.researcher.info import ExperimentInfo, describe
-from fedplug.researcher.node_check import QUERIES
 from fedplug.researcher.round_loop import RoundLoop
-from fedplug.researcher.search import NodeSearch
 from fedplug.researcher.settings import check_arguments
 
 DEFAULT_TRANSPORT = "zmq://127.0.0.1:7400"
@@ -92,7 +89,7 @@ class Experiment(RoundLoop, Closing):
         self,
         tags: str | Sequence[str] | None = None,
         nodes: Sequence[str] | None = None,
-        training_data: FederatedDataset | Mapping[str, DatasetCard] | None = None,
+        training_data: FederatedDataset | Mapping[str, Any] | None = None,
         training_plan_class: type | str | None = None,
         model_args: Mapping[str, Any] | None = None,
         training_args: Mapping[str, Any] | TrainingArgs | None = None,
@@ -227,11 +224,6 @@ class Experiment(RoundLoop, Closing):
         return found
 
     # what the settings need --------------------------------------------------------------------------------
-
-    def _search(self) -> FederatedDataset:
-        say = self._monitors.message
-        search = NodeSearch(self.pool(), self._tags or (), self._nodes, self._min_nodes, self._connect_timeout, say)
-        return search.run(next(QUERIES))
 
     def _make_plan(self, plan_class: type[TrainingPlan]) -> TrainingPlan:
         """A plan whose model is initialised from the experiment's seed."""

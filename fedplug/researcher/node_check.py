@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Collection, Iterable, Mapping
 
 from fedplug.core.messages import DatasetCard
 from fedplug.core.pool import DatasetsFound, NodePool
 from fedplug.researcher.federated_dataset import FederatedDataset
-
-QUERIES = itertools.count(1)
-"""Numbers of searches. A pool may outlive an experiment, and its nodes know a search by its number."""
 
 
 def ask_nodes(pool: NodePool, query: int, nodes: Collection[str], timeout: float) -> dict[str, tuple[DatasetCard, ...]]:

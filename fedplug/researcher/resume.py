@@ -24,9 +24,10 @@ from fedplug.core.training_args import TrainingArgs
 from fedplug.researcher.breakpoints import write_breakpoint
 from fedplug.researcher.federated_dataset import FederatedDataset
 from fedplug.researcher.history import History
-from fedplug.researcher.node_check import QUERIES, ask_nodes, differences
+from fedplug.researcher.node_check import ask_nodes, differences
 from fedplug.researcher.search import usable_nodes
 from fedplug.researcher.settings import ExperimentSettings
+from fedplug.researcher.settings.base import QUERIES
 from fedplug.researcher.snapshot import VERSION, ComponentRecord, PlanRecord, Saved, Snapshot
 
 T = TypeVar("T")
@@ -40,8 +41,6 @@ class Resumable(ExperimentSettings):
     id: str
     history: History
     _seed: int
-    _min_nodes: int | None
-    _connect_timeout: float
     _transport: Any
     _acked: dict[str, int]
     _replies: dict[int, dict[str, dict[str, Any]]]

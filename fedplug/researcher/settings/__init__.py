@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fedplug.core.errors import FedplugError
 from fedplug.researcher.refusals import blamed
+from fedplug.researcher.settings.approval import PlanApproval
 from fedplug.researcher.settings.base import check_arguments, is_whole_number
 from fedplug.researcher.settings.data import DataSettings
 from fedplug.researcher.settings.plan import PlanSettings
@@ -17,7 +18,7 @@ from fedplug.researcher.settings.training import TrainingSettings
 __all__ = ["ExperimentSettings", "check_arguments", "is_whole_number"]
 
 
-class ExperimentSettings(DataSettings, PlanSettings, TrainingSettings, RoundSettings):
+class ExperimentSettings(DataSettings, PlanSettings, PlanApproval, TrainingSettings, RoundSettings):
     """What an experiment is told. `Experiment` adds what it does."""
 
     def missing(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,9 @@ from fedplug.researcher.federated_dataset import FederatedDataset
 from fedplug.researcher.monitors import MonitorGroup
 
 T = TypeVar("T")
+
+QUERIES = itertools.count(1)
+"""Numbers of searches. A pool may outlive an experiment, and its nodes know a search by its number."""
 
 
 class SettingsBase:
@@ -56,6 +60,8 @@ class SettingsBase:
         self._retain_full_history = False
         self._folder_name: str | None = None
         self._folder: Path | None = None
+        self._min_nodes: int | None = None
+        self._connect_timeout = 30.0
 
     def pool(self) -> NodePool:
         """The nodes, as this experiment reaches them."""

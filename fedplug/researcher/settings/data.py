@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fedplug.core.errors import UsageError
-from fedplug.core.messages import DatasetCard
-from fedplug.researcher.federated_dataset import FederatedDataset
-from fedplug.researcher.search import usable_nodes
-from fedplug.researcher.settings.base import SettingsBase, are_words
+from fedplug.researcher.dataset_table import NodeDatasets
+from fedplug.researcher.federated_dataset import FederatedDataset, warn_of_mismatches
+from fedplug.researcher.search import NodeSearch, list_datasets, usable_nodes
+from fedplug.researcher.settings.base import QUERIES, SettingsBase, are_words
 
 
 class DataSettings(SettingsBase):
@@ -68,13 +69,14 @@ class DataSettings(SettingsBase):
 
     def set_training_data(
         self,
-        training_data: FederatedDataset | Mapping[str, DatasetCard] | None,
+        training_data: FederatedDataset | Mapping[str, Any] | None,
         from_tags: bool = False,
     ) -> FederatedDataset:
         """Set the federated data set by hand, or search for it by the experiment's tags.
 
         Args:
-            training_data: The data sets, one per node; None together with ``from_tags``.
+            training_data: The data sets, one per node: a `FederatedDataset`, or what one is made of; None together
+                with ``from_tags``.
             from_tags: Search with the experiment's tags (and nodes).
 
         Raises:
@@ -90,20 +92,45 @@ class DataSettings(SettingsBase):
         if training_data is None:
             if self._tags is None:
                 raise UsageError("There are no tags to search by.", cure="Call set_tags first.")
-            self._training_data = self._search()
+            found = self._search()
         else:
-            self._training_data = (
-                training_data if isinstance(training_data, FederatedDataset) else FederatedDataset(training_data)
-            )
+            found = training_data if isinstance(training_data, FederatedDataset) else FederatedDataset(training_data)
+        warn_of_mismatches(found)
+        if training_data is not None:
             self._tags = None
-        return self._training_data
+        self._training_data = found
+        return found
+
+    def list_datasets(self, nodes: Sequence[str] | None = None, verbose: bool = True) -> NodeDatasets:
+        """The data sets of the nodes, to choose tags and nodes by. It searches, and changes nothing.
+
+        Args:
+            nodes: Ids or names of the nodes to ask; None for all that are connected.
+            verbose: Whether to print them as a table too.
+
+        Returns:
+            Node id → the cards of its data sets; ``str`` of it is the table. A card never holds a row or a path.
+
+        Raises:
+            TransportError: No node, or not every node asked for, connects in time.
+        """
+        found = list_datasets(
+            self.pool(), next(QUERIES), nodes=nodes, min_nodes=self._min_nodes, timeout=self._connect_timeout,
+            say=self._monitors.message,
+        )  # fmt: skip
+        if verbose:
+            print(found)  # noqa: T201 - this is what it is for
+        return found
 
     def training_data(self) -> FederatedDataset | None:
         """The federated data set, once it is known."""
         return self._training_data
 
     def _search(self) -> FederatedDataset:
-        raise UsageError("These settings are not connected to any node.")
+        search = NodeSearch(
+            self.pool(), self._tags or (), self._nodes, self._min_nodes, self._connect_timeout, self._monitors.message
+        )
+        return search.run(next(QUERIES))
 
 
 def _check_tags(tags: str | Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedplug import AggOptimizer, DataManager, Experiment, Monitor, NumpyTrainingPlan, Params
+from fedplug import AggOptimizer, DataManager, Experiment, FedplugWarning, Monitor, NumpyTrainingPlan, Params
 from fedplug.core.errors import SettingsError, TrainingArgsError, UsageError
 from fedplug.simulation import Federation
 
@@ -262,3 +262,50 @@ def test_the_pages_own_spellings_are_there() -> None:
     with experiment() as exp:
         assert exp.set_training_arguments({"epochs": 4})["epochs"] == 4
         assert exp.training_args()["epochs"] == 4
+
+
+# what nodes hold, and what they see ----------------------------------------------------------------------------
+
+
+def test_the_data_sets_of_the_nodes_can_be_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+    with Experiment(transport=federation(), progress="quiet") as exp:
+        found = exp.list_datasets()
+        assert capsys.readouterr().out == f"{found}\n"
+        assert sorted(found) == ["a", "b"]
+        assert found["a"][0].columns == ("x", "y")
+        assert list(exp.list_datasets(nodes=["b"], verbose=False)) == ["b"]
+        assert capsys.readouterr().out == ""
+        assert exp.training_data() is None
+
+
+def test_data_sets_that_do_not_fit_together_are_told() -> None:
+    rng = np.random.default_rng(0)
+    odd = Federation({"a": (rng.normal(size=(9, 2)), rng.normal(size=9)), "b": (rng.normal(size=(9, 3)), np.zeros(9))})
+    with pytest.warns(FedplugWarning, match="do not fit together"):
+        experiment(transport=odd).close()
+
+
+def test_the_plan_is_written_as_nodes_execute_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with experiment() as exp:
+        path = exp.training_plan_file()
+        assert path.read_text() == exp.training_plan_bundle().code
+        assert "class Line" in capsys.readouterr().out
+        exp.training_plan_file(display=False)
+        assert capsys.readouterr().out == ""
+        with pytest.raises(UsageError, match="no training plan yet"):
+            Experiment(progress="quiet").training_plan_file()
+
+
+def test_nodes_of_this_version_need_no_approval() -> None:
+    with experiment() as exp:
+        found = exp.check_training_plan_status()
+        assert {node: status.status for node, status in found.items()} == {"a": "not required", "b": "not required"}
+        assert found["a"].plan == exp.training_plan_bundle().hash
+        assert exp.training_plan_approve(description="for the tutorial") == found
+        with pytest.raises(UsageError, match="description must be text"):
+            exp.training_plan_approve(Line)
+    with (
+        Experiment(transport=federation(), progress="quiet", training_plan_class=Line) as exp,
+        pytest.raises(UsageError, match="no nodes to ask yet"),
+    ):
+        exp.check_training_plan_status()
