@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedplug.core.errors import FedplugError, FedplugWarning
     from fedplug.core.markers import hookimpl
     from fedplug.core.mean import WeightedMean
+    from fedplug.core.metrics import Metric, MetricTypes
     from fedplug.core.monitor import Monitor
     from fedplug.core.numpy_plan import NumpyTrainingPlan
     from fedplug.core.params import Params
@@ -37,6 +38,8 @@ _HOMES = {
     "Experiment": "fedplug.researcher.experiment",
     "FedplugError": "fedplug.core.errors",
     "FedplugWarning": "fedplug.core.errors",
+    "Metric": "fedplug.core.metrics",
+    "MetricTypes": "fedplug.core.metrics",
     "Monitor": "fedplug.core.monitor",
     "Node": "fedplug.node.node",
     "NodePayload": "fedplug.core.aggregator",
@@ -66,6 +69,8 @@ __all__ = [
     "Experiment",
     "FedplugError",
     "FedplugWarning",
+    "Metric",
+    "MetricTypes",
     "Monitor",
     "Node",
     "NodePayload",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedplug.core.params import Params
+from fedplug.core.params import Array, Params
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class FitResult:
         stopped: Why a hook stopped it early; empty if it went to its end.
         leaks: Names that hooks left behind in the context without a scope.
         slots: The results of each model, where there are several.
+        sums: Of an evaluation, what ``metrics`` and ``values`` are made of, to be added to those of other nodes; see
+            `fedplug.core.metrics.sums`.
+        values: What was found that is no number, by name, e.g. a confusion matrix.
     """
 
     num_samples: int = 0
@@ -36,6 +39,8 @@ class FitResult:
     stopped: str = ""
     leaks: tuple[str, ...] = ()
     slots: tuple[FitResult, ...] = ()
+    sums: Mapping[str, Array] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:
