@@ -69,9 +69,7 @@ def _made(name: str, metric: Any, args: dict[str, Any]) -> Metric:
     try:
         return metric(**args)  # type: ignore[no-any-return]
     except TypeError as error:
-        raise UsageError(
-            f"The metric {name!r} cannot be made from test_metric_args {args!r}: {error}."
-        ) from error
+        raise UsageError(f"The metric {name!r} cannot be made from test_metric_args {args!r}: {error}.") from error
 
 
 def _arguments(metric: Any) -> set[str] | None:

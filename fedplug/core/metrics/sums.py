@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fedplug.core.errors import UpdateRejectedError
+from fedplug.core.errors import FedplugError, PlanError, UpdateRejectedError
 from fedplug.core.metrics.base import Metric
 from fedplug.core.metrics.labels import MOST_COUNT
 from fedplug.core.params import Array
@@ -73,11 +73,14 @@ def findings(sums: Sums, metrics: Mapping[str, Metric]) -> Findings:
     Args:
         sums: By name, ``metric/...`` and ``mean/...``.
         metrics: The metrics of the former.
+
+    Raises:
+        PlanError: A metric cannot make anything of its state.
     """
     found = Findings()
     for name, metric in metrics.items():
         state = sums.get(METRIC + name)
-        for key, value in (metric.value(state) if state is not None else {}).items():
+        for key, value in (_value(name, metric, state) if state is not None else {}).items():
             free = key not in found.scalars and key not in found.values
             _put(found, key if free else f"{name}_{key}", value)
     for name, array in sums.items():
@@ -111,14 +114,14 @@ def check_layout(spec: ParamsSpec) -> None:
             raise UpdateRejectedError(f"its test result {tensor.name[:80]!r} is no vector of float64.")
 
 
-def check_sums(sums: Sums, metrics: Mapping[str, Metric], tests: Iterable[str], sizes: dict[str, int]) -> None:
+def check_sums(sums: Sums, metrics: Mapping[str, Metric], tests: Iterable[str], sizes: Mapping[str, int]) -> None:
     """Refuse sums that no test can have.
 
     Args:
         sums: As a node has sent them; `check_layout` has passed them.
         metrics: What was to be measured.
         tests: The tests that it was asked for: ``"global"``, ``"local"``.
-        sizes: The sizes that other nodes' sums have, by name; those of this node are added.
+        sizes: The sizes that other nodes' states have, by name.
 
     Raises:
         UpdateRejectedError: A sum is impossible, was not asked for, is missing, or is of another size than those of
@@ -154,7 +157,24 @@ def check_sums(sums: Sums, metrics: Mapping[str, Metric], tests: Iterable[str], 
         if there and len(there) < len(metrics):
             left_out = next(name for name in metrics if name not in there)
             raise UpdateRejectedError(f"its test result {when + '/' + METRIC + left_out!r} is missing.")
-    sizes.update({name: array.size for name, array in sums.items() if name.split("/")[1] == "metric"})
+
+
+def metric_sizes(sums: Sums) -> dict[str, int]:
+    """The sizes of the states among ``sums``, by name; those of all nodes must agree."""
+    return {name: array.size for name, array in sums.items() if name.partition("/")[2].startswith(METRIC)}
+
+
+def _value(name: str, metric: Metric, state: Array) -> Mapping[str, Any]:
+    try:
+        with np.errstate(all="ignore"):  # nothing over nothing is NaN, which says it
+            found: object = metric.value(state)
+    except FedplugError:
+        raise
+    except Exception as error:
+        raise PlanError(f"The metric {name!r} failed in value: {type(error).__name__}: {error}") from error
+    if isinstance(found, Mapping) and all(isinstance(key, str) for key in found):
+        return found
+    raise PlanError(f"The metric {name!r} must give a dict of values by name, but gave a {type(found).__name__}.")
 
 
 def _put(found: Findings, name: str, value: Any) -> None:

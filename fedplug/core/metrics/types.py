@@ -20,7 +20,7 @@ class MetricTypes(StrEnum):
     AUC = "auc"
     CONFUSION_MATRIX = "confusion_matrix"
     MEAN_SQUARED_ERROR = "mean_squared_error"
-    MEAN_SQUARE_ERROR = "mean_squared_error"  # noqa: PIE796 - its name in Fed-BioMed, an alias on purpose
+    MEAN_SQUARE_ERROR = "mean_squared_error"
     MEAN_ABSOLUTE_ERROR = "mean_absolute_error"
     R2_SCORE = "r2_score"
     EXPLAINED_VARIANCE = "explained_variance"

@@ -70,7 +70,7 @@ class Meter:
                 )
             if state.size > MOST_NUMBERS:
                 raise PlanError(
-                    f"The state of the metric {name!r} has {state.size:,} numbers; at most {MOST_NUMBERS:,} can travel.",
+                    f"The metric {name!r} makes {state.size:,} numbers; at most {MOST_NUMBERS:,} can travel.",
                     cure="Fewer bins, or fewer classes, make it smaller.",
                 )
             state = state.astype(np.float64)

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from fedplug.core.metrics.base import Metric
+from fedplug.core.metrics.sums import MEAN, findings
 from fedplug.core.params import Array, Params
 
 
@@ -46,6 +50,21 @@ class FitResult:
     def loss(self) -> float:
         """The metric ``loss``; of a training, the mean loss over the samples."""
         return self.metrics["loss"]
+
+
+def complete_sums(result: FitResult, metrics: Mapping[str, Metric]) -> dict[str, Array]:
+    """The sums of an evaluation, including numbers that hooks added to ``ctx.metrics``, which count as means.
+
+    Args:
+        result: The evaluation.
+        metrics: What was measured.
+    """
+    sums = dict(result.sums)
+    known = findings(sums, metrics).scalars
+    for name, value in result.metrics.items():
+        if name not in known:
+            sums[MEAN + name] = np.array([value * result.num_samples, result.num_samples], np.float64)
+    return sums
 
 
 @dataclass(frozen=True, slots=True)

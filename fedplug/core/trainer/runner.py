@@ -26,7 +26,6 @@ from fedplug.core.trainer.result import FitResult
 from fedplug.core.trainer.seed_names import SeedNames
 from fedplug.core.training_args import TrainingArgs
 
-
 TEST_BATCH = 1024
 """Samples per batch of a test, unless the user says so, or a ``testing_step`` wants them together."""
 
