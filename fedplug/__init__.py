@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fedplug.core.markers import hookimpl
     from fedplug.core.mean import WeightedMean
     from fedplug.core.messages import DatasetCard
+    from fedplug.core.metrics import Metric, MetricTypes
     from fedplug.core.monitor import Monitor
     from fedplug.core.numpy_plan import NumpyTrainingPlan
     from fedplug.core.params import Params
@@ -44,6 +45,8 @@ _HOMES = {
     "FederatedDataset": "fedplug.researcher.federated_dataset",
     "FedplugError": "fedplug.core.errors",
     "FedplugWarning": "fedplug.core.errors",
+    "Metric": "fedplug.core.metrics",
+    "MetricTypes": "fedplug.core.metrics",
     "Monitor": "fedplug.core.monitor",
     "Node": "fedplug.node.node",
     "NodePayload": "fedplug.core.aggregator",
@@ -78,6 +81,8 @@ __all__ = [
     "FederatedDataset",
     "FedplugError",
     "FedplugWarning",
+    "Metric",
+    "MetricTypes",
     "Monitor",
     "Node",
     "NodePayload",

@@ -68,6 +68,27 @@ def fedplug_register_transports() -> list[Component]:
 
 
 @hookimpl
+def fedplug_register_metrics() -> list[Component]:
+    """What a test can measure."""
+    labels = {"n_classes": "number of classes, where outputs do not tell", "threshold": "where class 1 begins (0.5)"}
+    average = {"average": "binary, weighted, macro or micro", "pos_label": "the positive class of two (1)", **labels}
+    counts, sums = "fedplug.core.metrics.classification", "fedplug.core.metrics.regression"
+    bins = {"bins": "number of bins (1024)", "logits": "whether outputs are scores before sigmoid or softmax"}
+    return [
+        Component("accuracy", f"{counts}:Accuracy", "Share of samples whose class is predicted.", labels),
+        Component("precision", f"{counts}:Precision", "Share of the predicted that are of the class.", average),
+        Component("recall", f"{counts}:Recall", "Share of a class that is predicted.", average),
+        Component("f1_score", f"{counts}:F1Score", "Harmonic mean of precision and recall.", average),
+        Component("confusion_matrix", f"{counts}:ConfusionMatrix", "True classes by predicted ones.", labels),
+        Component("auc", "fedplug.core.metrics.auc:Auc", "Area under the ROC curve, with an error bound.", bins),
+        Component("mean_squared_error", f"{sums}:MeanSquaredError", "Mean of squared differences."),
+        Component("mean_absolute_error", f"{sums}:MeanAbsoluteError", "Mean of absolute differences."),
+        Component("r2_score", f"{sums}:R2Score", "R², the coefficient of determination."),
+        Component("explained_variance", f"{sums}:ExplainedVariance", "R² that does not mind a constant error."),
+    ]
+
+
+@hookimpl
 def fedplug_wrap_data(manager: DataManager, framework: str) -> ArrayData | None:
     """Arrays for NumPy plans."""
     if framework != "numpy":

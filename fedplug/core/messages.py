@@ -71,7 +71,7 @@ class DatasetCard(Message, frozen=True, kw_only=True):
 
 
 class TrainRequest(Message, frozen=True, kw_only=True):
-    """Train one round. The global parameters and the plan's source travel beside it.
+    """Train one round, or only test. The global parameters and the plan's source travel beside it.
 
     Attributes:
         key: Which training this is.
@@ -85,6 +85,8 @@ class TrainRequest(Message, frozen=True, kw_only=True):
             none. A node that keeps state between rounds goes on from the state of that round.
         total_rounds: The round limit, for learning-rate schedules; 0 if there is none.
         aux: Names of the extra arrays that travel beside the parameters.
+        train: Whether to train. If not, the node tests the parameters it is given on its held-out samples and
+            replies without parameters; what it keeps between rounds stays as it is.
     """
 
     key: TaskKey
@@ -97,6 +99,7 @@ class TrainRequest(Message, frozen=True, kw_only=True):
     acked_round: int = -1
     total_rounds: int = 0
     aux: tuple[str, ...] = ()
+    train: bool = True
 
 
 class TrainReply(Message, frozen=True, kw_only=True):
@@ -104,7 +107,7 @@ class TrainReply(Message, frozen=True, kw_only=True):
 
     Attributes:
         key: Which training this is.
-        sample_count: Number of distinct samples in the training split.
+        sample_count: Number of distinct samples in the training split; of the tested ones, if there was only a test.
         steps: Number of optimizer steps.
         metrics: Scalars by name.
         timing: Seconds by name.

@@ -90,6 +90,9 @@ class MonitorGroup(Monitor):
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         self._tell("round_ended", ctx, result)
 
+    def tested(self, ctx: RoundContext, result: RoundResult) -> None:
+        self._tell("tested", ctx, result)
+
     def stopped(self, rounds_done: int, error: BaseException | None) -> None:
         self._tell("stopped", rounds_done, error)
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.errors import FedplugError, RoundError, UpdateRejectedError
+from fedplug.core.metrics.sums import TEST_AUX, check_layout
 from fedplug.core.params import Params
 from fedplug.core.pool import UpdateOffered
 from fedplug.core.strategy import Decision
@@ -30,6 +31,8 @@ def check_offer(offer: UpdateOffered, model: Params) -> None:
     difference = model.spec.difference(offer.spec)
     if difference:
         raise UpdateRejectedError(f"its update does not fit the model: {difference}.")
+    if TEST_AUX in offer.aux:
+        check_layout(offer.aux[TEST_AUX])
     if not 1 <= reply.sample_count < 2**53:
         raise UpdateRejectedError(f"its sample count of {reply.sample_count} is impossible.")
     if reply.steps < 0:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from fedplug.core.context import RoundResult
-from fedplug.core.errors import FedplugError, SettingsError, UsageError
+from fedplug.core.errors import FedplugError, FedplugWarning, SettingsError, UsageError
 from fedplug.core.messages import LogLine, Progress
 from fedplug.core.rng import SeedTree
 from fedplug.researcher.breakpoints import breakpoints_of, read_breakpoint
+from fedplug.researcher.evaluation import Evaluation
 from fedplug.researcher.folders import experiments_root
 from fedplug.researcher.kept_params import KeptParams
+from fedplug.researcher.progress.text import metrics_line
 from fedplug.researcher.results import reply_record, save_model
 from fedplug.researcher.resume import Resumable
 from fedplug.researcher.round import Round, RoundPlan
@@ -76,6 +79,8 @@ class RoundLoop(Resumable):
             finally:
                 if self._round_current > first:
                     save_model(self.params(), path / "model.safetensors")
+            if self._round_current == limit and self._training_args.test_on_global_updates:
+                self._test_last()
         except BaseException as caught:
             error = caught
             raise
@@ -86,6 +91,42 @@ class RoundLoop(Resumable):
     def run_once(self, increase: bool = False) -> int:
         """Run one round: ``run(rounds=1, increase=increase)``."""
         return self.run(rounds=1, increase=increase)
+
+    def evaluate(self) -> Evaluation:
+        """Test the global model, as it is now, on what the nodes hold out; nothing is trained.
+
+        It measures what ``set_test_metric`` and the plan's ``testing_step`` say, and needs a ``set_test_ratio`` above
+        zero. `run` does it by itself after the last round, if ``test_on_global_updates`` is set.
+
+        Raises:
+            UsageError: Settings are missing, or no sample is held out.
+            RoundError: A node cannot test, and the strategy does not do without it.
+        """
+        if problems := self.missing():
+            raise SettingsError("The experiment cannot test its model yet. Missing:", problems)
+        nodes, schedule = self._schedule()
+        job = schedule.plan_test(self._round_current, nodes, self.params(), self.aggregator(), self._strategy)
+        self._monitors.message(f"Testing the global model on {len(nodes)} nodes ...")
+        self._attempt += 1
+        spool = Spool(self.experimentation_path(), MEMORY_BUDGET)
+        result = Round(self.pool(), job, spool, self._watch, self._monitors).run()
+        self.history.add_round(job.ctx, result, self._node_names(), trained=False)
+        self._monitors.tested(job.ctx, result)
+        tested = f"{sum(reply.sample_count for reply in result.replies.values())} samples"
+        self._monitors.message(
+            f"The global model on {tested} of {len(result.replies)} nodes: {metrics_line(result.metrics)}."
+        )
+        return Evaluation.of(self._round_current, result)
+
+    def _test_last(self) -> None:
+        """Test the final model, which no later round does. That it fails is no reason to call the rounds failed."""
+        try:
+            self.evaluate()
+        except FedplugError as error:
+            warnings.warn(f"The final model could not be tested: {error}", FedplugWarning, stacklevel=3)
+
+    def _node_names(self) -> dict[str, str]:
+        return {node: info.name for node, info in self.pool().nodes.items()}
 
     def _run_round(self) -> RoundResult:
         number = self._round_current
@@ -113,8 +154,7 @@ class RoundLoop(Resumable):
         self._replies[number] = {node: reply_record(reply) for node, reply in result.replies.items()}
         if self._plan is not None:
             self._plan.set_params(result.params)
-        names = {node: info.name for node, info in self.pool().nodes.items()}
-        self.history.add_round(job.ctx, result, names)
+        self.history.add_round(job.ctx, result, self._node_names())
         try:
             if self._retain_full_history:
                 self.aggregated_params().keep()
@@ -126,11 +166,16 @@ class RoundLoop(Resumable):
 
     def _plan_round(self, number: int) -> RoundPlan:
         """Decide everything about a round before anything is sent."""
+        nodes, schedule = self._schedule()
+        return schedule.plan_round(number, nodes, self.params(), self.aggregator(), self._strategy, self._agg_optimizer)
+
+    def _schedule(self) -> tuple[list[str], Schedule]:
+        """The nodes that can be asked, and what they are asked with."""
         if self._training_data is None or self._bundle is None:
             raise UsageError("The experiment cannot run yet.", cure="Missing: " + "; ".join(self.missing()))
         nodes = usable_nodes(self._training_data, self._nodes, self.pool().nodes)
         await_nodes(self.pool(), nodes, self._connect_timeout, self._monitors.message, self._watch)
-        schedule = Schedule(
+        return nodes, Schedule(
             experiment_id=self.id,
             seeds=self._seeds,
             bundle=self._bundle,
@@ -140,8 +185,8 @@ class RoundLoop(Resumable):
             acked=self._acked,
             attempt=self._attempt,
             total_rounds=self._round_limit or 0,
+            host=self.host,
         )
-        return schedule.plan_round(number, nodes, self.params(), self.aggregator(), self._strategy, self._agg_optimizer)
 
     def _watch(self, sign: Progress | LogLine, node_id: str) -> None:
         if isinstance(sign, Progress):

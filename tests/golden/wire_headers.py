@@ -41,6 +41,7 @@ def _headers() -> dict[str, h.AnyHeader]:
     request = TrainRequest(
         key=KEY, dataset_id="d1", plan_class="Plan", model_args={"width": 3}, training_args={"lr": 0.1, "tags": ["a"]},
         seed=11, data_seed=12, acked_round=2, total_rounds=10, aux=("control",),
+        train=False,
     )  # fmt: skip
     reply = TrainReply(
         key=KEY, sample_count=100, steps=9, metrics={"loss": 0.25}, timing={"train": 1.5}, state="kept",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedplug.core.metrics import make_metrics
 from fedplug.core.training_args import TrainingArgs
 from fedplug.researcher.settings.base import SettingsBase, checked_flag
 
@@ -19,11 +20,9 @@ class TrainingSettings(SettingsBase):
 
         Raises:
             TrainingArgsError: With everything that is wrong.
+            UnknownNameError: There is no such metric, or it has no such argument.
         """
-        if isinstance(training_args, TrainingArgs):
-            self._take(training_args)
-        else:
-            self._take(TrainingArgs.from_dict(training_args))
+        self._take(training_args if isinstance(training_args, TrainingArgs) else TrainingArgs.from_dict(training_args))
         self._wanted_tests.clear()
         return self.training_args()
 
@@ -127,6 +126,7 @@ class TrainingSettings(SettingsBase):
         self._take(self._training_args.updated(values))
 
     def _take(self, args: TrainingArgs) -> None:
+        make_metrics(args.test_metric, args.test_metric_args, self.host)  # a name that nobody offers is told now
         self._training_args = args
 
     def _test_problems(self) -> list[str]:

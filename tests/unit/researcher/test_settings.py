@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fedplug import AggOptimizer, DataManager, Experiment, FedplugWarning, Monitor, NumpyTrainingPlan, Params
-from fedplug.core.errors import SettingsError, TrainingArgsError, UsageError
+from fedplug import (
+    AggOptimizer,
+    DataManager,
+    Experiment,
+    FedplugWarning,
+    MetricTypes,
+    Monitor,
+    NumpyTrainingPlan,
+    Params,
+)
+from fedplug.core.errors import SettingsError, TrainingArgsError, UnknownNameError, UsageError
 from fedplug.simulation import Federation
 
 
@@ -309,3 +319,46 @@ def test_nodes_of_this_version_need_no_approval() -> None:
         pytest.raises(UsageError, match="no nodes to ask yet"),
     ):
         exp.check_training_plan_status()
+
+
+# tests without training ----------------------------------------------------------------------------------------
+
+
+def test_the_model_can_be_tested_at_any_time_and_is_after_the_last_round(capsys: pytest.CaptureFixture[str]) -> None:
+    with experiment(test_ratio=0.25, progress="json", test_on_global_updates=True) as exp, experiment() as plain:
+        first = exp.evaluate()
+        assert (first.round, exp.round_current(), sum(first.samples.values())) == (0, 0, 6)
+        exp.run()
+        second = exp.evaluate()
+        assert second.metrics["test_global_loss"] < first.metrics["test_global_loss"]
+        assert sorted(second.nodes) == ["a", "b"]
+        plain.set_test_ratio(0.25)
+        plain.run()
+        assert plain.params() == exp.params()  # to test changes nothing
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    tested = [event for event in events if event["event"] == "tested"]
+    assert [(event["round"], event["metrics"]) for event in tested] == [
+        (0, dict(first.metrics)), (2, dict(second.metrics)), (2, dict(second.metrics)),
+    ]  # fmt: skip
+    assert events.index(tested[1]) < events.index(next(event for event in events if event["event"] == "stopped"))
+
+
+def test_to_test_needs_something_to_test_on() -> None:
+    with experiment() as exp, pytest.raises(UsageError, match="test_ratio is 0"):
+        exp.evaluate()
+    with Experiment(progress="quiet") as exp, pytest.raises(SettingsError, match="cannot test its model yet"):
+        exp.evaluate()
+
+
+def test_a_metric_that_nobody_offers_is_told_when_it_is_set() -> None:
+    with experiment() as exp:
+        with pytest.raises(UnknownNameError, match="accuracy"):
+            exp.set_test_metric("acuracy")
+        assert exp.test_metric() is None
+        assert exp.set_test_metric(MetricTypes.MEAN_SQUARED_ERROR) == ["mean_squared_error"]
+        assert exp.set_test_metric(["R2_SCORE", "mean_absolute_error"]) == ["r2_score", "mean_absolute_error"]
+        exp.set_test_metric("auc", bins=64)
+        assert exp.test_metric_args() == {"bins": 64}
+        with pytest.raises(UnknownNameError, match="bins"):
+            exp.set_test_metric_args({"bims": 3})
+        assert exp.set_test_metric_args(None) == {}

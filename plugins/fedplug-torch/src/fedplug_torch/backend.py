@@ -46,6 +46,7 @@ class TorchBackend(Backend):
         self.device = device
         self._training_step = step
         self._testing_step = test
+        self.has_testing_step = test is not None
         self._moves = device.type != "cpu"
         self._modes: list[tuple[bool, bool]] = []
 
@@ -190,9 +191,15 @@ class TorchBackend(Backend):
         return self._init_scheduler is not None
 
     def predict(self, data: Any) -> Any:
-        """The output of the plan's ``forward``."""
+        """The output of the plan's ``predict``, if it has one, or else of its ``forward``."""
         with torch.no_grad():
-            return self._plan.forward(self.place(data))
+            return (getattr(self._plan, "predict", None) or self._plan.forward)(self.place(data))
+
+    def to_numpy(self, value: Any) -> Any:
+        """Tensors as arrays; bfloat16, which NumPy does not know, as float32."""
+        if not isinstance(value, torch.Tensor):
+            return super().to_numpy(value)
+        return (value.float() if value.dtype is torch.bfloat16 else value).detach().cpu().numpy()
 
     def wrap(self, data: Any, target: Any) -> BatchSource:
         """Tensors, arrays, or a torch data set as batches."""
