@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedplug.core.numpy_plan import NumpyTrainingPlan
     from fedplug.core.params import Params
     from fedplug.core.params_spec import ParamsSpec
+    from fedplug.core.processes import ProcessTypes
     from fedplug.core.strategy import Decision, DefaultStrategy, RandomStrategy, RoundState, Strategy
     from fedplug.core.training_args import TrainingArgs
     from fedplug.core.training_plan import TrainingPlan
@@ -43,6 +44,7 @@ _HOMES = {
     "NumpyTrainingPlan": "fedplug.core.numpy_plan",
     "Params": "fedplug.core.params",
     "ParamsSpec": "fedplug.core.params_spec",
+    "ProcessTypes": "fedplug.core.processes",
     "RandomStrategy": "fedplug.core.strategy",
     "RoundContext": "fedplug.core.context",
     "RoundResult": "fedplug.core.context",
@@ -72,6 +74,7 @@ __all__ = [
     "NumpyTrainingPlan",
     "Params",
     "ParamsSpec",
+    "ProcessTypes",
     "RandomStrategy",
     "RoundContext",
     "RoundResult",

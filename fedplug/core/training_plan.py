@@ -21,6 +21,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 from fedplug.core.data import DataManager, LoaderArgs, NodeDataset
@@ -28,6 +29,8 @@ from fedplug.core.errors import PlanError
 from fedplug.core.local_state import StateBook
 from fedplug.core.param_tags import ParamTags, matches
 from fedplug.core.params import Params
+from fedplug.core.plan_files import PlanFiles
+from fedplug.core.processes import PlanProcesses
 from fedplug.core.rng import seeded_globals
 from fedplug.core.trainer import Backend, Trainer
 from fedplug.core.training_args import TrainingArgs
@@ -48,6 +51,7 @@ class PlanSetup:
         dataset: The node's data set; None at the researcher.
         node_id: The node; empty at the researcher.
         round: Number of the round, from 0.
+        total_rounds: The round limit of the experiment; 0 if there is none.
         aux: Extra arrays that the aggregator sent along, by name.
         state: What the node has kept since its last acknowledged round, and what it is to keep from this one.
         log: Takes lines that the researcher should see, e.g. that there is no GPU.
@@ -58,12 +62,13 @@ class PlanSetup:
     dataset: NodeDataset | None = None
     node_id: str = ""
     round: int = 0
+    total_rounds: int = 0
     aux: Mapping[str, Params] = field(default_factory=dict)
     state: StateBook = field(default_factory=StateBook)
     log: Callable[[str], None] = _LOG.warning
 
 
-class TrainingPlan(ABC):
+class TrainingPlan(PlanProcesses, PlanFiles, ABC):
     """Base of all training plans. Researchers derive from a framework's plan, not from this class."""
 
     framework: ClassVar[str] = ""
@@ -78,6 +83,14 @@ class TrainingPlan(ABC):
 
     def init_dependencies(self) -> list[str]:
         """Import statements that the plan needs beyond `default_dependencies`, e.g. ``["import numpy as np"]``."""
+        return []
+
+    def init_helpers(self) -> list[str | ModuleType]:
+        """Modules of your own that travel with the plan, e.g. ``["my_layers"]``, or ``[my_layers]`` if imported.
+
+        Their text is taken from the files beside the plan or on Python's path; of a package, all of it. At a node
+        they are there for this plan alone: ``import my_layers``, in the plan and between helpers, finds them.
+        """
         return []
 
     @abstractmethod
@@ -102,7 +115,7 @@ class TrainingPlan(ABC):
     @classmethod
     def default_dependencies(cls) -> list[str]:
         """Import statements that every plan of this framework has."""
-        return ["from fedplug import DataManager"]
+        return ["from fedplug import DataManager, ProcessTypes"]
 
     @classmethod
     @contextmanager
@@ -267,6 +280,10 @@ class TrainingPlan(ABC):
     def round(self) -> int:
         """Number of the current round, from 0."""
         return self._state.round
+
+    def total_rounds(self) -> int:
+        """The round limit of the experiment; 0 if there is none."""
+        return self._state.total_rounds
 
     @property
     def dataset(self) -> NodeDataset:

@@ -45,6 +45,9 @@ def plan_trainer(
         PlanError: The plan was not set up.
     """
     state = plan._state
+    train = data.get("train")
+    if train is not None and plan.pre_processes:
+        data = {**data, "train": plan.processed(train)}
     trainer = plan.make_trainer(
         plan.make_backend(), data, args=state.training_args, loader=loader, seed=seed, report=report,
         cancelled=cancelled, **{"log": state.log, **options},
