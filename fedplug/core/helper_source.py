@@ -18,6 +18,7 @@ from fedplug.core.helper_import import MAX_HELPERS, is_package, name_problem, to
 if TYPE_CHECKING:
     from fedplug.core.training_plan import TrainingPlan
 
+_ONLY_TEXT = "Only text travels: have it installed on the nodes, and import it in init_dependencies."
 INSTALLED = {"site-packages", "dist-packages"}
 """Folders in whose path installed packages lie."""
 
@@ -131,9 +132,7 @@ def _file_of(top: str, module: types.ModuleType | None, folder: Path) -> Path:
             "your own file another name.",
         )
     if path.suffix != ".py":
-        raise _refused(
-            top, f"is no Python source but {path.name}", "Only text travels: have it installed on the nodes."
-        )
+        raise _refused(top, f"is no Python source but {path.name}", _ONLY_TEXT)
     return path
 
 
@@ -150,7 +149,7 @@ def _texts(top: str, file: Path) -> dict[str, str]:
     for path in sorted(file.parent.rglob("*")):
         parts = path.relative_to(file.parent).with_suffix("").parts
         if any(path.name.endswith(suffix) for suffix in EXTENSION_SUFFIXES):
-            raise _refused(top, f"has a compiled part, {path.name}", "Only text travels: have it installed on the nodes.")
+            raise _refused(top, f"has a compiled part, {path.name}", _ONLY_TEXT)
         if path.suffix != ".py" or parts[-1] == "__main__" or not all(part.isidentifier() for part in parts):
             continue
         name = ".".join((top, *(parts[:-1] if parts[-1] == "__init__" else parts)))

@@ -31,12 +31,13 @@ class ModelFormat:
 
     Attributes:
         save: Writes the object into an open file.
-        load: Reads it from a path. Its second argument says whether the user trusts the file; without that it must
-            not run anything that stands in the file.
+        load: Reads it from a path, without running anything that stands in the file.
+        load_trusted: The same for a file that the user trusts; None: as ``load``.
     """
 
     save: Callable[[Any, BinaryIO], object]
-    load: Callable[[Path, bool], Any]
+    load: Callable[[Path], Any]
+    load_trusted: Callable[[Path], Any] | None = None
 
 
 def write_model(model: Any, path: str | Path, formats: Mapping[str, ModelFormat]) -> Path:
@@ -64,7 +65,7 @@ def read_model(path: str | Path, formats: Mapping[str, ModelFormat], *, trusted:
     form = _format_of(source, formats, "import a model from")
     if not source.is_file():
         raise UsageError(f"There is no file {source}.", cure="Check the path; export_model writes such a file.")
-    return form.load(source, trusted)
+    return (form.load_trusted or form.load)(source) if trusted else form.load(source)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -122,9 +123,9 @@ def require_finite(path: str | Path, bad: list[str]) -> None:
 
 def damaged(path: Path, error: BaseException) -> CodecError:
     """The error for a file that cannot be read as what its suffix says."""
-    said = str(error).splitlines()
+    said = next(iter(str(error).splitlines()), "")
     return CodecError(
-        f"{path} is damaged, or no {path.suffix} file: {type(error).__name__}{': ' if said else ''}{said[0] if said else ''}.",
+        f"{path} is damaged, or no {path.suffix} file ({type(error).__name__}{said and ': '}{said}).",
         cure="Check where it comes from, and its suffix.",
     )
 
@@ -140,13 +141,11 @@ def _save_npz(arrays: Mapping[str, Array], file: BinaryIO) -> None:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
-def _load_npz(path: Path, trusted: bool) -> dict[str, Array]:
+def _load_npz(path: Path) -> dict[str, Array]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+    except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, MemoryError) as error:
         raise damaged(path, error) from error
 
 
@@ -156,7 +155,7 @@ def _save_safetensors(arrays: Mapping[str, Array], file: BinaryIO) -> None:
     file.write(save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
 
 
-def _load_safetensors(path: Path, trusted: bool) -> dict[str, Array]:
+def _load_safetensors(path: Path) -> dict[str, Array]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -170,13 +169,15 @@ def _save_joblib(model: Any, file: BinaryIO) -> None:
     _package("joblib").dump(model, file)
 
 
-def _load_joblib(path: Path, trusted: bool) -> Any:
-    if not trusted:
-        raise UsageError(
-            f"{path} is a joblib file, which is a pickle: reading one can run any code that its maker has put in.",
-            cure="import_model(path, trusted=True) for a file that you have made yourself; to pass a model on, export it "
-            "as .skops or .safetensors, which can be read without trust.",
-        )
+def _refuse_joblib(path: Path) -> Any:
+    raise UsageError(
+        f"{path} is a joblib file, which is a pickle: reading one can run any code that its maker has put in.",
+        cure="import_model(path, trusted=True) for a file that you have made yourself; to pass a model on, export it "
+        "as .skops or .safetensors, which can be read without trust.",
+    )
+
+
+def _load_joblib(path: Path) -> Any:
     joblib = _package("joblib")
     try:
         return joblib.load(path)
@@ -188,7 +189,7 @@ def _save_skops(model: Any, file: BinaryIO) -> None:
     file.write(_package("skops.io").dumps(model))
 
 
-def _load_skops(path: Path, trusted: bool) -> Any:
+def _load_skops(path: Path) -> Any:
     skops = _package("skops.io")
     try:
         foreign = skops.get_untrusted_types(file=path)
@@ -216,7 +217,7 @@ def _package(name: str) -> Any:
 
 
 SAFETENSORS = ModelFormat(_save_safetensors, _load_safetensors)
-JOBLIB = ModelFormat(_save_joblib, _load_joblib)
+JOBLIB = ModelFormat(_save_joblib, _refuse_joblib, _load_joblib)
 SKOPS = ModelFormat(_save_skops, _load_skops)
 NPZ = ModelFormat(_save_npz, _load_npz)
 
@@ -229,7 +230,7 @@ ARRAY_FORMATS: Mapping[str, ModelFormat] = {
 def _format_of(path: Path, formats: Mapping[str, ModelFormat], what: str) -> ModelFormat:
     if path.suffix.lower() not in formats:
         raise UsageError(
-            f"This plan cannot {what} {path.name!r}: the suffix says the format, and {path.suffix or 'none'!r} is not known.",
+            f"This plan cannot {what} {path.name!r}: the suffix says the format, and this one is not known.",
             cure=f"Use one of: {', '.join(formats)}.",
         )
     return formats[path.suffix.lower()]

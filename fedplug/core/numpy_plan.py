@@ -11,11 +11,12 @@ import numpy as np
 
 from fedplug.core import model_files
 from fedplug.core.errors import ParamsError, PlanError
+from fedplug.core.flexible_calls import call_flexibly
 from fedplug.core.model_files import ModelFormat
 from fedplug.core.numpy_backend import NumpyBackend, kind_of
 from fedplug.core.params import Array, Params, ParamsSpec
 from fedplug.core.trainer.backend import Backend
-from fedplug.core.training_plan import Allocate, TrainingPlan, call_flexibly
+from fedplug.core.training_plan import Allocate, TrainingPlan
 
 
 class NumpyOptimizer(Protocol):

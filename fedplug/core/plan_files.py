@@ -53,7 +53,7 @@ class PlanFiles:
             parts = [*parts, "__init__"] if package else parts
             file = target.parent.joinpath(*parts).with_suffix(".py")
             if file in texts or (file.exists() and file.read_text(encoding="utf-8") != text):
-                raise UsageError(f"Helper module {name!r} would replace {file}.", cure="Give a path in an empty folder.")
+                raise UsageError(f"Helper module {name!r} would replace {file}.", cure="Give a path in another folder.")
             texts[file] = text
         for file, text in texts.items():
             encoded = text.encode()

@@ -56,7 +56,7 @@ def load_plan_class(path: str | Path, class_name: str | None = None) -> type:
             f"{file} defines {len(plans)} training plans: {listed}." if plans else f"{file} defines no training plan.",
             cure="Give the name of the class too."
             if plans
-            else "Define a class that derives from a training plan base such as TorchTrainingPlan, or name a model class.",
+            else "Derive a class from TorchTrainingPlan, or name a model.",
         )
     return plans[0]
 

@@ -239,7 +239,7 @@ def _refuse_relative_imports(name: str, source: str) -> None:
         if isinstance(node, ast.ImportFrom) and node.level:
             raise PlanSourceError(
                 f"Training plan {name!r} imports relatively ({ast.unparse(node)}), but is in no package at the nodes.",
-                cure='Name the module in init_helpers, e.g. return ["my_layers"], and write "from my_layers import ...".',
+                cure='Name the module in init_helpers, e.g. return ["my_layers"], and import it by its full name.',
             )
 
 

@@ -194,7 +194,7 @@ def _check(name: str, returned: object, layout: Mapping[str, tuple[str, tuple[in
         _, own_shape, own_dtype = found = _layout(returned[key])
         if (own_shape, own_dtype) != (shape, dtype):
             raise PlanError(
-                f"{name} returned {key!r} as {found[0]} of shape {own_shape} and dtype {own_dtype}; the model has shape "
-                f"{shape} and dtype {dtype}.",
+                f"{name} returned {key!r} as {found[0]} of shape {own_shape} and dtype {own_dtype}; the model has "
+                f"shape {shape} and dtype {dtype}.",
                 cure="Keep shapes and dtypes.",
             )

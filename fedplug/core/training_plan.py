@@ -12,20 +12,19 @@ cycle are the same for all:
 
 from __future__ import annotations
 
-import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
 from fedplug.core.data import DataManager, LoaderArgs, NodeDataset
 from fedplug.core.errors import PlanError
+from fedplug.core.flexible_calls import call_flexibly, requires_argument
 from fedplug.core.local_state import StateBook
 from fedplug.core.param_tags import ParamTags, matches
 from fedplug.core.params import Params
@@ -226,7 +225,7 @@ class TrainingPlan(PlanProcesses, PlanFiles, ABC):
             PlanError: It returned something else than a `DataManager`.
         """
         asked = self.loader_args().get("batch_size")
-        own_default = asked is None and not _requires_argument(self.training_data)
+        own_default = asked is None and not requires_argument(self.training_data)
         manager = call_flexibly(self.training_data, *(() if own_default else (asked or LoaderArgs.batch_size,)))
         if not isinstance(manager, DataManager):
             raise PlanError(
@@ -313,39 +312,3 @@ class TrainingPlan(PlanProcesses, PlanFiles, ABC):
                 "training_step or testing_step (the model in init_optimizer too).",
             )
         return value
-
-
-def _requires_argument(method: Callable[..., Any]) -> bool:
-    return any(
-        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in _parameters(method)
-    )
-
-
-def _parameters(method: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
-    """The parameters of a method of the user's, without ``self``; looked up once for each function."""
-    function = getattr(method, "__func__", None)
-    return _signature(method) if function is None else _signature(function)[1:]
-
-
-@lru_cache(maxsize=256)
-def _signature(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
-    return tuple(inspect.signature(function).parameters.values())
-
-
-def call_flexibly(method: Callable[..., Any], *args: Any) -> Any:
-    """Call a method of the user's with as many of ``args`` as it takes.
-
-    Raises:
-        PlanError: It requires more arguments than there are.
-    """
-    parameters = _parameters(method)
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return method(*args)
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = [p for p in positional if p.default is p.empty]
-    if len(required) > len(args):
-        raise PlanError(
-            f"{method.__name__} takes {len(required)} arguments, but is called with at most {len(args)}.",
-            cure=f"Remove {', '.join(p.name for p in required[len(args) :])} from its signature.",
-        )
-    return method(*args[: len(positional)])

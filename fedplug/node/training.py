@@ -296,7 +296,9 @@ def plan_run_error(error: BaseException, bundle: PlanBundle, method: str) -> Pla
 def _plan_frames(error: BaseException, bundle: PlanBundle) -> list[tuple[FrameType, int]]:
     """The frames of the traceback that run text of the plan or its helpers, with their lines, outermost first."""
     files = {plan_file(bundle, helper) for helper in ("", *bundle.helpers)}
-    return [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename in files]
+    return [
+        (frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename in files
+    ]
 
 
 def _function(frame: FrameType, bundle: PlanBundle) -> str:
