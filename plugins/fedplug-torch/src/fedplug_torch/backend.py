@@ -200,7 +200,6 @@ class TorchBackend(Backend):
     def clone(self) -> TorchBackend:
         """A copy with a module and an optimizer of its own; the data is shared."""
         # A copy of a scheduler would still watch the steps of the optimizer that it was made for.
-        kept = {id(each): each for each in (self._plan._setup,)}
         setup = self._plan._setup
         plan = deepcopy(self._plan, {id(setup): setup, id(self._plan._scheduler): None})
         if self.scheduler is not None and plan._optimizer is not None:

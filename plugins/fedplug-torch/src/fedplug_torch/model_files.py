@@ -58,8 +58,8 @@ def _load(path: Path) -> Any:
             raise damaged(path, error) from error
         raise UsageError(
             f"{path} holds more than tensors, and reading the rest could run any code that its maker has put in.",
-            cure="Save torch.save(model.state_dict(), path), or a .safetensors file. import_model(path, trusted=True) reads "
-            "it nevertheless: only for files that you have made yourself.",
+            cure="Save torch.save(model.state_dict(), path), or a .safetensors file. Only for a file that you "
+            "have made yourself: import_model(path, trusted=True).",
         ) from error
     except Exception as error:
         raise damaged(path, error) from error
