@@ -143,7 +143,8 @@ def _save_npz(arrays: Mapping[str, Array], file: BinaryIO) -> None:
 
 def _load_npz(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # numpy.load leaves a file that it has opened open when it fails
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, MemoryError) as error:
         raise damaged(path, error) from error

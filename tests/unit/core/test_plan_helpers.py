@@ -79,8 +79,8 @@ def test_a_helper_is_found_by_every_kind_of_import(local, tmp_path, monkeypatch)
     plan = local(
         '["my_layers", "my_maths"]',
         '["from my_layers import Block as B", "import my_maths as mm"]',
-        "from my_layers import size\n        import my_layers\n        return B().area(), size, my_layers.x, mm.half(6)",
-        my_layers="import my_maths\nsize = x = 3\nclass Block:\n    def area(self):\n        return my_maths.half(size)\n",
+        "from my_layers import x\n        import my_layers\n        return B().area(), x, my_layers.size, mm.half(6)",
+        my_layers="import my_maths\nsize = x = 3\nclass Block:\n    def area(self):\n        return my_maths.half(x)\n",
         my_maths="import math\ndef half(x):\n    from my_layers import size\n    return math.floor(x / 2), size\n",
     )
     bundle = bundle_plan(plan)

@@ -110,18 +110,18 @@ def test_batches_may_be_collected_first():
 
 
 @pytest.mark.parametrize(
-    ("method", "words"),
+    ("body", "words"),
     [
-        ("def f(self, batches):\n        pass", "f, registered .*, must return an iterable of batches, but returned nothing"),
-        ("def f(self, batches):\n        return 3", "but returned a int"),
-        ("def f(self, batches):\n        return [x for x, y in batches]", r"must give \(data, target\) pairs, but gave a nd"),
-        ("def f(self, batches):\n        return list(batches)[1:]", "gave 2 batches of an epoch that has 3"),
-        ("def f(self, batches):\n        raise KeyError('no luck')", r"failed in f, line \d+: raise KeyError"),
+        ("pass", "f, registered .*, must return an iterable of batches, but returned nothing"),
+        ("return 3", "but returned a int"),
+        ("return [x for x, y in batches]", r"must give \(data, target\) pairs, but gave a ndarray"),
+        ("return list(batches)[1:]", "gave 2 batches of an epoch that has 3"),
+        ("raise KeyError('no luck')", r"failed in f, line \d+: raise KeyError"),
     ],
-)  # fmt: skip
-def test_a_method_that_gives_something_else_is_named(method, words):
+)
+def test_a_method_that_gives_something_else_is_named(body, words):
     with pytest.raises(PlanRunError, match=words):
-        run(method, register="self.add_preprocess(self.f)")
+        run(f"def f(self, batches):\n        {body}", register="self.add_preprocess(self.f)")
 
 
 @pytest.mark.parametrize(
