@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fedplug.core.numpy_plan import NumpyTrainingPlan
     from fedplug.core.params import Params
     from fedplug.core.params_spec import ParamsSpec
+    from fedplug.core.processes import ProcessTypes
     from fedplug.core.quorum import OverSelection, QuorumStrategy
     from fedplug.core.strategy import Decision, DefaultStrategy, RandomStrategy, RoundState, Strategy
     from fedplug.core.training_args import TrainingArgs
@@ -54,6 +55,7 @@ _HOMES = {
     "OverSelection": "fedplug.core.quorum",
     "Params": "fedplug.core.params",
     "ParamsSpec": "fedplug.core.params_spec",
+    "ProcessTypes": "fedplug.core.processes",
     "QuorumStrategy": "fedplug.core.quorum",
     "RandomStrategy": "fedplug.core.strategy",
     "RoundContext": "fedplug.core.context",
@@ -90,6 +92,7 @@ __all__ = [
     "OverSelection",
     "Params",
     "ParamsSpec",
+    "ProcessTypes",
     "QuorumStrategy",
     "RandomStrategy",
     "RoundContext",

@@ -49,6 +49,9 @@ def plan_trainer(
     if host is not None and state.training_args.test_metric and "metrics" not in options:
         wanted = state.training_args
         options["metrics"] = make_metrics(wanted.test_metric, wanted.test_metric_args, host)
+    train = data.get("train")
+    if train is not None and plan.pre_processes:
+        data = {**data, "train": plan.processed(train)}
     trainer = plan.make_trainer(
         plan.make_backend(), data, args=state.training_args, loader=loader, seed=seed, report=report,
         cancelled=cancelled, **{"log": state.log, **options},

@@ -140,7 +140,7 @@ class PlanSettings(SettingsBase):
             self._params = self.training_plan().get_params()
         return self._params
 
-    def export_model(self, path: str | os.PathLike[str]) -> Path:
+    def export_model(self, path: str | Path) -> Path:
         """Save the global model to a file that other software can read.
 
         The same as ``training_plan().export_model(path)``; the kind of file follows from the end of its name.
@@ -151,7 +151,7 @@ class PlanSettings(SettingsBase):
         """
         return self.training_plan().export_model(path)
 
-    def import_model(self, path: str | os.PathLike[str], *, trusted: bool = False) -> None:
+    def import_model(self, path: str | Path, *, trusted: bool = False) -> None:
         """Go on from a model in a file: the next round starts with it.
 
         Args:
@@ -172,7 +172,7 @@ class PlanSettings(SettingsBase):
         raise UsageError("These settings have no seed to make a model with.")
 
     def _load_class(self, path: Path, name: str | None) -> type:
-        from fedplug.core.plan_file import load_plan_class
+        from fedplug.core.plan_path import load_plan_class
 
         return load_plan_class(path, name)
 
