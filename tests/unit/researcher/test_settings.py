@@ -20,7 +20,7 @@ from fedplug import (
     NumpyTrainingPlan,
     Params,
 )
-from fedplug.core.errors import SettingsError, TrainingArgsError, UnknownNameError, UsageError
+from fedplug.core.errors import FedplugError, SettingsError, TrainingArgsError, UnknownNameError, UsageError
 from fedplug.simulation import Federation
 
 
@@ -366,3 +366,77 @@ def test_a_metric_that_nobody_offers_is_told_when_it_is_set() -> None:
         with pytest.raises(UnknownNameError, match="bins"):
             exp.set_test_metric_args({"bims": 3})
         assert exp.set_test_metric_args(None) == {}
+
+
+# plans from files, models in files -----------------------------------------------------------------------------
+
+TEXT = """
+import numpy as np
+from fedplug import DataManager, NumpyTrainingPlan
+
+
+class {name}(NumpyTrainingPlan):
+    def init_model(self, model_args):
+        return {{"w": np.full(2, {value})}}
+
+    def training_data(self):
+        return DataManager(self.dataset.column("x"), self.dataset.column("y"))
+
+    def training_step(self, data, target):
+        error = data @ self.model()["w"] - target
+        return (error**2).mean(), {{"w": 2 * error @ data / len(data)}}
+"""
+
+
+def test_a_plan_may_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "script.py"
+    file.write_text(TEXT.format(name="Net", value=3.0))
+    with experiment(training_plan_class=None, training_plan_path=file) as exp:
+        assert exp.training_plan_class() == "Net"
+        assert exp.training_plan_path() == file
+        assert exp.params()["w"].tolist() == [3.0, 3.0]
+        assert exp.run(1) == 1
+    with experiment(training_plan_class="Net", training_plan_path=str(file)) as exp:
+        assert exp.params()["w"].tolist() == [3.0, 3.0]
+
+
+def test_the_class_is_looked_up_when_the_path_or_its_name_changes(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.py", tmp_path / "second.py"
+    first.write_text(TEXT.format(name="Net", value=1.0))
+    second.write_text(TEXT.format(name="Net", value=2.0) + TEXT.format(name="Other", value=4.0))
+    with experiment(training_plan_class=None) as exp:
+        exp.set_training_plan_path(first)
+        assert exp.params()["w"].tolist() == [1.0, 1.0]
+        exp.set_training_plan_path(second)
+        assert exp.params()["w"].tolist() == [2.0, 2.0]
+        exp.set_training_plan_class("Other")
+        assert exp.params()["w"].tolist() == [4.0, 4.0]
+        with pytest.raises(UnknownNameError, match="Nett"):
+            exp.set_training_plan_class("Nett")
+        with pytest.raises(UsageError, match="is not there"):
+            exp.set_training_plan_path(tmp_path / "nothing.py")
+        assert (exp.training_plan_class(), exp.training_plan_path()) == ("Other", second)
+        exp.set_training_plan_path(None)
+        with pytest.raises(UsageError, match="There is no file to look 'Net' up in"):
+            exp.set_training_plan_class("Net")
+
+
+def test_a_model_is_exported_and_imported(tmp_path: Path) -> None:
+    with experiment() as exp:
+        exp.run(1)
+        trained = exp.params()
+        path = exp.export_model(tmp_path / "model.safetensors")
+        with pytest.raises(UsageError, match="There is no training plan yet"):
+            Experiment(progress="quiet").export_model(path)
+    with experiment() as exp:
+        exp.import_model(path)
+        assert exp.params() == trained
+        with pytest.raises(UsageError, match="do not fit the new model"):  # imported parameters are worth keeping
+            exp.set_model_args({"size": 3})
+        exp.run(1)
+        assert exp.params() != trained
+    with experiment(model_args={"size": 3}) as exp:
+        before = exp.params()
+        with pytest.raises(FedplugError, match="w"):
+            exp.import_model(path)
+        assert exp.params() == before
