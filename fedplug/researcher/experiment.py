@@ -29,13 +29,14 @@ from fedplug.core.strategy import Strategy
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import PlanSetup, TrainingPlan
 from fedplug.core.transport import TransportOptions
+from fedplug.researcher.dataset_table import NodeDatasets
 from fedplug.researcher.federated_dataset import FederatedDataset
 from fedplug.researcher.folders import make_experiment_folder
 from fedplug.researcher.monitors import MonitorGroup
 from fedplug.researcher.results import reply_record, save_model
 from fedplug.researcher.round import Round, RoundPlan
 from fedplug.researcher.schedule import Schedule, rounds_to_run
-from fedplug.researcher.search import NodeSearch, await_nodes, usable_nodes
+from fedplug.researcher.search import NodeSearch, await_nodes, list_datasets, usable_nodes
 from fedplug.researcher.settings import ExperimentSettings, check_arguments
 from fedplug.researcher.spool import Spool
 
@@ -118,6 +119,7 @@ class Experiment(ExperimentSettings, Closing):
         self._pool: NodePool | None = None
         self._attempt = 0
         self._acked: dict[str, int] = {}
+        self._given_up: set[str] = set()
         self._folder_name = experimentation_folder
         self._folder: Path | None = None
         self._params: Params | None = None
@@ -165,6 +167,23 @@ class Experiment(ExperimentSettings, Closing):
                 url = self._transport or os.environ.get("FEDPLUG_TRANSPORT") or DEFAULT_TRANSPORT
                 self._pool = ResearcherEndpoint(open_transport(url, self.host), url, self._transport_options)
         return self._pool
+
+    def list_datasets(self, nodes: Sequence[str] | None = None) -> NodeDatasets:
+        """All data sets of all connected nodes, or of those named by id or name; printed it is a table.
+
+        It waits for nodes as the search by tags does, and changes nothing about the experiment.
+
+        Raises:
+            TransportError: No node, or not every node asked for, connects in time.
+        """
+        return list_datasets(
+            self.pool(),
+            next(_QUERIES),
+            nodes=nodes,
+            min_nodes=self._min_nodes,
+            timeout=self._connect_timeout,
+            say=self._monitors.message,
+        )
 
     def experimentation_path(self) -> Path:
         """The experiment's folder; created on first use."""
@@ -243,6 +262,7 @@ class Experiment(ExperimentSettings, Closing):
         path, first = self.experimentation_path(), self._round_current
         self._monitors.set_tensorboard(path / "runs" if self._tensorboard else None)
         self._round_limit = limit
+        self._given_up.clear()
         error: BaseException | None = None
         try:
             self._monitors.started(path, self.pool().nodes, count)
@@ -286,7 +306,7 @@ class Experiment(ExperimentSettings, Closing):
         if self._training_data is None or self._bundle is None:
             raise UsageError("The experiment cannot run yet.", cure="Missing: " + "; ".join(self.missing()))
         nodes = usable_nodes(self._training_data, self._nodes, self.pool().nodes)
-        await_nodes(self.pool(), nodes, self._connect_timeout, self._monitors.message, self._watch)
+        await_nodes(self.pool(), nodes, self._connect_timeout, self._monitors.message, self._watch, self._given_up)
         schedule = Schedule(
             experiment_id=self.id,
             seeds=self._seeds,

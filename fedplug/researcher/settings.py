@@ -18,7 +18,7 @@ from fedplug.core.pool import NodePool
 from fedplug.core.strategy import DefaultStrategy, Strategy
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import TrainingPlan
-from fedplug.researcher.federated_dataset import FederatedDataset
+from fedplug.researcher.federated_dataset import FederatedDataset, warn_of_mismatches
 
 T = TypeVar("T")
 
@@ -112,6 +112,7 @@ class ExperimentSettings:
                 training_data if isinstance(training_data, FederatedDataset) else FederatedDataset(training_data)
             )
             self._tags = None
+        warn_of_mismatches(self._training_data)
         return self._training_data
 
     def training_data(self) -> FederatedDataset | None:
