@@ -117,9 +117,8 @@ class Experiment(ExperimentSettings, Closing):
         self._min_nodes, self._connect_timeout = min_nodes, connect_timeout
         self._transport, self._transport_options = transport, transport_options or TransportOptions()
         self._pool: NodePool | None = None
-        self._attempt = 0
+        self._attempt, self._given_up = 0, set[str]()
         self._acked: dict[str, int] = {}
-        self._given_up: set[str] = set()
         self._folder_name = experimentation_folder
         self._folder: Path | None = None
         self._params: Params | None = None
@@ -169,21 +168,9 @@ class Experiment(ExperimentSettings, Closing):
         return self._pool
 
     def list_datasets(self, nodes: Sequence[str] | None = None) -> NodeDatasets:
-        """All data sets of all connected nodes, or of those named by id or name; printed it is a table.
-
-        It waits for nodes as the search by tags does, and changes nothing about the experiment.
-
-        Raises:
-            TransportError: No node, or not every node asked for, connects in time.
-        """
-        return list_datasets(
-            self.pool(),
-            next(_QUERIES),
-            nodes=nodes,
-            min_nodes=self._min_nodes,
-            timeout=self._connect_timeout,
-            say=self._monitors.message,
-        )
+        """All data sets of all connected nodes, or of those named by id or name; printed it is a table."""
+        say = self._monitors.message
+        return list_datasets(self.pool(), next(_QUERIES), nodes, self._min_nodes, self._connect_timeout, say)
 
     def experimentation_path(self) -> Path:
         """The experiment's folder; created on first use."""
