@@ -30,6 +30,7 @@ class RoundLoop(Resumable):
 
     _seeds: SeedTree
     _attempt: int
+    _given_up: set[str]  # nodes that a round of this run has waited for in vain
 
     def training_replies(self) -> dict[int, dict[str, dict[str, Any]]]:
         """What the nodes replied, without arrays: round → node id → record."""
@@ -70,6 +71,7 @@ class RoundLoop(Resumable):
         path, first = self.experimentation_path(), self._round_current
         self._monitors.set_tensorboard(path / "runs" if self._tensorboard else None)
         self._round_limit = limit
+        self._given_up.clear()
         error: BaseException | None = None
         try:
             self._monitors.started(path, self.pool().nodes, count)
@@ -174,7 +176,7 @@ class RoundLoop(Resumable):
         if self._training_data is None or self._bundle is None:
             raise UsageError("The experiment cannot run yet.", cure="Missing: " + "; ".join(self.missing()))
         nodes = usable_nodes(self._training_data, self._nodes, self.pool().nodes)
-        await_nodes(self.pool(), nodes, self._connect_timeout, self._monitors.message, self._watch)
+        await_nodes(self.pool(), nodes, self._connect_timeout, self._monitors.message, self._watch, self._given_up)
         return nodes, Schedule(
             experiment_id=self.id,
             seeds=self._seeds,
