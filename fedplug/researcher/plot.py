@@ -68,6 +68,7 @@ def plot(history: History, metrics: Sequence[str] | str | None = None) -> Figure
     ids = list(history.names())
     with plain_style():
         figure = _picture_class()(figsize=(4.6 * columns + 1.6, 3.2 * rows), layout="constrained", facecolor="white")
+        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr] # it is "constrained"
         drawn: dict[str, Any] = {}
         for place, series in enumerate(panels, start=1):
             axes = figure.add_subplot(rows, columns, place)
@@ -99,7 +100,8 @@ def draw_series(axes: Axes, series: Series, ids: Sequence[str], look: Look) -> d
             style = node_style(ids.index(node_id), look)
             drawn[node_id] = _line(axes, points, linewidth=1.3, **style)
     if series.together:
-        drawn = {TOGETHER: _line(axes, series.together, color=look.together, linewidth=2.6, zorder=5)} | drawn
+        line = _line(axes, series.together, color=look.together, linewidth=3.0, zorder=1.5)  # below thin lines
+        drawn = {TOGETHER: line} | drawn
     dress(axes, look)
     return drawn
 

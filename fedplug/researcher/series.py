@@ -17,6 +17,7 @@ _LARGEST = 1e150
 """What is larger cannot be drawn: the axis itself would overflow."""
 
 _PHASES = (TRAIN, TEST_GLOBAL, TEST_LOCAL, PRIVACY)
+_ACRONYMS = {name: name.upper() for name in ("auc", "f1", "mse", "mae", "rmse", "roc")} | {"r2": "R²"}
 _TITLES = {TRAIN: "while training", TEST_GLOBAL: "of the global model", TEST_LOCAL: "after local training"}
 
 Points = list[tuple[float, float]]
@@ -41,9 +42,9 @@ class Series:
     @property
     def title(self) -> str:
         """What it shows, for people."""
-        what = one_line(self.metric, 40).replace("_", " ")
         if self.phase == PRIVACY:
-            return f"Privacy: {what}"
+            return f"Privacy: {words(self.metric)}"
+        what = words(self.metric)
         return f"{what[:1].upper()}{what[1:]} {_TITLES.get(self.phase, '')}".rstrip()
 
     def bands(self) -> list[tuple[float, float, float]]:
@@ -86,6 +87,12 @@ def chosen_series(history: History, metrics: list[str] | None) -> list[Series]:
             raise UnknownNameError("metric", str(name), {each.metric for each in every})
         chosen += [each for each in fits if each not in chosen]
     return chosen
+
+
+def words(metric: str) -> str:
+    """The name of a metric for people: ``f1_score`` → ``F1 score``."""
+    plain = one_line(metric, 40).replace("_", " ")
+    return " ".join(_ACRONYMS.get(word.casefold(), word) for word in plain.split(" "))
 
 
 def drawable(value: float) -> float:
