@@ -66,9 +66,11 @@ def plot(history: History, metrics: Sequence[str] | str | None = None) -> Figure
     rows = math.ceil(len(panels) / columns) or 1
     look = Look()
     ids = list(history.names())
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     with plain_style():
-        figure = _picture_class()(figsize=(4.6 * columns + 1.6, 3.2 * rows), layout="constrained", facecolor="white")
-        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr] # it is "constrained"
+        figure = _picture_class()(figsize=(4.6 * columns + 1.6, 3.2 * rows), layout=layout, facecolor="white")
         drawn: dict[str, Any] = {}
         for place, series in enumerate(panels, start=1):
             axes = figure.add_subplot(rows, columns, place)
@@ -145,13 +147,19 @@ def load_matplotlib() -> None:
 
 
 @contextmanager
-def plain_style(**settings: Any) -> Iterator[None]:
-    """Matplotlib's own defaults for a while, whatever the user's are, so that a picture is always the same."""
-    import matplotlib
+def plain_style(salt: str | None = None) -> Iterator[None]:
+    """Matplotlib's own defaults for a while, whatever the user's are, so that a picture is always the same.
 
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(settings)
+    Args:
+        salt: What the ids in an SVG are made from, which are random otherwise. Its text stays text then.
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        if salt is not None:
+            mpl.rcParams["svg.hashsalt"] = salt
+            mpl.rcParams["svg.fonttype"] = "none"
         yield
 
 
@@ -164,7 +172,6 @@ def _line(axes: Axes, points: Sequence[tuple[float, float]], **style: Any) -> An
 
 def _picture_class() -> type[Figure]:
     """A figure that a notebook can show though pyplot knows nothing of it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     class Picture(Figure):
@@ -173,7 +180,7 @@ def _picture_class() -> type[Figure]:
             with plain_style(), warnings.catch_warnings():
                 # a node's name may be written in a script that the font lacks
                 warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-                FigureCanvasAgg(self).print_png(out)
+                self.savefig(out, format="png")
             return out.getvalue()
 
     return Picture

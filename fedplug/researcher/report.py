@@ -18,7 +18,14 @@ from fedplug.researcher.history import History
 from fedplug.researcher.history_entries import PRIVACY, TEST_GLOBAL, TEST_LOCAL, RoundEntry, split_name
 from fedplug.researcher.plot import load_matplotlib
 from fedplug.researcher.progress.text import count, duration, number, plural, size
-from fedplug.researcher.report_tables import dropped_table, nodes_table, other_values, privacy_section, rounds_table, slowest
+from fedplug.researcher.report_tables import (
+    dropped_table,
+    nodes_table,
+    other_values,
+    privacy_section,
+    rounds_table,
+    slowest,
+)
 from fedplug.researcher.series import NODES_DRAWN, Series, all_series, words
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -98,7 +105,8 @@ def _page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'
         f"<title>{parts.text(title, 120)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"<header>\n<h1>{parts.text(title, 120)}</h1>\n<p>{state} Report of {parts.text(stamp)}.</p>\n</header>\n<main>\n"
+        f"<header>\n<h1>{parts.text(title, 120)}</h1>\n<p>{state} Report of {parts.text(stamp)}.</p>\n</header>\n"
+        "<main>\n"
         + "\n".join(filter(None, sections))
         + "\n<footer>Written by FedPlug. Rounds are counted from 1. Names and reasons are as the nodes sent "
         "them.</footer>\n</main>\n</body>\n</html>\n"
@@ -129,8 +137,9 @@ def _summary(history: History, trained: list[RoundEntry], planned: int | None) -
         last = trained[-1]
         pairs.append(("samples, last round", f"{sum(node.samples for node in last.nodes.values()):,}"))
         pairs.append(("time of all rounds", duration(sum(entry.seconds for entry in trained))))
-        pairs.append(("sent", size(_traffic(trained, "bytes_sent"))))
-        pairs.append(("received", size(_traffic(trained, "bytes_received"))))
+        if any(entry.traffic for entry in trained):  # a simulation sends nothing
+            pairs.append(("sent", size(_traffic(trained, "bytes_sent"))))
+            pairs.append(("received", size(_traffic(trained, "bytes_received"))))
     ends: dict[tuple[str, str], float] = {}
     for entry in history.entries():
         ends |= {split_name(name): value for name, value in entry.metrics.items() if not name.startswith("dp_")}
@@ -173,7 +182,8 @@ def _spoken(series: Series) -> str:
     if not points:
         return f"{series.title} of {plural(len(series.nodes), 'node')}."
     (first, start), (last, end) = points[0], points[-1]
-    return f"{series.title}, all nodes together: {number(start)} at {first:.0f} rounds, {number(end)} at {last:.0f}."
+    after = [plural(round(x), "round") for x in (first, last)]
+    return f"{series.title}, all nodes together: {number(start)} after {after[0]}, {number(end)} after {after[1]}."
 
 
 def _matrices(history: History) -> str:
@@ -208,10 +218,10 @@ def _times(trained: list[RoundEntry]) -> str:
         "received from nodes": [entry.traffic.get("bytes_received", 0) / 1e6 for entry in trained],
     }
     found = [
-        _stack("Time of each round", "seconds", xs, times, duration(sum(entry.seconds for entry in trained))),
+        _stack("times", "Time of each round", "seconds", xs, times, duration(sum(entry.seconds for entry in trained))),
     ]
     if any(entry.traffic for entry in trained):
-        found.append(_stack("Traffic of each round", "MB", xs, traffic, size(_traffic(trained, None))))
+        found.append(_stack("traffic", "Traffic of each round", "MB", xs, traffic, size(_traffic(trained, None))))
     note = (
         "What is not the slowest node's own time is transfer, waiting, aggregation and, in a simulation, the other "
         "nodes, which train one after the other."
@@ -219,8 +229,8 @@ def _times(trained: list[RoundEntry]) -> str:
     return _section("Rounds", f'<div class="charts wide">{"".join(found)}</div>', rounds_table(trained), note=note)
 
 
-def _stack(title: str, unit: str, xs: list[int], amounts: Mapping[str, list[float]], total: str) -> str:
-    svg = charts.stacked_chart(title.split()[0].lower(), xs, amounts, unit)
+def _stack(name: str, title: str, unit: str, xs: list[int], amounts: Mapping[str, list[float]], total: str) -> str:
+    svg = charts.stacked_chart(name, xs, amounts, unit)
     spoken = f"{title} in {unit}: {total} in {plural(len(xs), 'round')}."
     return parts.chart(title, svg, spoken, legend=parts.legend_of_parts(amounts))
 
@@ -232,12 +242,10 @@ def _settings(settings: Mapping[str, Any], source: str) -> str:
         if isinstance(value, Mapping) and value:
             tables.append(parts.settings_table(name, value))
     code = parts.source("Source of the training plan", source) if source else ""
-    grid = f'<div class="tables">{"".join(tables)}</div>' if tables else ""
+    grid = f'<div class="columns">{"".join(tables)}</div>' if tables else ""
     return _section("Settings", grid, code)
 
 
 def _traffic(entries: Iterable[RoundEntry], name: str | None) -> int:
     names = (name,) if name else ("bytes_sent", "bytes_received")
     return sum(entry.traffic.get(each, 0) for entry in entries for each in names)
-
-

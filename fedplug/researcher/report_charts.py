@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedplug.researcher.history import History
-from fedplug.researcher.plot import Look, dress, draw_series, node_style, plain_style
+from fedplug.researcher.plot import Look, draw_series, dress, node_style, plain_style
 from fedplug.researcher.series import NODES_DRAWN, Points, Series, drawable
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ PAGE = Look(
     nodes=tuple(f"#02020{i}" for i in range(1, NODES_DRAWN + 1)),
 )
 
-SIZE = (3.9, 2.3)
-"""Inches; 72 units of the SVG each."""
+NARROW, WIDE = (3.9, 2.3), (5.4, 2.8)
+"""Inches; 72 units of the SVG each. A page has three narrow ones side by side, or two wide ones."""
 
 _BARS = 60
 """More rounds than these are drawn as an area and not as bars."""
@@ -89,7 +89,7 @@ def stacked_chart(name: str, xs: Sequence[int], parts: Mapping[str, Sequence[flo
         axes.set_xlabel("round", fontsize=9, color=PAGE.soft)
         axes.set_title(unit, fontsize=9, loc="left", color=PAGE.soft)
 
-    return _svg(name, draw)
+    return _svg(name, draw, WIDE)
 
 
 def _in_bins(curves: Mapping[str, Points]) -> dict[str, Points]:
@@ -98,20 +98,19 @@ def _in_bins(curves: Mapping[str, Points]) -> dict[str, Points]:
     return {node: [((x // width + 0.5) * width, y) for x, y in points] for node, points in curves.items()}
 
 
-def _svg(name: str, draw: Callable[[Axes], None]) -> str:
+def _svg(name: str, draw: Callable[[Axes], None], size: tuple[float, float] = NARROW) -> str:
     """Draw into an SVG element whose ids begin with ``name``."""
-    settings: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": name}
-    with plain_style(**settings):
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
+    from matplotlib.figure import Figure
 
-        figure = Figure(figsize=SIZE, layout="constrained")
+    nothing: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with plain_style(salt=name):
+        figure = Figure(figsize=size, layout="constrained")
         figure.patch.set_visible(False)
         axes = figure.add_subplot()
         axes.patch.set_visible(False)
         draw(axes)
         out = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(out, format="svg", metadata=nothing)
     return _for_page(out.getvalue(), name)
 
 

@@ -77,9 +77,7 @@ def table(
         body.append(f'<tr><th scope="row">{first}</th>{rest}</tr>')
     about = f"<caption><strong>{text(caption)}</strong>{text(note)}</caption>"
     opening = f'<table class="{name}">' if name else "<table>"
-    return _scrolling(
-        caption, f"{opening}{about}<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    )
+    return _scrolling(caption, f"{opening}{about}<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>")
 
 
 def settings_table(caption: str, values: Mapping[str, Any]) -> str:

@@ -54,7 +54,9 @@ def dropped_table(history: History) -> str:
     shown = lost[-_MOST_REASONS:]
     note = f"The last {len(shown)} of {len(lost)}." if len(shown) < len(lost) else ""
     head = ("node", "round", "reason")
-    return parts.table("Work that did not count", head, shown, words=(2,), kinds={2: "reason"}, note=note, name="people")
+    return parts.table(
+        "Work that did not count", head, shown, words=(2,), kinds={2: "reason"}, note=note, name="people"
+    )
 
 
 def rounds_table(trained: Sequence[RoundEntry]) -> str:
@@ -108,7 +110,7 @@ def privacy_section(history: History) -> str:
 
 def other_values(values: Iterable[tuple[str, str, Any]]) -> str:
     """Results that are neither numbers nor matrices which fit the page: title, full name, value."""
-    rows = []
+    rows: list[list[parts.Cell]] = []
     for title, name, value in values:
         if parts.is_matrix(value):
             told = f"{len(value)} x {len(value)} numbers, too many for this page: history.values({name!r})"

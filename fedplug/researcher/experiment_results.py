@@ -1,0 +1,123 @@
+"""What an experiment shows of its results: its history, a picture, a report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedplug.researcher.history import History
+from fedplug.researcher.settings import ExperimentSettings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REPORT_FILE = "report.html"
+"""Name of the report in the experiment's folder."""
+
+_FRAMEWORKS = ("torch", "sklearn", "opacus", "declearn")
+
+
+class ExperimentResults(ExperimentSettings):
+    """The part of an experiment that looks back. Whoever derives from it keeps ``_history``."""
+
+    id: str
+    _history: History
+
+    @property
+    def history(self) -> History:
+        """What was done so far, as records: every metric, time and count of every node and round."""
+        return self._history
+
+    def plot(self, metrics: Sequence[str] | str | None = None) -> Figure:
+        """A quick picture of metrics over rounds; a notebook shows it by itself.
+
+        Args:
+            metrics: Names such as ``"loss"`` or ``"accuracy"``; None for the loss and every test.
+
+        Raises:
+            UsageError: No round is finished yet, or matplotlib is not installed.
+            UnknownNameError: There is no such metric.
+        """
+        from fedplug.researcher.plot import plot
+
+        return plot(self._history, metrics)
+
+    def report(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Write one HTML file that tells everything about the experiment, readable offline. Also between rounds.
+
+        Args:
+            path: Where; None for ``report.html`` in the experiment's folder.
+
+        Returns:
+            Where it is.
+
+        Raises:
+            UsageError: matplotlib is not installed.
+            StoreError: The file cannot be written.
+        """
+        from fedplug.researcher.report import write_report
+
+        folder = self.experimentation_path()
+        bundle = self.training_plan_bundle()
+        return write_report(
+            folder / REPORT_FILE if path is None else path,
+            self._history,
+            self.report_settings(),
+            title=folder.name.replace("_", " "),
+            planned_rounds=self.round_limit(),
+            plan_source=bundle.code if bundle else "",
+        )
+
+    def report_settings(self) -> dict[str, Any]:
+        """All settings for people: single ones by name, and tables of training and model arguments and versions."""
+        plan, data = self.training_plan_class(), self.training_data()
+        bundle = self.training_plan_bundle()
+        return {
+            "training plan": plan.__name__ if plan else "not set",
+            "its SHA-256": bundle.hash if bundle else "not set",
+            "tags": ", ".join(self.tags() or ()) or "not used",
+            "nodes asked for": ", ".join(self.nodes() or ()) or "all",
+            "nodes with data": len(data) if data is not None else 0,
+            "aggregator": described(self.aggregator()),
+            "strategy": described(self.strategy()),
+            "round limit": self.round_limit(),
+            "seed": str(self.seed()),
+            "experiment id": self.id,
+            "Training arguments": self.training_args(),
+            "Model arguments": self.model_args(),
+            "Versions": versions(),
+        }
+
+    def seed(self) -> int:
+        """The root of all random streams of this experiment."""
+        raise NotImplementedError
+
+    def experimentation_path(self) -> Path:
+        """The experiment's folder."""
+        raise NotImplementedError
+
+
+def described(component: object) -> str:
+    """Class of an aggregator or a strategy, with those of its public attributes that are plain."""
+    plain = (str, int, float, bool)
+    known = {name: value for name, value in vars(component).items() if name[0] != "_" and isinstance(value, plain)}
+    given = ", ".join(f"{name}={value!r}" for name, value in sorted(known.items()))
+    return f"{type(component).__name__}({given})"
+
+
+def versions() -> dict[str, str]:
+    """Versions of FedPlug, Python, NumPy and the frameworks that are in use here."""
+    import numpy as np
+
+    from fedplug import __version__
+
+    found = {"fedplug": __version__, "python": platform.python_version(), "numpy": np.__version__}
+    for name in _FRAMEWORKS:
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if version is not None:
+            found[name] = str(version)
+    return found | {"system": platform.platform(terse=True)}
