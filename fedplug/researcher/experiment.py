@@ -29,14 +29,16 @@ from fedplug.core.strategy import Strategy
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import PlanSetup, TrainingPlan
 from fedplug.core.transport import TransportOptions
+from fedplug.researcher.experiment_results import ExperimentResults
 from fedplug.researcher.federated_dataset import FederatedDataset
 from fedplug.researcher.folders import make_experiment_folder
+from fedplug.researcher.history import History
 from fedplug.researcher.monitors import MonitorGroup
 from fedplug.researcher.results import reply_record, save_model
 from fedplug.researcher.round import Round, RoundPlan
 from fedplug.researcher.schedule import Schedule, rounds_to_run
 from fedplug.researcher.search import NodeSearch, await_nodes, usable_nodes
-from fedplug.researcher.settings import ExperimentSettings, check_arguments
+from fedplug.researcher.settings import check_arguments
 from fedplug.researcher.spool import Spool
 
 DEFAULT_TRANSPORT = "zmq://127.0.0.1:7400"
@@ -49,7 +51,7 @@ MEMORY_BUDGET = 16 * 1024 * 1024
 """Bytes of memory that updates which wait for their turn may take together."""
 
 
-class Experiment(ExperimentSettings, Closing):
+class Experiment(ExperimentResults, Closing):
     """Trains one model over many nodes, round after round.
 
     Every argument can also be set later, by the setter of its name; `run` says what is missing.
@@ -123,6 +125,8 @@ class Experiment(ExperimentSettings, Closing):
         self._params: Params | None = None
         self._replies: dict[int, dict[str, dict[str, Any]]] = {}
         self._monitors = MonitorGroup(progress)
+        self._history = History()
+        self._monitors.add(self._history)
         self.set_tensorboard(tensorboard)
         self.set_training_plan_class(training_plan_class)
         self.set_model_args(model_args)
@@ -275,6 +279,7 @@ class Experiment(ExperimentSettings, Closing):
         self._params, self._round_current, self._attempt = result.params, number + 1, 0
         self._acked.update(dict.fromkeys(result.replies, number))
         self._replies[number] = {node: reply_record(reply) for node, reply in result.replies.items()}
+        self._history.add_round(ctx, result, {node: info.name for node, info in self.pool().nodes.items()})
         if self._plan is not None:
             self._plan.set_params(result.params)
         self._monitors.round_ended(ctx, result)
