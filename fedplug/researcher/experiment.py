@@ -125,8 +125,8 @@ class Experiment(ExperimentResults, Closing):
         self._params: Params | None = None
         self._replies: dict[int, dict[str, dict[str, Any]]] = {}
         self._monitors = MonitorGroup(progress)
-        self._history = History()
-        self._monitors.add(self._history)
+        self.history = History()
+        self._monitors.add(self.history)
         self.set_tensorboard(tensorboard)
         self.set_training_plan_class(training_plan_class)
         self.set_model_args(model_args)
@@ -279,7 +279,7 @@ class Experiment(ExperimentResults, Closing):
         self._params, self._round_current, self._attempt = result.params, number + 1, 0
         self._acked.update(dict.fromkeys(result.replies, number))
         self._replies[number] = {node: reply_record(reply) for node, reply in result.replies.items()}
-        self._history.add_round(ctx, result, {node: info.name for node, info in self.pool().nodes.items()})
+        self.history.add_round(ctx, result, {node: info.name for node, info in self.pool().nodes.items()})
         if self._plan is not None:
             self._plan.set_params(result.params)
         self._monitors.round_ended(ctx, result)
