@@ -22,15 +22,19 @@ _FRAMEWORKS = ("torch", "sklearn", "opacus", "declearn")
 
 
 class ExperimentResults(ExperimentSettings):
-    """The part of an experiment that looks back. Whoever derives from it keeps ``_history``."""
+    """The part of an experiment that looks back.
+
+    Attributes:
+        id: Unique id of the experiment.
+        history: What was done so far, as records: every metric, time and count of every node and round.
+    """
 
     id: str
-    _history: History
+    history: History
 
-    @property
-    def history(self) -> History:
-        """What was done so far, as records: every metric, time and count of every node and round."""
-        return self._history
+    def privacy(self) -> dict[str, dict[str, Any]]:
+        """What the rounds have spent of each node's privacy, as far as there is an account; by node id."""
+        return {}
 
     def plot(self, metrics: Sequence[str] | str | None = None) -> Figure:
         """A quick picture of metrics over rounds; a notebook shows it by itself.
@@ -44,7 +48,7 @@ class ExperimentResults(ExperimentSettings):
         """
         from fedplug.researcher.plot import plot
 
-        return plot(self._history, metrics)
+        return plot(self.history, metrics)
 
     def report(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Write one HTML file that tells everything about the experiment, readable offline. Also between rounds.
@@ -65,11 +69,12 @@ class ExperimentResults(ExperimentSettings):
         bundle = self.training_plan_bundle()
         return write_report(
             folder / REPORT_FILE if path is None else path,
-            self._history,
+            self.history,
             self.report_settings(),
             title=folder.name.replace("_", " "),
             planned_rounds=self.round_limit(),
             plan_source=bundle.code if bundle else "",
+            privacy=self.privacy(),
         )
 
     def report_settings(self) -> dict[str, Any]:

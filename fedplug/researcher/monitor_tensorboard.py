@@ -67,7 +67,7 @@ class TensorBoardMonitor(Monitor):
       step = rounds that have made the tested model: that of a round is tested on global updates before, and on
       local updates after, its training.
     - ``ROUND/<metric>``: nodes and aggregate, all other metrics of a round; step = round, from 1.
-    - ``PRIVACY/<name>``: nodes, or the aggregate where the researcher protects; step = round.
+    - ``PRIVACY/<name>``: nodes that keep their own account, and aggregate; step = round.
     - ``TIMING/<name>`` in seconds: nodes as they report it, ``TIMING/round`` for the aggregate; step = round.
     - ``TRAFFIC/<name>`` in bytes and ``TRAINING/Nodes``, ``TRAINING/Nodes dropped``: aggregate; step = round.
 
@@ -142,10 +142,8 @@ class TensorBoardMonitor(Monitor):
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """Note the figures of the round and write all of it."""
         step = ctx.round + 1
-        of_nodes = {name for reply in result.replies.values() for name in reply.metrics}
         for name, value in result.metrics.items():
-            if split_name(name)[0] != PRIVACY or name not in of_nodes:  # a mean of guarantees is none
-                self._figure("", name, value, ctx.round)
+            self._figure("", name, value, ctx.round)
         self._add("", "TRAINING/Nodes", len(result.replies), step)
         self._add("", "TRAINING/Nodes dropped", len(result.dropped), step)
         self._add("", "TIMING/round", result.seconds, step)

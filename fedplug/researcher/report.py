@@ -41,6 +41,7 @@ def write_report(
     title: str = "Experiment",
     planned_rounds: int | None = None,
     plan_source: str = "",
+    privacy: Mapping[str, Mapping[str, Any]] | None = None,
     generated: datetime | None = None,
 ) -> Path:
     """Write a report. It is replaced at once: a reader sees the old one or the new one, never half.
@@ -54,6 +55,8 @@ def write_report(
         title: The headline.
         planned_rounds: The round limit, if there is one.
         plan_source: Source of the training plan.
+        privacy: What each node has spent (``epsilon``, ``delta``, ``sample_rate``, ...), by node id; None or empty
+            for what the nodes' own metrics say.
         generated: Time stamp of the report; now unless given.
 
     Returns:
@@ -68,7 +71,7 @@ def write_report(
     if target.is_dir():
         target /= "report.html"
     stamp = (generated or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M:%S %Z").strip()
-    page = _page(history, settings, title, planned_rounds, plan_source, stamp)
+    page = _page(history, settings, title, planned_rounds, plan_source, privacy or {}, stamp)
     draft = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +88,13 @@ def write_report(
 
 
 def _page(
-    history: History, settings: Mapping[str, Any], title: str, planned: int | None, source: str, stamp: str
+    history: History,
+    settings: Mapping[str, Any],
+    title: str,
+    planned: int | None,
+    source: str,
+    privacy: Mapping[str, Mapping[str, Any]],
+    stamp: str,
 ) -> str:
     style = resources.files("fedplug.researcher").joinpath("report.css").read_text(encoding="utf-8")
     trained = [entry for entry in history.entries() if entry.trained]
@@ -95,7 +104,7 @@ def _page(
         _matrices(history),
         _section("Nodes", nodes_table(history), dropped_table(history)) if history else "",
         _times(trained),
-        privacy_section(history),
+        privacy_section(history, privacy),
         _settings(settings, source),
     ]
     state = _state(len(trained), planned)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedplug.researcher import report_parts as parts
@@ -82,11 +82,16 @@ def rounds_table(trained: Sequence[RoundEntry]) -> str:
     return parts.table("Round by round", [*head, *(_short(name) for name in metrics)], rows, note=note)
 
 
-def privacy_section(history: History) -> str:
-    """What is known of differential privacy, per node; empty if nothing is."""
-    latest: dict[str | None, dict[str, float]] = {}
+def privacy_section(history: History, accounts: Mapping[str, Mapping[str, Any]]) -> str:
+    """What is known of differential privacy, per node; empty if nothing is.
+
+    Args:
+        history: Its privacy figures are shown where there are no accounts.
+        accounts: What each node has spent, by node id.
+    """
+    latest: dict[str | None, dict[str, Any]] = {node: dict(account) for node, account in accounts.items()}
     for owner, record in history.owned_records():
-        if record["phase"] == PRIVACY:
+        if record["phase"] == PRIVACY and not accounts:
             latest.setdefault(owner, {})[record["metric"]] = record["value"]
     if not latest:
         return ""
@@ -95,7 +100,7 @@ def privacy_section(history: History) -> str:
     rows = [
         [
             "all nodes together" if owner is None else names.get(owner, owner),
-            *(number(figures.get(column)) for column in columns),
+            *(_told(figures.get(column)) for column in columns),
         ]
         for owner, figures in latest.items()
     ]
@@ -120,6 +125,13 @@ def other_values(values: Iterable[tuple[str, str, Any]]) -> str:
     if not rows:
         return ""
     return parts.table("Other results, latest", ("result", "value"), rows, words=(1,), name="settings")
+
+
+def _told(value: Any) -> str:
+    """A figure, a count or words."""
+    if isinstance(value, str):
+        return value
+    return number(value) if isinstance(value, float) or value is None else str(value)
 
 
 def slowest(entry: RoundEntry, what: str) -> float:

@@ -21,6 +21,7 @@ class Result(RoundResult):
     """A round's result with merged values that are no single numbers."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
+    node_values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def key(number: int, node: str) -> TaskKey:
@@ -45,6 +46,7 @@ def add(
     metrics: Mapping[str, float] | None = None,
     dropped: Mapping[str, str] | None = None,
     values: Mapping[str, Any] | None = None,
+    node_values: Mapping[str, Any] | None = None,
     names: Mapping[str, str] | None = None,
     trained: bool = True,
     traffic: Mapping[str, int] | None = None,
@@ -58,6 +60,7 @@ def add(
         seconds=4.0,
         traffic={"bytes_sent": 100, "bytes_received": 50} if traffic is None else traffic,
         values=values or {},
+        node_values=dict.fromkeys(nodes, node_values or {}),
     )
     history.add_round(RoundContext(round=number, node_ids=tuple(nodes)), result, names, trained=trained)
 
@@ -84,6 +87,7 @@ def some_history(nodes: int = 3, rounds: int = 3, *, private: bool = False) -> H
         if number == 1 and nodes > 1:
             del told[ids[-1]]
         merged = {name: float(np.mean([each[name] for each in told.values()])) for name in told[ids[0]]}
+        merged |= {name: max(each[name] for each in told.values()) for name in merged if name.startswith("dp_")}
         add(
             history,
             number,

@@ -87,7 +87,12 @@ def test_it_tells_the_whole_story(tmp_path):
     dropped = [table for table in page.tables if table[0] == ["node", "round", "reason"]]
     assert dropped == [[["node", "round", "reason"], ["clinic-2", "2", "it ran out of memory"]]]
     privacy = [table for table in page.tables if table[0] == ["node", "epsilon", "delta"]]
-    assert privacy[0][1:] == [["clinic-0", "3", "1e-05"], ["clinic-1", "3.1", "1e-05"], ["clinic-2", "3.2", "1e-05"]]
+    assert privacy[0][1:] == [
+        ["clinic-0", "3", "1e-05"],
+        ["clinic-1", "3.1", "1e-05"],
+        ["clinic-2", "3.2", "1e-05"],
+        ["all nodes together", "3.2", "1e-05"],
+    ]
     assert page.table("class")[2:] == [["0", "8", "2"], ["1", "1", "11"]]
     settings = [table for table in page.tables if table[0] == ["name", "value"]]
     assert settings == [
@@ -95,6 +100,20 @@ def test_it_tells_the_whole_story(tmp_path):
         [["name", "value"], ["epochs", "2"], ["dp_args", "none"]],
     ]
     assert "class Plan: ..." in page.text
+
+
+def test_accounts_of_privacy_count_more_than_what_nodes_say(tmp_path):
+    accounts = {
+        "n000": {"type": "central", "epsilon": 1.25, "delta": 1e-5, "rounds": 3},
+        "n001": {"type": "central", "epsilon": math.inf, "delta": 1e-5, "rounds": 2, "reason": "<b>no noise"},
+    }
+    text = report(tmp_path, some_history(private=True), privacy=accounts)
+    (table,) = [table for table in Page(text).tables if table[0][:2] == ["node", "epsilon"]]
+    assert table == [
+        ["node", "epsilon", "delta", "reason", "rounds", "type"],
+        ["clinic-0", "1.25", "1e-05", "-", "3", "central"],
+        ["clinic-1", "inf", "1e-05", "<b>no noise", "2", "central"],
+    ]
 
 
 def test_curves_are_pictures_with_words_for_those_who_cannot_see(tmp_path):
