@@ -69,7 +69,7 @@ class RoundLoop(Resumable):
         if problems := [*self.missing(), *self._folder_problems()]:
             raise SettingsError("The experiment cannot run yet. Missing:", problems)
         path, first = self.experimentation_path(), self._round_current
-        self._monitors.set_tensorboard(path / "runs" if self._tensorboard else None)
+        self._monitors.set_tensorboard(path / "runs" if self._tensorboard else None, self.history.steps())
         self._round_limit = limit
         self._given_up.clear()
         error: BaseException | None = None
