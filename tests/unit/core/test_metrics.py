@@ -301,7 +301,7 @@ def test_metrics_of_plugins_are_known_by_their_name_and_their_failures_are_their
     assert findings({"metric/sloppy": np.array([4.0])}, metrics).scalars == {"sloppy": 0.25}
     with pytest.raises(PlanError, match="The metric 'sloppy' failed in value: ZeroDivisionError"):
         findings({"metric/sloppy": np.array([0.0])}, metrics)
-    with pytest.raises(UsageError, match="'number' is no class derived from fedplug.Metric"):
+    with pytest.raises(UsageError, match=r"'number' is no class derived from fedplug\.Metric"):
         make_metrics(["number"], {}, host)
     with pytest.raises(UnknownNameError, match="argument of test_metric sloppy named 'bins'"):
         make_metrics(["sloppy"], {"bins": 3}, host)
