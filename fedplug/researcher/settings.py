@@ -12,6 +12,7 @@ from fedplug.core.aggregator import Aggregator
 from fedplug.core.components import Kind
 from fedplug.core.errors import UsageError
 from fedplug.core.messages import DatasetCard
+from fedplug.core.plan_errors import plan_errors
 from fedplug.core.plan_source import PlanBundle, bundle_plan, load_plan
 from fedplug.core.plugins import PluginHost
 from fedplug.core.pool import NodePool
@@ -273,11 +274,14 @@ class ExperimentSettings:
 
         Raises:
             UsageError: No training plan class is set.
+            PlanRunError: The plan raised while its model was made.
         """
         if self._plan is None:
             if self._bundle is None:
                 raise UsageError("There is no training plan yet.", cure="Call set_training_plan_class first.")
-            self._plan = self._make_plan(load_plan(self._bundle))
+            plan_class = load_plan(self._bundle)
+            with plan_errors(self._bundle, "init_model"):
+                self._plan = self._make_plan(plan_class)
         return self._plan
 
     def _make_plan(self, plan_class: type[TrainingPlan]) -> TrainingPlan:

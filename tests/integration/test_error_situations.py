@@ -5,6 +5,7 @@ Everything here is an exception that a script or a notebook can catch, and what 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -12,7 +13,9 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,17 +34,14 @@ from fedplug.core.errors import (
     TrainingArgsError,
     TransportError,
 )
-from fedplug.core.link import Connected, SearchReceived, TaskReceived
-from fedplug.core.messages import DatasetCard, NodeInfo, TaskKey, TrainReply, TrainRequest
+from fedplug.core.messages import TaskKey, TrainRequest
 from fedplug.core.monitor import Monitor
 from fedplug.core.plan_source import bundle_plan
-from fedplug.core.plugins import default_host
 from fedplug.core.pool import NodeJoined, TaskFailed
 from fedplug.core.strategy import Decision, Strategy
 from fedplug.node import MemoryDataset, Node, NodeStore
-from fedplug.protocol import NodeEndpoint, ResearcherEndpoint, membership
+from fedplug.protocol import ResearcherEndpoint, membership
 from fedplug.transports.inproc import InprocTransport
-from fedplug.transports.registry import open_transport
 
 ARRAYS = {"x": np.arange(8.0), "y": np.arange(8.0)}
 AGAIN = (
@@ -70,7 +70,7 @@ class Plan(NumpyTrainingPlan):
             raise ValueError("no step today")
         self.steps = getattr(self, "steps", 0) + 1
         while self.steps > 1 and not os.path.exists(args.get("gate", "/")):  # noqa: PTH110 - plans are not ours
-            time.sleep(0.01)  # noqa: F821 - imported by init_dependencies
+            time.sleep(0.01)
         return 1.0, {"w": -np.ones(1)}
 
     def testing_step(self, data, target):
@@ -163,8 +163,7 @@ def test_no_node_connects(free_url):
     with pytest.raises(TransportError) as caught:
         experiment(free_url, tags="#data", connect_timeout=0.1)
     assert str(caught.value) == (
-        f"No node connected to {free_url} within 0.1 s.\n"
-        f"Start a node with: fedplug node start --researcher {free_url}"
+        f"No node connected to {free_url} within 0.1 s.\nStart a node with: fedplug node start --researcher {free_url}"
     )
 
 
@@ -179,7 +178,7 @@ def test_tags_match_nothing(inproc_url, inline):
             "No data set is tagged ['#brest', '#csv']: 'lyon' has 'data-1' ['#breast']; "
             "'paris' has 'data-1' ['#breast', '#csv'], 'data-2' ['#lung'].\n"
             "Ask for tags that the data sets carry, or add the data on the node: "
-            "fedplug node dataset add --tags #brest,#csv ..."
+            "fedplug node dataset add --tags '#brest,#csv' ..."
         )
         assert exp.tags() is None, "the experiment is as it was"
         assert exp.set_tags(["#breast"]) == ["#breast"]
@@ -204,7 +203,7 @@ def test_ambiguous_tags(inproc_url, inline):
     [
         ("breast,2023", "A search for breast,2023 finds data set 'first' too"),
         ("breast", "A search for breast finds data set 'first' too"),
-        ("breast,2023,csv", "A search for breast,2023, by which data set 'first' is found, finds this one too"),
+        ("breast,2023,csv", "A search for breast,2023, the tags of data set 'first', finds this one too"),
         ("breast,2024", ""),
     ],
     ids=["the same", "subset", "superset", "overlap"],
@@ -220,8 +219,10 @@ def test_conflicting_tags_at_registration(cli, tmp_path, tags, note):
     said = done.stdout.splitlines()
     assert said[0] == f"Data set 'second' is registered: 2 x 2, tags {tags.replace(',', ', ')}."
     expected = [
-        f"Note: {note}, and is refused as ambiguous: an experiment uses one data set per node. "
-        "Give each a tag that the other does not carry."
+        (
+            f"Note: {note}, and is refused as ambiguous: an experiment uses one data set per node. "
+            "Give each a tag that the other does not carry."
+        )
     ]
     assert said[1:-1] == (expected if note else [])
 
@@ -229,7 +230,13 @@ def test_conflicting_tags_at_registration(cli, tmp_path, tags, note):
 def test_wrong_training_arguments_are_refused_all_at_once():
     with pytest.raises(TrainingArgsError) as caught:
         Experiment(training_args={"epoch": 3, "log_interval": -1, "test_ratio": "a lot"})
-    assert str(caught.value) == ""
+    assert str(caught.value) == (
+        "training_args cannot be used:\n"
+        "  - 'epoch' is not a training argument; did you mean 'epochs'?\n"
+        "  - log_interval must be whole number >= 0, got -1 (int)\n"
+        "  - test_ratio must be number >= 0 and < 1, got 'a lot' (str)\n"
+        "TrainingArgs.help() lists every key with its type, range and default."
+    )
 
 
 def test_wrong_training_arguments_from_a_researcher_who_does_not_check(inproc_url, inline):
@@ -241,14 +248,22 @@ def test_wrong_training_arguments_from_a_researcher_who_does_not_check(inproc_ur
             key=TaskKey(experiment_id="exp", round=0, node_id="paris"),
             dataset_id="data-1",
             plan_class="Plan",
-            training_args={"epochs": 0, "of_another_version": True},
+            training_args={"epochs": 0, "num_update": 3},
             seed=1,
             data_seed=1,
         )
         pool.train(request, bundle_plan(Plan), Experiment(training_plan_class=Plan).params())
         event = pool.next_event(60)
         assert isinstance(event, TaskFailed)
-        assert (event.failure.code, event.failure.text) == ("bad-request", "")
+        assert (event.failure.code, event.failure.text) == (
+            "bad-request",
+            (
+                "training_args cannot be used:\n"
+                "  - 'num_update' is not a training argument; did you mean 'num_updates'?\n"
+                "  - epochs must be whole number >= 1 or None, got 0 (int)\n"
+                "TrainingArgs.help() lists every key with its type, range and default."
+            ),
+        )
 
 
 def test_the_port_is_in_use(free_url, fedplug_dir):
@@ -256,28 +271,38 @@ def test_the_port_is_in_use(free_url, fedplug_dir):
         first.pool()
         with pytest.raises(AddressError) as caught:
             experiment(free_url, tags="#data")
-        assert str(caught.value) == ""
+        port = free_url.rpartition(":")[2]
+        assert str(caught.value) == (
+            f"{free_url}: port {port} is in use by another program, or by another researcher.\n"
+            "Stop that program, or choose another port for researcher and nodes."
+        )
         assert first.pool().nodes == {}, "the first is not disturbed"
 
 
 def test_another_version_of_the_protocol(inproc_url, inline, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "fedplug.node")
     monkeypatch.setattr(membership, "VERSIONS", (7, 9))
-    with experiment(inproc_url, connect_timeout=1.0) as exp:
-        exp.pool()
+    with experiment(inproc_url, connect_timeout=0.1) as exp:
+        pool = exp.pool()
         node = inline("paris")
+        until = time.monotonic() + 60
+        while not pool.traffic().get("refused_version"):
+            assert time.monotonic() < until
+            pool.next_event(0.05)
         with pytest.raises(TransportError) as caught:
             exp.set_tags("#data")
         assert str(caught.value) == (
-            f"No node connected to {inproc_url} within 1 s. "
-            "A node that tried was refused: it speaks another version of the protocol.\n"
-            "Upgrade FedPlug on the older side; the node's log names the versions."
+            f"No node connected to {inproc_url} within 0.1 s.\n"
+            "A node that tried was refused, since it speaks another version of the protocol: upgrade FedPlug on the "
+            f"older side. Start a node with: fedplug node start --researcher {inproc_url}"
         )
-        assert node.status.connection == "refused"
+        node.stop()  # what the node was told is in its log by now
     refusals = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert refusals == [
-        f"The researcher at {inproc_url} refuses this node: The researcher speaks versions 1 to 1 of the protocol, "
-        "this node 7 to 9. Upgrade FedPlug on the older side."
+        (
+            f"The researcher at {inproc_url} refuses this node: The researcher speaks versions 1 to 1 of the protocol, "
+            "this node 7 to 9. Upgrade FedPlug on the older side."
+        )
     ]
 
 
@@ -299,9 +324,9 @@ def test_a_data_set_is_removed_before_the_training(free_url, start_node, fedplug
 
 
 PLAN_FAILURES = {
-    "init_model": ("line 7", 'raise ValueError("no model today")', "ValueError: no model today"),
-    "training_data": ("line 12", 'raise ValueError("no data today")', "ValueError: no data today"),
-    "training_step": ("line 18", 'raise ValueError("no step today")', "ValueError: no step today"),
+    "init_model": ("line 13", 'raise ValueError("no model today")', "ValueError: no model today"),
+    "training_data": ("line 18", 'raise ValueError("no data today")', "ValueError: no data today"),
+    "training_step": ("line 24", 'raise ValueError("no step today")', "ValueError: no step today"),
 }
 
 
@@ -326,7 +351,7 @@ def test_the_plan_raises_at_the_researcher(monkeypatch, fedplug_dir):
     with pytest.raises(FedplugError) as caught:
         exp.training_plan()
     assert str(caught.value) == (
-        "Training plan 'Plan' failed in init_model, line 7: raise ValueError(\"no model today\")\n"
+        "Training plan 'Plan' failed in init_model, line 13: raise ValueError(\"no model today\")\n"
         "ValueError: no model today"
     )
 
@@ -344,8 +369,11 @@ def test_a_test_that_raises_costs_the_figure_and_not_the_training(inproc_url, in
         (
             "paris",
             "error",
-            "The local update was not tested: Training plan 'Plan' failed in testing_step, line 26: "
-            'raise ValueError("no test today")\nValueError: no test today',
+            (
+                "The test on local updates failed, and its figures are missing. "
+                "Training plan 'Plan' failed in testing_step, line 32: "
+                'raise ValueError("no test today")\nValueError: no test today'
+            ),
         )
     ]
 
@@ -358,6 +386,14 @@ def test_a_failure_costs_its_own_round_only(inproc_url, inline):
         assert exp.round_current() == 1
         assert exp.params()["w"].tolist() == [2.0]
         assert (exp.experimentation_path() / "model.safetensors").is_file()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """For what other processes write into their logs."""
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        threading.Event().wait(0.02)
 
 
 def mid_round(exp: Experiment, action: Callable[[], object]) -> str:
@@ -385,8 +421,7 @@ def test_a_node_is_killed_and_comes_back(free_url, start_node, tmp_path, fedplug
         exp.set_strategy(Patient)
         said = mid_round(exp, restart)
         assert said == (
-            "Round 1 was given up: node 'clinic' failed: "
-            f"The node was restarted while it worked on this task.{AGAIN}"
+            f"Round 1 was given up: node 'clinic' failed: The node was restarted while it worked on this task.{AGAIN}"
         )
         gate.touch()
         assert exp.run() == 2
@@ -408,7 +443,8 @@ def test_a_node_is_frozen(free_url, start_node, tmp_path, fedplug_dir):
     with experiment(free_url, tags="#data", model_args={"gate": str(gate)}) as exp:
         said = mid_round(exp, lambda: node.signal(signal.SIGSTOP))
         silence = re.fullmatch(
-            r"Round 1 was given up: node 'clinic' lost: nothing was heard of it for (\d+\.\d) s" + re.escape(AGAIN), said
+            r"Round 1 was given up: node 'clinic' lost: nothing was heard of it for (\d+\.\d) s" + re.escape(AGAIN),
+            said,
         )
         assert silence is not None, said
         assert 6.0 <= float(silence[1]) < 20.0
@@ -423,7 +459,7 @@ from fedplug import Experiment
 
 with Experiment(
     tags="#data", training_plan_class=Plan, transport={url!r}, model_args={args!r}, round_limit=1, min_nodes=1,
-    training_args={{"num_updates": 2, "optimizer_args": {{"lr": 1.0}}, "log_interval": 1}}, progress="plain",
+    training_args={{"num_updates": 2, "optimizer_args": {{"lr": 1.0}}, "log_interval": 1}},
 ) as exp:
     exp.run()
 """
@@ -449,22 +485,26 @@ def test_the_researcher_dies_in_the_middle_of_a_round(free_url, start_node, scri
     researcher = subprocess.Popen(
         [sys.executable, script(free_url, gate=str(gate))],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "FEDPLUG_PROGRESS": "plain"},
+        env={**os.environ, "FEDPLUG_PROGRESS": "json"},
     )
     with researcher:
-        for line in researcher.stderr:
-            if "step 1" in line or "started" in line or "training" in line.lower():
-                break
+        assert any(json.loads(line)["event"] == "progress" for line in researcher.stdout)
         researcher.kill()
     gate.touch()
+    wait_until(lambda: "Round 1 trained in" in node.log())
     with experiment(free_url, tags="#data", model_args={"gate": str(gate)}) as exp:
         assert exp.run() == 2
-    log = node.log()
-    assert "Traceback" not in log
-    assert f"No researcher at {free_url} (the connection was lost); trying again every 2 s." in log
+    lines = node.log().splitlines()
+    told = [line.split(maxsplit=3)[3] for line in lines if " INFO " in line or " ERROR " in line]
+    assert len(told) == len(lines), "no traceback"
+    gone = f"No researcher at {free_url} (the connection was lost); trying again every 2 s."
+    finished = [place for place, text in enumerate(told) if " trained in " in text]
+    assert len(finished) == 3
+    back = told.index("Connected to researcher researcher at " + free_url + ".", told.index(gone))
+    assert finished[0] < finished[1]
+    assert back < finished[1]
 
 
 def test_a_reply_that_comes_twice_or_late_counts_once(inproc_url, inline, monkeypatch):
@@ -502,24 +542,27 @@ def test_a_script_ends_with_the_message_the_cure_and_exit_code_1(cli, free_url, 
     done = cli("run", script(free_url, trouble="training_step"), "--quiet")
     assert done.returncode == 1
     assert done.stdout == ""
-    told = done.stderr[done.stderr.index("Error: ") :]
+    told = done.stderr[done.stderr.index("\nError: ") + 1 :]
     assert told == (
-        "Error: Round 1 was given up: node 'clinic' failed: Training plan 'Plan' failed in training_step, line 18: "
+        "Error: Round 1 was given up: node 'clinic' failed: Training plan 'Plan' failed in training_step, line 24: "
         f'raise ValueError("no step today")\nValueError: no step today{AGAIN}\n'
     )
 
 
 def test_a_notebook_shows_the_error_and_goes_on(tmp_path, script, fedplug_dir):
     script("inproc://nobody", trouble="training_step")
-    cells = [
-        "import numpy as np\nfrom fedplug import Experiment\nfrom fedplug.simulation import Federation\n"
-        "from test_plan import Plan\n"
-        "exp = Experiment(tags='simulation', transport=Federation({'paris': (np.arange(8.0), np.arange(8.0))}),\n"
-        "                 training_plan_class=Plan, model_args={'trouble': 'training_step', 'round': 1},\n"
-        "                 round_limit=2, seed=1, progress='quiet', training_args={'optimizer_args': {'lr': 1.0}})",
-        "exp.run()",
-        "print(exp.round_current(), 'round is done')",
-    ]
+    setting = """
+        import numpy as np
+        from fedplug import Experiment
+        from fedplug.simulation import Federation
+        from test_plan import Plan
+        exp = Experiment(
+            tags="simulation", transport=Federation({"paris": (np.arange(8.0), np.arange(8.0))}), round_limit=2,
+            training_plan_class=Plan, model_args={"trouble": "training_step", "round": 1}, progress="quiet", seed=1,
+            training_args={"optimizer_args": {"lr": 1.0}},
+        )
+    """
+    cells = [textwrap.dedent(setting), "exp.run()", "print(exp.round_current(), 'round is done')"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     client = NotebookClient(
         notebook,
@@ -532,7 +575,7 @@ def test_a_notebook_shows_the_error_and_goes_on(tmp_path, script, fedplug_dir):
     (error,) = [output for output in notebook.cells[1]["outputs"] if output["output_type"] == "error"]
     assert error["ename"] == "RoundError"
     assert error["evalue"] == (
-        "Round 2 was given up: node 'paris' failed: Training plan 'Plan' failed in training_step, line 18: "
+        "Round 2 was given up: node 'paris' failed: Training plan 'Plan' failed in training_step, line 24: "
         f'raise ValueError("no step today")\nValueError: no step today{AGAIN}'
     )
     assert notebook.cells[2]["outputs"][0]["text"] == "1 round is done\n"
