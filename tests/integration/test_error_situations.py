@@ -329,6 +329,9 @@ def test_the_plan_raises_on_a_node(inproc_url, inline, monkeypatch, method):
         f"Round 1 was given up: node 'paris' failed: Training plan 'Plan' failed in {method}, {line}: {text}\n"
         f"{said}{AGAIN}"
     )
+    assert re.fullmatch(
+        rf'Node paris:\n  File "<[^>]*>", {line}, in {method}\n    {re.escape(text)}\n{said}\n', caught.value.details
+    )
 
 
 def test_the_plan_raises_at_the_researcher(monkeypatch, fedplug_dir):
@@ -527,6 +530,7 @@ def test_a_script_ends_with_the_message_the_cure_and_exit_code_1(cli, free_url, 
     done = cli("run", script(free_url, trouble="training_step"), "--quiet")
     assert done.returncode == 1
     assert done.stdout == ""
+    assert "Traceback" not in done.stderr
     told = done.stderr[done.stderr.index("\nError: ") + 1 :]
     assert told == (
         "Error: Round 1 was given up: node 'clinic' failed: Training plan 'Plan' failed in training_step, line 24: "
