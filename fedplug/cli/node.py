@@ -100,7 +100,7 @@ def add(
       fedplug node dataset add scans.npz --name scans --tags mri
     """  # noqa: D301
     from fedplug.core.errors import UsageError
-    from fedplug.node.datasets.registry import inspect_file
+    from fedplug.node.datasets.registry import inspect_file, tag_notes
 
     if (file is None) == (path is None):
         raise UsageError(
@@ -117,6 +117,7 @@ def add(
             target=target,
             description=description,
         )
+        notes = (*notes, *tag_notes(record, store.datasets()))
         store.add_dataset(record)
     say(f"Data set {record.name!r} is registered: {_shape(record.shape)}, tags {', '.join(record.tags)}.")
     for note in notes:

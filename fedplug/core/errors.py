@@ -185,7 +185,15 @@ class UpdateRejectedError(FedplugError):
 
 
 class RoundError(FedplugError):
-    """A round could not be completed."""
+    """A round could not be completed.
+
+    Args:
+        details: What plans raised on nodes, with their tracebacks, as text, for ``--debug`` and logs.
+    """
+
+    def __init__(self, message: str, *, cure: str = "", node: str = "", plugin: str = "", details: str = "") -> None:
+        super().__init__(message, cure=cure, node=node, plugin=plugin)
+        self.details = details
 
 
 class NoUpdatesError(RoundError):

@@ -6,23 +6,21 @@ This is what a worker process runs, and what a simulation calls directly. It run
 from __future__ import annotations
 
 import functools
-import linecache
 import logging
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fedplug.core import local_state
 from fedplug.core.data import BatchSource, LoaderArgs, NodeDataset
-from fedplug.core.errors import DatasetError, FedplugError, PlanError, PlanRunError, TrainingCancelledError
+from fedplug.core.errors import DatasetError, FedplugError, PlanRunError, TrainingCancelledError
 from fedplug.core.local_state import StateBook
 from fedplug.core.messages import LogLine, Progress, TrainReply, TrainRequest
 from fedplug.core.metrics import TEST_AUX
 from fedplug.core.params import Params
-from fedplug.core.plan_source import PlanBundle, load_plan, plan_file
+from fedplug.core.plan_errors import plan_errors
+from fedplug.core.plan_source import PlanBundle, load_plan
 from fedplug.core.rng import SeedTree
 from fedplug.core.trainer import FitResult, LoopPoint, Phase, Trainer
 from fedplug.core.trainer.plan_trainer import plan_trainer
@@ -37,8 +35,6 @@ Emit = Callable[[Progress | LogLine], None]
 
 _T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
-_MAX_DETAILS = 8_000  # characters of a traceback that go back to the researcher
-_MAX_TEXT = 600  # characters of an exception's own text
 
 
 def run_task(
@@ -178,7 +174,7 @@ class _Task:
                 cure="Raise test_ratio in the training arguments.",
             )
         began = time.perf_counter()
-        self._test(trainer, samples, "global")
+        self._evaluate(trainer, "global")
         aux = self._guard("testing_step", self.tests.aux)
         reply = TrainReply(
             key=self.request.key,
@@ -266,79 +262,26 @@ class _Task:
         if not samples:
             self._log(f"No sample is held out (test_ratio={self.args.test_ratio}): nothing was tested.")
             return
+        try:
+            self._evaluate(trainer, when)
+        except TrainingCancelledError:
+            raise
+        except FedplugError as error:
+            # The training is worth more than a figure about it: it goes on, and everybody is told.
+            text = f"The test on {when} updates failed, and its figures are missing. {error.message}"
+            self._log(f"{text}\n{error.cure}".rstrip(), level="error")
+
+    def _evaluate(self, trainer: Trainer, when: Literal["global", "local"]) -> None:
         with self._plan_errors("testing_step"):
             self.tests.add(when, trainer.evaluate(), trainer.metrics)
 
-    def _log(self, text: str) -> None:
-        _LOG.warning("%s: %s", self.request.key, text)
-        self.emit(LogLine(level="warning", text=text, key=self.request.key))
+    def _log(self, text: str, level: Literal["warning", "error"] = "warning") -> None:
+        _LOG.log(logging.ERROR if level == "error" else logging.WARNING, "%s: %s", self.request.key, text)
+        self.emit(LogLine(level=level, text=text, key=self.request.key))
 
     def _guard(self, method: str, call: Callable[..., _T], *args: Any) -> _T:
         with self._plan_errors(method):
             return call(*args)
 
-    @contextmanager
-    def _plan_errors(self, method: str) -> Iterator[None]:
-        """Turn whatever plan code raises into a `PlanRunError` that says where.
-
-        Errors of our own, raised by the library on the plan's behalf, already say what is wrong; what is
-        added to a `PlanError` is which plan it is about.
-        """
-        try:
-            yield
-        except (TrainingCancelledError, KeyboardInterrupt, GeneratorExit):
-            raise
-        except PlanError as error:
-            details = getattr(error, "details", "") or _details(error, self.bundle)
-            message = f"Training plan {self.bundle.class_name!r}: {error.message}"
-            raise PlanRunError(message, cure=error.cure, details=details) from error
-        except FedplugError:
-            raise
-        except BaseException as error:
-            raise plan_run_error(error, self.bundle, method) from error
-
-
-def plan_run_error(error: BaseException, bundle: PlanBundle, method: str) -> PlanRunError:
-    """The error for the researcher when plan code has raised.
-
-    Args:
-        error: What it raised, with its traceback.
-        bundle: The plan.
-        method: The method of the plan that the library had called.
-    """
-    frames = _plan_frames(error, bundle)
-    if frames:
-        calls = [_function(frame, bundle) for frame, _ in frames]
-        last, line = frames[-1]
-        source = linecache.getline(last.f_code.co_filename, line).strip()
-        through = f" (called by {calls[0]})" if calls[0] != calls[-1] else ""
-        where = f"in {calls[-1]}, line {line}: {source}{through}"
-    else:
-        where = f"around {method}"
-    text = str(error)
-    text = text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + " ..."
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return PlanRunError(f"Training plan {bundle.class_name!r} failed {where}\n{said}", details=_details(error, bundle))
-
-
-def _plan_frames(error: BaseException, bundle: PlanBundle) -> list[tuple[FrameType, int]]:
-    """The frames of the traceback that run text of the plan or its helpers, with their lines, outermost first."""
-    files = {plan_file(bundle, helper) for helper in ("", *bundle.helpers)}
-    return [
-        (frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename in files
-    ]
-
-
-def _function(frame: FrameType, bundle: PlanBundle) -> str:
-    name = frame.f_code.co_qualname
-    helper = next((each for each in bundle.helpers if plan_file(bundle, each) == frame.f_code.co_filename), "")
-    if helper:
-        return f"the body of helper module {helper}" if name == "<module>" else f"{helper}.{name}"
-    return f"the body of {bundle.class_name}" if name == "<module>" else name.removeprefix(f"{bundle.class_name}.")
-
-
-def _details(error: BaseException, bundle: PlanBundle) -> str:
-    """The end of the traceback with the plan's own frames only: the rest is the library's, or the node's."""
-    frames = iter(_plan_frames(error, bundle))
-    lines = traceback.StackSummary.extract(frames).format() + traceback.format_exception_only(error)
-    return "".join(lines)[-_MAX_DETAILS:]
+    def _plan_errors(self, method: str) -> AbstractContextManager[None]:
+        return plan_errors(self.bundle, method)

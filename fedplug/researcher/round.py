@@ -72,6 +72,7 @@ class Round:
     _tasks: dict[str, _Task] = field(default_factory=dict)
     _outcomes: dict[str, Outcome] = field(default_factory=dict)
     _reasons: dict[str, str] = field(default_factory=dict)
+    _details: list[str] = field(default_factory=list)  # tracebacks of plans, as nodes tell them
     _replies: dict[str, TrainReply] = field(default_factory=dict)
     _tests: NodeTests = field(init=False)
     _tested: Findings = field(default_factory=Findings)
@@ -139,6 +140,7 @@ class Round:
                     f"Round {self.job.ctx.round + 1} was given up: {decision.reason}",
                     cure="The global model is as it was before this round; run it again when the cause is mended. "
                     "A strategy decides what a round can do without.",
+                    details="\n".join(self._details),
                 )
             if decision.verdict == "enough":
                 return decision.reason
@@ -181,6 +183,8 @@ class Round:
             if self._outcomes.get(key.node_id) == "replied":
                 return False  # too late: its update has been taken
             self._drop(key.node_id, "failed", event.failure.text)
+            if event.failure.details:
+                self._details.append(f"Node {key.node_id}:\n{block(event.failure.details, 8_000)}")
             return True
         try:
             if isinstance(event, UpdateOffered):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -22,6 +23,14 @@ from fedplug.researcher.federated_dataset import FederatedDataset, display_name
 
 SETTLE = 2.6
 """Seconds without a new node after which the nodes there are taken for all: nodes knock every 2 s ± 25 %."""
+
+_REFUSALS = {
+    "refused_version": "A node that tried was refused, since it speaks another version of the protocol: "
+    "upgrade FedPlug on the older side.",
+    "refused_duplicate-node": "A node that tried was refused, since its id is that of a node that is connected: "
+    "a copied node folder needs a new id.",
+}
+"""Counter of the pool's traffic → what it means."""
 
 
 class NodeSearch:
@@ -159,6 +168,8 @@ class NodeSearch:
         here = self.pool.description
         start_one = f"Start a node with: fedplug node start --researcher {here}"
         seconds = f"within {self.timeout:g} s"
+        if refused := self._refusals():
+            start_one = f"{refused} {start_one}"
         connected = ", ".join(display_name(node, self.pool.nodes) for node in self.pool.nodes)
         if not self.pool.nodes:
             raise TransportError(f"No node connected to {here} {seconds}.", cure=start_one)
@@ -181,16 +192,22 @@ class NodeSearch:
             cure=f"{start_one}, or lower min_nodes.",
         )
 
+    def _refusals(self) -> str:
+        """What is known about nodes that tried to connect and were turned away."""
+        traffic = self.pool.traffic()
+        found = [sentence for counter, sentence in _REFUSALS.items() if traffic.get(counter)]
+        return " ".join(found)
+
     def _refuse_unmatched(self, node_ids: Sequence[str]) -> None:
         there = "; ".join(
             f"{display_name(node, self.pool.nodes)} has "
             + (", ".join(f"{card.name!r} {list(card.tags)}" for card in self.answers.get(node, ())) or "no data set")
-            for node in node_ids
+            for node in sorted(node_ids)
         )
         raise DatasetError(
             f"No data set is tagged {list(self.tags)}: {there or 'no node answered'}.",
             cure="Ask for tags that the data sets carry, or add the data on the node: "
-            f"fedplug node dataset add --tags {','.join(self.tags)} ...",
+            f"fedplug node dataset add --tags {shlex.quote(','.join(self.tags))} ...",
         )
 
 

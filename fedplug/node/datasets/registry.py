@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -113,6 +113,35 @@ def inspect_file(
         added=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return record, found.notes
+
+
+def tag_notes(record: DatasetRecord, others: Iterable[DatasetRecord]) -> list[str]:
+    """Warnings for the owner of a new data set whose tags do not tell it apart from another one of this node.
+
+    A search finds every data set that carries all its tags, and an experiment refuses to choose between two. So a
+    data set can be asked for alone only if none of the others carries all its tags. Owners may mean it nevertheless
+    (they may be about to remove the other one), so it is told and not refused.
+
+    Args:
+        record: The new data set.
+        others: Those that the node has already.
+
+    Returns:
+        One sentence or two for each data set in conflict.
+    """
+    notes = []
+    for other in others:
+        if set(record.tags) <= set(other.tags):
+            found = f"A search for {','.join(record.tags)} finds data set {other.name!r} too"
+        elif set(other.tags) <= set(record.tags):
+            found = f"A search for {','.join(other.tags)}, the tags of data set {other.name!r}, finds this one too"
+        else:
+            continue
+        notes.append(
+            f"{found}, and is refused as ambiguous: an experiment uses one data set per node. "
+            "Give each a tag that the other does not carry."
+        )
+    return notes
 
 
 class DatasetCache:

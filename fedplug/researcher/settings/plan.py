@@ -9,6 +9,7 @@ from typing import Any
 
 from fedplug.core.errors import ParamsError, UsageError
 from fedplug.core.params import Params
+from fedplug.core.plan_errors import plan_errors
 from fedplug.core.plan_source import PlanBundle, bundle_plan, load_plan
 from fedplug.core.training_plan import TrainingPlan
 from fedplug.researcher.settings.base import SettingsBase, checked_flag
@@ -125,13 +126,17 @@ class PlanSettings(SettingsBase):
 
         Raises:
             UsageError: No training plan class is set.
+            PlanRunError: The plan raised while its model was made.
         """
         if self._plan is None:
             if self._bundle is None:
                 raise UsageError("There is no training plan yet.", cure="Call set_training_plan_class first.")
-            self._plan = self._make_plan(load_plan(self._bundle))
+            plan_class = load_plan(self._bundle)
+            with plan_errors(self._bundle, "init_model"):
+                plan = self._make_plan(plan_class)
             if self._params is not None:
-                self._plan.set_params(self._params)
+                plan.set_params(self._params)
+            self._plan = plan
         return self._plan
 
     def params(self) -> Params:

@@ -287,8 +287,11 @@ def test_a_loss_that_becomes_nan_names_the_step():
 @pytest.mark.parametrize("returned", ["None", "'0.9'", "{'a': None}", "torch.zeros(3)"])
 def test_a_wrong_testing_step_is_named(returned):
     bundle = variant(('return {"accuracy"', f'return {returned}\n        return {{"accuracy"'))
-    with pytest.raises(PlanRunError, match="testing_step must return a number, or a dict or list"):
-        run(bundle, test_ratio=0.2, test_on_local_updates=True)
+    signs = []
+    run(bundle, heard=signs, test_ratio=0.2, test_on_local_updates=True)
+    (line,) = [sign for sign in signs if isinstance(sign, LogLine)]
+    assert line.level == "error"
+    assert "Training plan 'Digits': testing_step must return a number, or a dict or list" in line.text
 
 
 # bare modules ----------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import zipfile
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 
 from fedplug.core.errors import DatasetError, UnknownNameError, UsageError
 from fedplug.node.datasets import table_reader
+from fedplug.node.datasets.base import DatasetRecord
 from fedplug.node.datasets.memory import MemoryDataset
-from fedplug.node.datasets.registry import DatasetCache, dataset_type, guess_type, inspect_file
+from fedplug.node.datasets.registry import DatasetCache, dataset_type, guess_type, inspect_file, tag_notes
 from fedplug.node.datasets.table_reader import read_table
 
 
@@ -278,6 +281,50 @@ def test_names_tags_and_types_are_checked(write):
 
 
 # use ------------------------------------------------------------------------------------------------------------
+
+
+def record(name, tags):
+    return DatasetRecord(dataset_id=name, name=name, type="csv", path="/t.csv", tags=tuple(tags))
+
+
+_TAGS = st.frozensets(st.sampled_from("abcd"), min_size=1)
+
+
+@given(_TAGS, st.lists(_TAGS, max_size=3))
+def test_the_owner_is_told_when_tags_do_not_tell_data_sets_apart(mine, others):
+    """The oracle tries every search: a conflict is a pair of which one can never be found without the other."""
+
+    def found_alone(tags, other):
+        searches = (set(words) for size in range(1, len(tags) + 1) for words in combinations(tags, size))
+        return any(not words <= other for words in searches)
+
+    known = [record(f"no-{i}", tags) for i, tags in enumerate(others)]
+    conflicts = [
+        f"'no-{i}'" for i, tags in enumerate(others) if not (found_alone(mine, tags) and found_alone(tags, mine))
+    ]
+    notes = tag_notes(record("new", mine), known)
+    assert [re.search(r"'no-\d'", note)[0] for note in notes] == conflicts
+
+
+CONFLICT = (
+    ", and is refused as ambiguous: an experiment uses one data set per node. "
+    "Give each a tag that the other does not carry."
+)
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        (["breast", "2023"], "A search for breast,2023 finds data set 'first' too"),
+        (["breast"], "A search for breast finds data set 'first' too"),
+        (["csv", "2023", "breast"], "A search for breast,2023, the tags of data set 'first', finds this one too"),
+        (["breast", "2024"], None),
+    ],
+    ids=["same", "subset", "superset", "overlap"],
+)
+def test_what_the_owner_is_told_about_tags_in_conflict(tags, said):
+    notes = tag_notes(record("second", tags), [record("first", ["breast", "2023"])])
+    assert notes == ([said + CONFLICT] if said else [])
 
 
 def test_an_unchanged_file_is_read_once_and_a_changed_one_again(write):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +258,41 @@ def test_a_loss_that_is_not_finite_names_the_step():
     )
     with np.errstate(all="ignore"), pytest.raises(PlanRunError, match="became inf in step 3"):
         run(variant(*edits))
+
+
+@pytest.mark.parametrize("when", ["global", "local"])
+def test_a_test_that_raises_is_told_and_the_training_goes_on(when):
+    """Neither the update nor the figures of the other test change."""
+    flags = {"test_ratio": 0.25, "test_on_global_updates": True, "test_on_local_updates": True}
+
+    def tested(body):
+        head = "    n = 0\n\n    def testing_step(self, data, target):\n"
+        step = (STEP, "        self.n += 1\n" + STEP)
+        signs = []
+        return *run(
+            variant(step, ("    def training_data", head + body + "    def training_data")), emit=signs, **flags
+        ), signs
+
+    well, right, _, _ = tested("        return {'score': 1.0}\n\n")
+    before_training = "self.n == 0" if when == "global" else "self.n > 0"
+    raising = (
+        f"        if {before_training}:\n            raise ValueError('bad day')\n        return {{'score': 1.0}}\n\n"
+    )
+    reply, params, _, signs = tested(raising)
+    assert params == right
+    assert f"test_{when}_score" in well.metrics
+    assert reply.metrics == {name: v for name, v in well.metrics.items() if not name.startswith(f"test_{when}_")}
+    (line,) = [sign for sign in signs if isinstance(sign, LogLine)]
+    assert (line.level, line.key) == ("error", KEY)
+    told = (
+        f"The test on {when} updates failed, and its figures are missing. Training plan 'Linear' failed in testing_step"
+    )
+    assert re.fullmatch(re.escape(told) + r", line \d+: raise ValueError\('bad day'\)\nValueError: bad day", line.text)
+
+
+def test_a_test_can_be_cancelled():
+    with pytest.raises(TrainingCancelledError):
+        run(cancelled=lambda: True, test_ratio=0.25, test_on_global_updates=True)
 
 
 def test_a_long_message_is_cut():

@@ -184,6 +184,25 @@ def test_a_search_in_vain_says_what_is_missing_and_what_to_do(
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("counter", "said"),
+    [
+        ("refused_version", "it speaks another version of the protocol: upgrade FedPlug on the older side."),
+        ("refused_duplicate-node", "its id is that of a node that is connected: a copied node folder needs a new id."),
+    ],
+)
+def test_a_node_that_was_refused_is_told_of(clock: Clock, counter: str, said: str) -> None:
+    class Refusing(ScriptedPool):
+        def traffic(self) -> Mapping[str, int]:
+            return {"bytes_sent": 3, counter: 2}
+
+    for script in ([], [(0.0, "join", "a", [CANCER])]):
+        search = NodeSearch(Refusing(clock, script), ["#breast"], None, 2, 3.0, lambda text: None)
+        with pytest.raises(TransportError) as caught:
+            search.run(1)
+        assert caught.value.cure.startswith(f"A node that tried was refused, since {said} Start a node with: ")
+
+
 def test_an_unmatched_tag_is_told_as_soon_as_no_more_nodes_come(clock: Clock) -> None:
     with pytest.raises(DatasetError):
         find(clock, [(0.0, "join", "a", [OTHER])])

@@ -1,0 +1,89 @@
+"""What is said when plan code raises: the plan, the method, the line and its text, and what was raised."""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from fedplug.core.errors import FedplugError, PlanError, PlanRunError, TrainingCancelledError
+from fedplug.core.plan_source import PlanBundle, plan_file
+
+_MAX_DETAILS = 8_000  # characters of a traceback that go back to the researcher
+_MAX_TEXT = 600  # characters of an exception's own text
+
+
+@contextmanager
+def plan_errors(bundle: PlanBundle, method: str) -> Iterator[None]:
+    """Turn whatever plan code raises into a `PlanRunError` that says where.
+
+    Errors of our own, raised by the library on the plan's behalf, already say what is wrong; what is
+    added to a `PlanError` is which plan it is about.
+
+    Args:
+        bundle: The plan.
+        method: The method of the plan that the library calls.
+
+    Raises:
+        PlanRunError: In the place of what the plan raised, which is its cause.
+    """
+    try:
+        yield
+    except (TrainingCancelledError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except PlanError as error:
+        details = getattr(error, "details", "") or _details(error, bundle)
+        message = f"Training plan {bundle.class_name!r}: {error.message}"
+        raise PlanRunError(message, cure=error.cure, details=details) from error
+    except FedplugError:
+        raise
+    except BaseException as error:
+        raise plan_run_error(error, bundle, method) from error
+
+
+def plan_run_error(error: BaseException, bundle: PlanBundle, method: str) -> PlanRunError:
+    """The error for the researcher when plan code has raised.
+
+    Args:
+        error: What it raised, with its traceback.
+        bundle: The plan.
+        method: The method of the plan that the library had called.
+    """
+    frames = _plan_frames(error, bundle)
+    if frames:
+        calls = [_function(frame, bundle) for frame, _ in frames]
+        last, line = frames[-1]
+        source = linecache.getline(last.f_code.co_filename, line).strip()
+        through = f" (called by {calls[0]})" if calls[0] != calls[-1] else ""
+        where = f"in {calls[-1]}, line {line}: {source}{through}"
+    else:
+        where = f"around {method}"
+    text = str(error)
+    text = text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + " ..."
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return PlanRunError(f"Training plan {bundle.class_name!r} failed {where}\n{said}", details=_details(error, bundle))
+
+
+def _plan_frames(error: BaseException, bundle: PlanBundle) -> list[tuple[FrameType, int]]:
+    """The frames of the traceback that run text of the plan or its helpers, with their lines, outermost first."""
+    files = {plan_file(bundle, helper) for helper in ("", *bundle.helpers)}
+    return [
+        (frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename in files
+    ]
+
+
+def _function(frame: FrameType, bundle: PlanBundle) -> str:
+    name = frame.f_code.co_qualname
+    helper = next((each for each in bundle.helpers if plan_file(bundle, each) == frame.f_code.co_filename), "")
+    if helper:
+        return f"the body of helper module {helper}" if name == "<module>" else f"{helper}.{name}"
+    return f"the body of {bundle.class_name}" if name == "<module>" else name.removeprefix(f"{bundle.class_name}.")
+
+
+def _details(error: BaseException, bundle: PlanBundle) -> str:
+    """The end of the traceback with the plan's own frames only: the rest is the library's, or the node's."""
+    frames = iter(_plan_frames(error, bundle))
+    lines = traceback.StackSummary.extract(frames).format() + traceback.format_exception_only(error)
+    return "".join(lines)[-_MAX_DETAILS:]
