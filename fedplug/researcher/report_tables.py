@@ -45,7 +45,7 @@ def dropped_table(history: History) -> str:
     """Whose work did not count, when and why; empty if all did."""
     names = history.names()
     lost = [
-        [names.get(node_id, node_id), str(entry.round + 1), reason]
+        [names.get(node_id, node_id), str(entry.round + 1) if entry.trained else f"test after {entry.round}", reason]
         for entry in history.entries()
         for node_id, reason in entry.dropped.items()
     ]

@@ -195,8 +195,11 @@ def test_a_running_experiment_without_a_round(tmp_path):
 
 def test_an_evaluation_alone_and_a_round_without_anything(tmp_path):
     history = History()
-    add(history, 0, {"n0": {"test_global_accuracy": 0.5}}, metrics={"test_global_accuracy": 0.5}, trained=False)
-    assert "Accuracy of the global model" in report(tmp_path, history)
+    found = {"test_global_accuracy": 0.5}
+    add(history, 0, {"n0": found}, metrics=found, dropped={"n1": "gone"}, trained=False)
+    text = report(tmp_path, history)
+    assert "Accuracy of the global model" in text
+    assert ["n1", "test after 0", "gone"] in [row for table in Page(text).tables for row in table]
     add(history, 0, {}, dropped={"n0": "gone"}, traffic={})
     text = report(tmp_path, history)
     assert "Work that did not count" in text
