@@ -217,8 +217,10 @@ class History(Monitor):
     def __repr__(self) -> str:
         if not self._rounds:
             return "History(no rounds yet)"
-        last = list(self._rounds.values())[-1]
-        metrics = f"; last {metrics_line(last.metrics)}" if last.metrics else ""
+        latest: dict[str, float] = {}  # a test without training has no loss: that of the last round stands
+        for entry in list(self._rounds.values())[-2:]:
+            latest |= entry.metrics
+        metrics = f"; last {metrics_line(latest)}" if latest else ""
         return f"History({plural(len(self), 'round')}, {plural(len(self.names()), 'node')}{metrics})"
 
     def _repr_html_(self) -> str:

@@ -80,9 +80,8 @@ class RoundEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 def values_of(result: RoundResult) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The results that are no single numbers, as plain data: over all nodes by name, and by node and name."""
-    common: Mapping[str, Any] = getattr(result, "values", {})
-    of_nodes: Mapping[str, Mapping[str, Any]] = getattr(result, "node_values", {})
-    return _plain_values(common), {node: _plain_values(values) for node, values in of_nodes.items()}
+    of_nodes = {node: _plain_values(values) for node, values in result.node_values.items()}
+    return _plain_values(result.values), of_nodes
 
 
 def split_name(name: str) -> tuple[str, str]:
