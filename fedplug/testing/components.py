@@ -6,7 +6,7 @@ import importlib
 import inspect
 
 from fedplug.core.components import Kind, Offer, label
-from fedplug.testing.registry import CheckResult
+from fedplug.testing.registry import Check, CheckResult
 
 _BASES: dict[Kind, str] = {
     "training_plan": "fedplug.core.training_plan:TrainingPlan",
@@ -23,7 +23,8 @@ _LOADS = "The target can be imported, and is a class of its kind."
 def check_offer(offer: Offer) -> list[CheckResult]:
     """Test one component.
 
-    An aggregator is tested against the laws that its tags claim, if it can be made without arguments.
+    An aggregator is tested against the laws that its tags claim, a metric against those of metrics, if it can be made
+    without arguments.
     """
     try:
         target = offer.load()
@@ -35,16 +36,30 @@ def check_offer(offer: Offer) -> list[CheckResult]:
         reason = f"A {label(offer.kind)} must be a class derived from {name}, but {target!r} is not."
         return [CheckResult("loads", "fail", _LOADS, reason)]
     loads = CheckResult("loads", "pass", _LOADS)
-    if offer.kind != "aggregator":
+    if offer.kind not in ("aggregator", "metric"):
         return [loads]
-    from fedplug.testing.aggregator_checks import AGGREGATOR_CHECKS, check_aggregator
-
     if inspect.isabstract(target):
         missing = ", ".join(sorted(vars(target)["__abstractmethods__"]))
         return [CheckResult("loads", "fail", _LOADS, f"{target.__name__} lacks {missing}.")]
     try:
-        aggregator = target()
+        made = target()
     except Exception as error:  # noqa: BLE001 - as above
         reason = f"{target.__name__}() raised {type(error).__name__}: {error}"
-        return [loads, *(CheckResult(check.id, "skip", check.law, reason) for check in AGGREGATOR_CHECKS)]
-    return [loads, *check_aggregator(aggregator, on_fail="report")]
+        return [loads, *(CheckResult(check.id, "skip", check.law, reason) for check in _checks_of(offer.kind))]
+    if offer.kind == "metric":
+        from fedplug.testing.metric_checks import check_metric
+
+        return [loads, *check_metric(made, on_fail="report")]
+    from fedplug.testing.aggregator_checks import check_aggregator
+
+    return [loads, *check_aggregator(made, on_fail="report")]
+
+
+def _checks_of(kind: Kind) -> tuple[Check, ...]:
+    if kind == "metric":
+        from fedplug.testing.metric_checks import METRIC_CHECKS
+
+        return METRIC_CHECKS
+    from fedplug.testing.aggregator_checks import AGGREGATOR_CHECKS
+
+    return AGGREGATOR_CHECKS

@@ -13,6 +13,7 @@ from fedplug.core.errors import PlanError
 from fedplug.core.local_state import StateBook
 from fedplug.core.trainer import Phase
 from fedplug.core.trainer.plan_trainer import plan_trainer
+from fedplug.core.trainer.result import complete_sums
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import PlanSetup
 from fedplug_torch import TorchTrainingPlan
@@ -356,3 +357,29 @@ def test_a_kept_optimizer_is_not_the_one_of_fine_tuning():
     trainer.evaluate()
     assert plan.read_optimizer()[0] == plain.read_optimizer()[0]
     assert len(plan.read_optimizer()[0]) == 2
+
+
+# test_metric -----------------------------------------------------------------------------------------------
+
+
+MEASURED = {"test_metric": ["mean_squared_error"]}
+
+
+@pytest.mark.parametrize("method", [Ditto, FineTuning])
+def test_metrics_and_their_sums_are_those_of_the_personal_model(name, method):
+    _, trainer = start(PLANS[name, method], args=MEASURED)
+    trainer.train()
+    result = trainer.evaluate()
+    found = result.metrics
+    close([found["mean_squared_error"], found["mean_squared_error_of_global"]], [found["mse"], found["mse_of_global"]])
+    assert abs(found["mse"] - found["mse_of_global"]) > 1e-6
+    count, total = complete_sums(result, trainer.metrics)["metric/mean_squared_error"]
+    assert (count, total / count) == (5, found["mean_squared_error"])
+
+
+def test_a_mixture_is_measured_as_a_whole(name):
+    _, trainer = start(MIXED[name], None, args=MEASURED)
+    trainer.train()
+    result = trainer.evaluate()
+    close(result.metrics["mean_squared_error"], result.metrics["loss"])  # its loss is the squared error too
+    assert complete_sums(result, trainer.metrics)["metric/mean_squared_error"][0] == 5

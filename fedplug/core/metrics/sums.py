@@ -110,8 +110,13 @@ def check_layout(spec: ParamsSpec) -> None:
             cure="Fewer bins or classes make them smaller.",
         )
     for tensor in spec.tensors:
-        if tensor.dtype != "float64" or len(tensor.shape) != 1 or tensor.size < 1 or len(tensor.name) > MOST_NAME:
-            raise UpdateRejectedError(f"its test result {tensor.name[:80]!r} is no vector of float64.")
+        if len(tensor.name) > MOST_NAME or not tensor.name.isprintable():
+            raise UpdateRejectedError(
+                f"its test result {tensor.name[:80]!r} has a name that cannot be shown.",
+                cure=f"Use at most {MOST_NAME} printable characters.",
+            )
+        if tensor.dtype != "float64" or len(tensor.shape) != 1 or tensor.size < 1:
+            raise UpdateRejectedError(f"its test result {tensor.name!r} is no vector of float64.")
 
 
 def check_sums(sums: Sums, metrics: Mapping[str, Metric], tests: Iterable[str], sizes: Mapping[str, int]) -> None:
