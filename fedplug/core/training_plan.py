@@ -28,6 +28,7 @@ from fedplug.core.errors import PlanError
 from fedplug.core.local_state import StateBook
 from fedplug.core.param_tags import ParamTags, matches
 from fedplug.core.params import Params
+from fedplug.core.privacy import refuse_local
 from fedplug.core.rng import seeded_globals
 from fedplug.core.trainer import Backend, Trainer
 from fedplug.core.training_args import TrainingArgs
@@ -51,6 +52,7 @@ class PlanSetup:
         aux: Extra arrays that the aggregator sent along, by name.
         state: What the node has kept since its last acknowledged round, and what it is to keep from this one.
         log: Takes lines that the researcher should see, e.g. that there is no GPU.
+        noise_key: The key of the noise that protects the node's samples; empty where there is none to be made.
     """
 
     model_args: Mapping[str, Any] = field(default_factory=dict)
@@ -61,6 +63,7 @@ class PlanSetup:
     aux: Mapping[str, Params] = field(default_factory=dict)
     state: StateBook = field(default_factory=StateBook)
     log: Callable[[str], None] = _LOG.warning
+    noise_key: bytes = field(default=b"", repr=False)
 
 
 class TrainingPlan(ABC):
@@ -186,6 +189,17 @@ class TrainingPlan(ABC):
         """
         raise self._cannot("keep the optimizer's state")
 
+    def check_privacy(self, args: TrainingArgs) -> None:
+        """Refuse privacy (``args.dp_args``) that this plan, whose model has been made, cannot give its samples.
+
+        Called at the researcher before anything is sent, and at the node before anything is trained.
+
+        Raises:
+            UsageError: Plans of this framework cannot do it, or a library for it is missing.
+            PlanError: The plan's model does not allow it.
+        """
+        refuse_local(self.framework, args.dict())
+
     def _cannot(self, what: str) -> PlanError:
         return PlanError(f"A plan of framework {self.framework!r} ({type(self).__name__}) cannot {what}.")
 
@@ -203,6 +217,7 @@ class TrainingPlan(ABC):
         share_buffers = setup.training_args.share_persistent_buffers
         if not share_buffers or type(self).tag_parameters is not TrainingPlan.tag_parameters:
             self._tags = ParamTags.read(self._names(), self.tag_parameters, share_buffers=share_buffers)
+        self.check_privacy(setup.training_args)
         if with_optimizer:
             self._optimizer = self._build_optimizer(self.optimizer_args())
 

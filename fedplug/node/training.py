@@ -27,6 +27,7 @@ from fedplug.core.trainer import FitResult, LoopPoint, Phase, Trainer
 from fedplug.core.trainer.plan_trainer import plan_trainer
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import Allocate, PlanSetup, TrainingPlan
+from fedplug.node import privacy
 
 if TYPE_CHECKING:
     from fedplug.core.plugins import PluginHost
@@ -51,6 +52,7 @@ def run_task(
     cancelled: Callable[[], bool] | None = None,
     allocate: Allocate | None = None,
     state: StateBook | None = None,
+    noise_key: bytes = b"",
 ) -> tuple[TrainReply, Params, dict[str, Params]]:
     """Train one round.
 
@@ -67,6 +69,7 @@ def run_task(
         cancelled: Asked before every batch.
         allocate: Gives the memory in which the new parameters are built; fresh memory by default.
         state: What the round ``request.acked_round`` left at this node; what this round leaves is written into it.
+        noise_key: The key of the noise for local differential privacy, which nobody but this node can know.
 
     Returns:
         The reply, the new parameters, and extra arrays for the aggregator.
@@ -85,7 +88,7 @@ def run_task(
     seeds = SeedTree.root(request.seed)
     global_seed = seeds.child("plan").seed63() if args.random_seed is None else args.random_seed
     with plan_class.seeded(global_seed, threads=args.threads):
-        task = _Task(request, bundle, args, seeds, emit, cancelled, state or StateBook())
+        task = _Task(request, bundle, args, seeds, emit, cancelled, state or StateBook(), noise_key)
         return task.run(plan_class, params, aux, dataset, host, allocate, began)
 
 
@@ -101,6 +104,7 @@ class _Task:
         emit: Emit,
         cancelled: Callable[[], bool] | None,
         state: StateBook,
+        noise_key: bytes,
     ) -> None:
         self.request = request
         self.bundle = bundle
@@ -109,6 +113,7 @@ class _Task:
         self.emit = emit
         self.cancelled = cancelled
         self.state = state
+        self.noise_key = noise_key
         self.metrics: dict[str, float] = {}
 
     def run(
@@ -121,6 +126,7 @@ class _Task:
         allocate: Allocate | None,
         began: float,
     ) -> tuple[TrainReply, Params, dict[str, Params]]:
+        privacy.check_update(self.args, params)
         plan = self._guard("__init__", plan_class)
         setup = PlanSetup(
             model_args=self.request.model_args,
@@ -131,6 +137,7 @@ class _Task:
             aux=aux,
             state=self.state,
             log=self._log,
+            noise_key=self.noise_key,
         )
         self._guard("setup", plan.setup, setup)
         plan.set_params(params)
@@ -147,6 +154,7 @@ class _Task:
             self._test(trainer, len(testing), "local")
         self.metrics["loss"] = result.loss
         self._guard("read_optimizer", self._keep, plan)
+        self.metrics |= self._guard("account", privacy.account, trainer, self.state, self.request)
         reply = TrainReply(
             key=self.request.key,
             sample_count=len(training),
@@ -156,7 +164,9 @@ class _Task:
             state=self._state_found(missing),
             aux=tuple(result.aux),
         )
-        return reply, self._guard("get_params", plan.get_params, allocate), self._checked_aux(result)
+        aux_found = self._checked_aux(result)
+        read = functools.partial(self._guard, "get_params", plan.get_params)
+        return reply, privacy.protected(self.args, params, read, aux_found, allocate), aux_found
 
     def _checked_aux(self, result: FitResult) -> dict[str, Params]:
         """What hooks put into the outbox, for the aggregator."""

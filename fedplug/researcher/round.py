@@ -25,6 +25,7 @@ from fedplug.core.plan_source import PlanBundle
 from fedplug.core.pool import NodeJoined, NodeLost, NodePool, PoolEvent, TaskFailed, UpdateFetched, UpdateOffered
 from fedplug.core.strategy import Outcome, RoundState, Strategy
 from fedplug.core.update import Update
+from fedplug.researcher.central_privacy import CentralPrivacy
 from fedplug.researcher.progress.text import block
 from fedplug.researcher.refusals import blamed, check_decision, check_offer, check_result, check_update
 from fedplug.researcher.spool import Room, Spool
@@ -118,6 +119,7 @@ class Round:
 
     def _send(self) -> None:
         job, connected = self.job, self.pool.nodes
+        self._privacy = CentralPrivacy.of(job.ctx, job.params, job.aggregator, job.requests.values())
         for place, node_id in enumerate(job.ctx.node_ids):
             request, payload = job.requests[node_id], job.payloads[node_id]
             task = self._tasks[node_id] = _Task(request.key, place)
@@ -215,6 +217,8 @@ class Round:
             timing=dict(reply.timing),
         )
         check_update(update, self.job.params, task.room.rest if task.room else None)
+        if self._privacy:
+            self._privacy.check(update)
         self._welcome_back(task.key.node_id)
         task.update = update
         self._outcomes[task.key.node_id] = "replied"
@@ -303,6 +307,8 @@ class Round:
                 params = job.aggregator.aggregate(job.params, updates, job.ctx)
         self._state = None
         check_result(params, job.params, job.aggregator)
+        if self._privacy:
+            params = self._privacy.protect(params, [task.update for task in self._tasks.values() if task.update])
         for node_id in self._replies:
             self.pool.commit(self._tasks[node_id].key)
         for task in self._tasks.values():

@@ -15,6 +15,7 @@ from fedplug.core.plan_source import PlanBundle
 from fedplug.core.rng import SeedTree
 from fedplug.core.strategy import Strategy
 from fedplug.core.training_args import TrainingArgs
+from fedplug.researcher.central_privacy import CentralPrivacy
 from fedplug.researcher.refusals import blamed
 from fedplug.researcher.round import RoundPlan
 from fedplug.researcher.settings import is_whole_number
@@ -53,8 +54,8 @@ class Schedule:
         """Decide everything about a round before anything is sent.
 
         Raises:
-            UsageError: The aggregator cannot work with the training arguments, or the strategy's choice is
-                no choice.
+            UsageError: The aggregator cannot work with the training arguments, the strategy's choice is no choice,
+                or the round cannot be protected as ``dp_args`` ask.
         """
         args = self.training_args.dict()
         with blamed("Aggregator", aggregator, "check"):
@@ -69,6 +70,7 @@ class Schedule:
             payloads = {node: aggregator.node_payload(node, ctx) for node in selected}
         shared = self.training_args.dict()  # one for all requests, which nobody changes
         requests = {node: self._request(node, ctx, payloads[node], shared) for node in selected}
+        CentralPrivacy.of(ctx, params, aggregator, requests.values())
         return RoundPlan(ctx, self.bundle, params, requests, payloads, aggregator, strategy)
 
     def _request(
