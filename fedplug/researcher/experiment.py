@@ -24,6 +24,7 @@ from fedplug.core.monitor import Monitor
 from fedplug.core.params import Params
 from fedplug.core.plugins import PluginHost, default_host
 from fedplug.core.pool import NodePool
+from fedplug.core.privacy_ledger import PrivacyLedger
 from fedplug.core.rng import SeedTree
 from fedplug.core.strategy import Strategy
 from fedplug.core.training_args import TrainingArgs
@@ -117,6 +118,7 @@ class Experiment(ExperimentSettings, Closing):
         self._transport, self._transport_options = transport, transport_options or TransportOptions()
         self._pool: NodePool | None = None
         self._attempt = 0
+        self._privacy = PrivacyLedger()
         self._acked: dict[str, int] = {}
         self._folder_name = experimentation_folder
         self._folder: Path | None = None
@@ -259,6 +261,10 @@ class Experiment(ExperimentSettings, Closing):
             self._monitors.stopped(self._round_current - first, error)
         return count
 
+    def privacy(self) -> dict[str, dict[str, Any]]:
+        """What the rounds have spent of the nodes' privacy; see `PrivacyLedger.report`."""
+        return self._privacy.report()
+
     def run_once(self, increase: bool = False) -> int:
         """Run one round: ``run(rounds=1, increase=increase)``."""
         return self.run(rounds=1, increase=increase)
@@ -271,7 +277,7 @@ class Experiment(ExperimentSettings, Closing):
         self._monitors.round_started(ctx, ctx.node_ids)
         spool = Spool(self.experimentation_path(), MEMORY_BUDGET)
         self._attempt += 1  # whatever becomes of it, this attempt is used up
-        result = Round(self.pool(), job, spool, self._watch, self._monitors).run()
+        result = self._privacy.note(ctx, Round(self.pool(), job, spool, self._watch, self._monitors).run())
         self._params, self._round_current, self._attempt = result.params, number + 1, 0
         self._acked.update(dict.fromkeys(result.replies, number))
         self._replies[number] = {node: reply_record(reply) for node, reply in result.replies.items()}
@@ -285,6 +291,7 @@ class Experiment(ExperimentSettings, Closing):
         """Decide everything about a round before anything is sent."""
         if self._training_data is None or self._bundle is None:
             raise UsageError("The experiment cannot run yet.", cure="Missing: " + "; ".join(self.missing()))
+        self.training_plan().check_privacy(self._training_args)
         nodes = usable_nodes(self._training_data, self._nodes, self.pool().nodes)
         await_nodes(self.pool(), nodes, self._connect_timeout, self._monitors.message, self._watch)
         schedule = Schedule(
