@@ -12,7 +12,7 @@ from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.errors import UsageError
 from fedplug.core.messages import TrainReply
 
-ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64))
+ORDERS: tuple[float, ...] = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64))
 """The orders at which Rényi divergence is bounded: those of Opacus."""
 
 
@@ -36,7 +36,7 @@ def gaussian_epsilon(history: Iterable[tuple[float, int]], delta: float) -> floa
         return 0.0
     if any(sigma == 0 for sigma, _ in spent):
         return math.inf
-    slope = sum(times / (2 * sigma**2) for sigma, times in spent)
+    slope: float = sum(times / (2 * sigma * sigma) for sigma, times in spent)
     bounds = (a * slope - (math.log(delta) + math.log(a)) / (a - 1) + math.log((a - 1) / a) for a in ORDERS)
     return max(0.0, min(bounds))
 

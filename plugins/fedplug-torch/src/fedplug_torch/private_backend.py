@@ -43,7 +43,7 @@ _UNEXPLAINED = 1024
 """The mean of the samples' gradients may differ from the gradient by so many eps of its dtype, relative to both."""
 
 
-class NoisyOptimizer(DPOptimizer):
+class NoisyOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus has no types
     """Opacus's optimizer with noise from a key of ours.
 
     The noise of a step depends on the key, the number of the step, and the very sum that it is added to: the same sum
@@ -57,7 +57,7 @@ class NoisyOptimizer(DPOptimizer):
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, key: bytes, sigma: float, clip: float) -> None:
-        super().__init__(optimizer, noise_multiplier=sigma, max_grad_norm=clip, expected_batch_size=1)  # type: ignore[no-untyped-call] # Opacus annotates in part
+        super().__init__(optimizer, noise_multiplier=sigma, max_grad_norm=clip, expected_batch_size=1)
         self.key = key
         self.count = 0
 
@@ -160,7 +160,7 @@ class PrivateTorchBackend(TorchBackend):
             vars(module).pop("max_batch_len", None)
         for p in self.model.parameters():
             vars(p).pop("_current_grad_sample", None)
-            p._forward_counter = 0  # type: ignore[attr-defined] # Opacus's mark
+            p._forward_counter = 0
         if self._size == 0:
             return torch.zeros((), device=self.device)
         return super().forward(data, target)
@@ -179,12 +179,12 @@ class PrivateTorchBackend(TorchBackend):
             with warnings.catch_warnings():
                 # Torch tells that the data need no gradient, as it does once for each training with Opacus.
                 warnings.filterwarnings("ignore", "Full backward hook is firing")
-                loss.backward()  # type: ignore[no-untyped-call] # torch annotates in part
+                loss.backward()
             self._check_gradients(private, size)
         for p in private.params:
             if getattr(p, "grad_sample", None) is None:
                 p.grad_sample = p.new_zeros((size, *p.shape))
-        private.expected_batch_size = self._divisor  # type: ignore[assignment] # any number will do
+        private.expected_batch_size = self._divisor
         private.pre_step()
         if self._poisson:
             add_spent(self._history, self._sigma, self._rate, 1)
