@@ -217,8 +217,8 @@ class TrainingPlan(ABC):
         share_buffers = setup.training_args.share_persistent_buffers
         if not share_buffers or type(self).tag_parameters is not TrainingPlan.tag_parameters:
             self._tags = ParamTags.read(self._names(), self.tag_parameters, share_buffers=share_buffers)
-        self.check_privacy(setup.training_args)
         if with_optimizer:
+            self.check_privacy(setup.training_args)
             self._optimizer = self._build_optimizer(self.optimizer_args())
 
     def make_data(self) -> DataManager:
