@@ -369,7 +369,9 @@ def test_names_stay_and_nothing_of_opacus_is_left(monkeypatch):
     assert list(params) == list(start())
     assert kept[0] is True
     model = kept[1]
-    assert not any(hasattr(p, name) for p in model.parameters() for name in ("grad_sample", "_forward_counter"))
+    assert not any(
+        hasattr(p, name) for p in model.parameters() for name in ("grad_sample", "summed_grad", "_forward_counter")
+    )
     assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
 
 

@@ -39,6 +39,9 @@ from fedplug_torch.privacy import Spent, add_spent, spent_epsilon
 if TYPE_CHECKING:
     from fedplug_torch.plan import TorchTrainingPlan
 
+_MARKS = ("grad_sample", "summed_grad", "_forward_counter", "_current_grad_sample")
+"""What Opacus leaves at parameters."""
+
 _UNEXPLAINED = 1024
 """The mean of the samples' gradients may differ from the gradient by so many eps of its dtype, relative to both."""
 
@@ -195,8 +198,11 @@ class PrivateTorchBackend(TorchBackend):
         """Forget gradients, and take Opacus's hooks out of the module."""
         super().discharge()
         if self._hooked is not None:
-            self._hooked.to_standard_module()
+            self._hooked.remove_hooks()
             self._hooked = None
+            for p in self.model.parameters():
+                for name in _MARKS:
+                    vars(p).pop(name, None)
 
     def clone(self) -> TorchBackend:
         """Not possible.
