@@ -84,12 +84,22 @@ def request_key(
         aux: The extra arrays that came with it.
         state: What the training goes on from.
         data: Whatever tells one state of the data set from another, e.g. size and time of a file.
+
+    Raises:
+        UsageError: The arguments hold something that is not plain data, as they may in a simulation.
     """
     first = msgspec.structs.replace(request, key=msgspec.structs.replace(request.key, attempt=0))
     arrays = [(name, each.fingerprint()) for name, each in sorted(aux.items())]
     base = ("", "") if state is None else (state.arrays.fingerprint(), hashlib.sha256(state.values).hexdigest())
     facts = (first, plan_hash, params.fingerprint(), arrays, base, data)
-    return derive_key(secret, b"request", msgspec.msgpack.encode(facts, order="deterministic"))
+    try:
+        encoded = msgspec.msgpack.encode(facts, order="deterministic")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(
+            f"With local differential privacy, model_args must be plain data: {error}.",
+            cure="Use numbers, text, lists and dicts, as a node in a network would need them too.",
+        ) from None
+    return derive_key(secret, b"request", encoded)
 
 
 # central -----------------------------------------------------------------------------------------------------

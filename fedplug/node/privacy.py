@@ -44,7 +44,7 @@ def noise_key(
 ) -> bytes:
     """The key of the noise for a request; empty if it asks for none, so that most nodes never draw a secret."""
     request = task.request
-    if not request.training_args.get("dp_args"):
+    if not _asks_for_noise(request):
         return b""
     return request_key(node_secret(store), request, task.plan.hash, task.params, task.aux, state, _stamp(dataset))
 
@@ -56,7 +56,7 @@ def simulated_noise_key(
 
     The id of the experiment, which is another one each time, does not enter.
     """
-    if not request.training_args.get("dp_args"):
+    if not _asks_for_noise(request):
         return b""
     secret = hashlib.sha256(b"fedplug-simulated-node:" + str(request.data_seed).encode()).digest()
     key = msgspec.structs.replace(request.key, experiment_id="")
@@ -111,6 +111,12 @@ def protected(
     if central is None:
         return read(allocate)
     return clip_update(start, read(None), central["clip"], allocate)
+
+
+def _asks_for_noise(request: TrainRequest) -> bool:
+    """Whether a request, whose arguments nobody has checked yet, is for local privacy."""
+    asked = request.training_args.get("dp_args")
+    return isinstance(asked, dict) and asked.get("type") == "local"
 
 
 def _stamp(dataset: DatasetRecord | NodeDataset) -> bytes:

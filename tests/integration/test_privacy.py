@@ -18,14 +18,18 @@ from torch import nn
 
 from fedplug import DataManager, Experiment, NumpyTrainingPlan
 from fedplug.core.errors import PlanError, RoundError, UsageError
+from fedplug.core.messages import TaskKey, TrainReply
+from fedplug.core.monitor import Monitor
 from fedplug.core.params import Params
 from fedplug.core.privacy_ledger import gaussian_epsilon
 from fedplug.node import Node, NodeStore
 from fedplug.node.datasets.memory import MemoryDataset
+from fedplug.node.datasets.registry import inspect_file
 from fedplug.node.privacy import node_secret
 from fedplug.simulation import Federation
 from fedplug.transports import inproc
 from fedplug_torch import TorchTrainingPlan
+from fedplug_torch.privacy import spent_epsilon
 
 NODES = ("lyon", "nice", "paris")
 LOCAL = {"type": "local", "sigma": 1.5, "clip": 1.0}
@@ -266,3 +270,66 @@ def test_a_round_that_is_tried_again_ends_with_the_same_bits(monkeypatch):
         undisturbed, other = trained(dp_args=LOCAL)
         assert exp.params() == undisturbed
         assert exp.privacy() == other.privacy()
+
+
+# processes and restarts --------------------------------------------------------------------------------------
+
+
+class Trapped(TorchTrainingPlan):
+    """Dies once at the node and in the round for which there is a trap."""
+
+    def init_dependencies(self) -> list[str]:
+        return ["import os", "from pathlib import Path"]
+
+    def init_model(self, model_args):
+        return nn.Linear(30, 2)
+
+    def training_data(self):
+        return DataManager(self.dataset.column("x"), self.dataset.column("y"))
+
+    def training_step(self, data, target):
+        trap = Path(self.model_args()["trap"], f"{self.node_id()}-{self.round()}")
+        if trap.exists():
+            trap.unlink()
+            os._exit(5)  # noqa: F821
+        return F.cross_entropy(self.forward(data), target)
+
+
+class Replies(Monitor):
+    def __init__(self) -> None:
+        self.heard: list[tuple[TaskKey, dict[str, float]]] = []
+
+    def replied(self, node_id: str, reply: TrainReply) -> None:
+        self.heard.append((reply.key, reply.metrics))
+
+
+@pytest.mark.slow
+def test_the_account_and_the_noise_survive_crashes_and_restarts(inproc_url, tmp_path):
+    names = NODES[:2]
+    for node in names:
+        np.savez(tmp_path / f"{node}.npz", x=PARTS[node][0], y=PARTS[node][1])
+        with NodeStore.create(tmp_path / node, name=node, node_id=node) as store:
+            store.add_dataset(inspect_file(tmp_path / f"{node}.npz", tags=["cancer"], target="y")[0])
+    replies = Replies()
+    with Experiment(
+        training_plan_class=Trapped, model_args={"trap": str(tmp_path)}, transport=inproc_url, min_nodes=2, seed=1,
+        progress="quiet", training_args={"loader_args": {"batch_size": 25}, "dp_args": LOCAL}, connect_timeout=60,
+    ) as exp:  # fmt: skip
+        exp.add_monitor(replies)
+        exp.pool()
+        (tmp_path / "nice-1").touch()
+        with ExitStack() as stack:
+            for node in names:
+                stack.enter_context(Node(tmp_path / node, inproc_url, retry=0.05))
+            exp.set_tags("cancer")
+            with pytest.raises(RoundError, match="exit code 5"):
+                exp.run(2)
+        with ExitStack() as stack:  # the nodes start anew, and with them their stores
+            for node in names:
+                assert stack.enter_context(Node(tmp_path / node, inproc_url, retry=0.05)).wait_connected(60)
+            exp.run(1)
+    first, again = [metrics for key, metrics in replies.heard if (key.node_id, key.round) == ("lyon", 1)]
+    assert first == again  # the loss of noisy steps, to the last bit: the same request has the same noise
+    rate = 25 / len(PARTS["lyon"][0])
+    steps = math.ceil(1 / rate)
+    assert exp.privacy()["lyon"]["epsilon"] == spent_epsilon([[1.5, rate, 2 * steps]], 1e-5)

@@ -166,6 +166,11 @@ def test_every_other_fact_has_its_say():
     assert len(set(keys)) == len(keys)
 
 
+def test_arguments_that_cannot_travel_are_refused():
+    with pytest.raises(UsageError, match="model_args must be plain data"):
+        key(request=replace(REQUEST, model_args={"net": object()}))
+
+
 def test_privacy_args_are_those_of_the_type_asked_for():
     args = {"dp_args": {"type": "local", "sigma": 1.0}}
     assert privacy_args(args, "local") == args["dp_args"]

@@ -66,7 +66,8 @@ def test_a_store_of_before_gets_room_for_a_secret(tmp_path):
 def test_no_secret_is_drawn_before_it_is_needed():
     with NodeStore.in_memory() as store:
         assert noise_key(store, task({}), MEMORY, None) == b""
-        assert noise_key(store, task({"dp_args": None}), MEMORY, None) == b""
+        for args in (None, {}, "local", 7, {"type": "central"}, {**LOCAL["dp_args"], "type": ["local"]}):
+            assert noise_key(store, task({"dp_args": args}), MEMORY, None) == b""
         with store.transaction() as db:
             assert db.execute("SELECT COUNT(*) FROM secret").fetchone() == (0,)
 
