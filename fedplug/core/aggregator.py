@@ -94,6 +94,20 @@ class Aggregator(ABC):
         """What ``node_id`` receives beside the global parameters in this round; None for nothing."""
         return None
 
+    def largest_share(self, updates: Sequence[Update]) -> float | None:
+        """How far a change of length 1 in any one of ``updates`` can move the result, as an Euclidean norm.
+
+        For a weighted mean, the largest weight over the sum of all. Noise for central differential privacy is made in
+        proportion to it, so it must hold for all parameters that updates can have.
+
+        Args:
+            updates: The round's updates; only their counts are of interest.
+
+        Returns:
+            The share; None where there is no such bound, and then central differential privacy is refused.
+        """
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         """What must survive a breakpoint, as plain data and `Params`."""
         return {}

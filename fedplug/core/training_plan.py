@@ -29,6 +29,7 @@ from fedplug.core.local_state import StateBook
 from fedplug.core.param_tags import ParamTags, matches
 from fedplug.core.params import Params
 from fedplug.core.plan_files import PlanFiles
+from fedplug.core.privacy import refuse_local
 from fedplug.core.processes import PlanProcesses
 from fedplug.core.rng import seeded_globals
 from fedplug.core.trainer import Backend, Trainer
@@ -54,6 +55,7 @@ class PlanSetup:
         aux: Extra arrays that the aggregator sent along, by name.
         state: What the node has kept since its last acknowledged round, and what it is to keep from this one.
         log: Takes lines that the researcher should see, e.g. that there is no GPU.
+        noise_key: The key of the noise that protects the node's samples; empty where there is none to be made.
     """
 
     model_args: Mapping[str, Any] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class PlanSetup:
     aux: Mapping[str, Params] = field(default_factory=dict)
     state: StateBook = field(default_factory=StateBook)
     log: Callable[[str], None] = _LOG.warning
+    noise_key: bytes = field(default=b"", repr=False)
 
 
 class TrainingPlan(PlanProcesses, PlanFiles, ABC):
@@ -198,6 +201,17 @@ class TrainingPlan(PlanProcesses, PlanFiles, ABC):
         """
         raise self._cannot("keep the optimizer's state")
 
+    def check_privacy(self, args: TrainingArgs) -> None:
+        """Refuse privacy (``args.dp_args``) that this plan, whose model has been made, cannot give its samples.
+
+        Called at the researcher before anything is sent, and at the node before anything is trained.
+
+        Raises:
+            UsageError: Plans of this framework cannot do it, or a library for it is missing.
+            PlanError: The plan's model does not allow it.
+        """
+        refuse_local(self.framework, args.dict())
+
     def _cannot(self, what: str) -> PlanError:
         return PlanError(f"A plan of framework {self.framework!r} ({type(self).__name__}) cannot {what}.")
 
@@ -216,6 +230,7 @@ class TrainingPlan(PlanProcesses, PlanFiles, ABC):
         if not share_buffers or type(self).tag_parameters is not TrainingPlan.tag_parameters:
             self._tags = ParamTags.read(self._names(), self.tag_parameters, share_buffers=share_buffers)
         if with_optimizer:
+            self.check_privacy(setup.training_args)
             self._optimizer = self._build_optimizer(self.optimizer_args())
 
     def make_data(self) -> DataManager:

@@ -69,6 +69,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     blocks: tuple[Block, ...]
     state: StateBlock | None = None
     spare: int = 0
+    noise_key: bytes = b""
 
 
 class Sign(msgspec.Struct, frozen=True, tag=True):

@@ -44,6 +44,7 @@ class Job:
         dataset: The data set's record, or the data set itself if it lies in memory.
         state: What the last acknowledged round left at this node, if anything.
         cancelled: Set when the result is not wanted any more.
+        noise_key: The key of the noise that protects the samples, for this request; empty if it asks for none.
     """
 
     request: TrainRequest
@@ -53,6 +54,7 @@ class Job:
     dataset: DatasetRecord | NodeDataset
     state: LocalState | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    noise_key: bytes = field(default=b"", repr=False)
 
     @property
     def key(self) -> TaskKey:

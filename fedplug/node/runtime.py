@@ -29,6 +29,7 @@ from fedplug.core.link import (
 from fedplug.core.messages import DatasetCard, LogLine, Progress, TaskFailure, TrainRequest
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.jobs import Job, Trained, Worker, failure
+from fedplug.node.privacy import noise_key
 from fedplug.node.state_store import open_states
 from fedplug.node.status import StatusBoard, TaskStatus
 from fedplug.node.store import NodeStore
@@ -217,7 +218,8 @@ class Runtime:
             )
         )
         base = self._states.load(request.key.experiment_id, request.dataset_id, request.acked_round)
-        job = Job(request, plan, entry.task.params, entry.task.aux, dataset, base, entry.unwanted)
+        key = noise_key(self._store, entry.task, dataset, base)
+        job = Job(request, plan, entry.task.params, entry.task.aux, dataset, base, entry.unwanted, key)
         with self._changed:
             entry.job = job
         outcome = self._worker.run(job, self._relay)

@@ -32,5 +32,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (experiment_id, dataset_id, round)
         ) STRICT""",
     ),
+    (
+        # Where the noise of differential privacy comes from; see docs/adr/0005-noise-comes-from-the-node.md.
+        "CREATE TABLE secret (single INTEGER PRIMARY KEY CHECK (single = 1), value BLOB NOT NULL) STRICT",
+    ),
 )
 """One tuple of statements per version; the file's ``user_version`` says how many it has had."""

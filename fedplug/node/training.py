@@ -26,6 +26,7 @@ from fedplug.core.trainer import FitResult, LoopPoint, Phase, Trainer
 from fedplug.core.trainer.plan_trainer import plan_trainer
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import Allocate, PlanSetup, TrainingPlan
+from fedplug.node import privacy
 from fedplug.node.local_tests import LocalTests
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def run_task(
     cancelled: Callable[[], bool] | None = None,
     allocate: Allocate | None = None,
     state: StateBook | None = None,
+    noise_key: bytes = b"",
 ) -> tuple[TrainReply, Params, dict[str, Params]]:
     """Train one round, or test only.
 
@@ -65,6 +67,7 @@ def run_task(
         cancelled: Asked before every batch.
         allocate: Gives the memory in which the new parameters are built; fresh memory by default.
         state: What the round ``request.acked_round`` left at this node; what this round leaves is written into it.
+        noise_key: The key of the noise for local differential privacy, which nobody but this node can know.
 
     Returns:
         The reply, the new parameters (none after a mere test), and extra arrays: those for the aggregator, and the
@@ -87,7 +90,7 @@ def run_task(
         book = state or StateBook()
         if not request.train:
             book = StateBook(book.base)  # one of its own: a test leaves nothing behind
-        task = _Task(request, bundle, args, seeds, emit, cancelled, book)
+        task = _Task(request, bundle, args, seeds, emit, cancelled, book, noise_key)
         return task.run(plan_class, params, aux, dataset, host, allocate, began)
 
 
@@ -103,6 +106,7 @@ class _Task:
         emit: Emit,
         cancelled: Callable[[], bool] | None,
         state: StateBook,
+        noise_key: bytes,
     ) -> None:
         self.request = request
         self.bundle = bundle
@@ -112,6 +116,7 @@ class _Task:
         self.cancelled = cancelled
         self.state = state
         self.tests = LocalTests(request.key, emit)
+        self.noise_key = noise_key
 
     def run(
         self,
@@ -123,6 +128,7 @@ class _Task:
         allocate: Allocate | None,
         began: float,
     ) -> tuple[TrainReply, Params, dict[str, Params]]:
+        privacy.check_update(self.args, params)
         plan = self._guard("__init__", plan_class)
         setup = PlanSetup(
             model_args=self.request.model_args,
@@ -134,6 +140,7 @@ class _Task:
             aux=aux,
             state=self.state,
             log=self._log,
+            noise_key=self.noise_key,
         )
         self._guard("setup", plan.setup, setup)
         plan.set_params(params)
@@ -152,17 +159,20 @@ class _Task:
         if self.args.test_on_local_updates:
             self._test(trainer, len(testing), "local")
         self._guard("read_optimizer", self._keep, plan)
-        aux = {**self._checked_aux(result), **self._guard("testing_step", self.tests.aux)}
+        extra = self._checked_aux(result)
+        aux = {**extra, **self._guard("testing_step", self.tests.aux)}
+        spent = self._guard("account", privacy.account, trainer, self.state, self.request)
         reply = TrainReply(
             key=self.request.key,
             sample_count=len(training),
             steps=result.steps,
-            metrics={**self.tests.metrics, "loss": result.loss},
+            metrics={**self.tests.metrics, "loss": result.loss, **spent},
             timing={"train": result.seconds, "train_cpu": result.cpu_seconds, "setup": setup_seconds},
             state=self._state_found(missing),
             aux=tuple(aux),
         )
-        return reply, self._guard("get_params", plan.get_params, allocate), aux
+        read = functools.partial(self._guard, "get_params", plan.get_params)
+        return reply, privacy.protected(self.args, params, read, extra, allocate), aux
 
     def _only_test(
         self, trainer: Trainer, samples: int, setup_seconds: float

@@ -121,8 +121,9 @@ def _train(pipe: Any, start: Any, fds: list[int], train: Any, host: Any, cache: 
         dataset = cache.get(start.dataset)
         bundle = PlanBundle.decode(start.bundle)
         reply, trained, extra = train(
-            start.request, bundle, params, aux, dataset, host, emit, allocate=allocate, state=book
-        )
+            start.request, bundle, params, aux, dataset, host, emit,
+            allocate=allocate, state=book, noise_key=start.noise_key,
+        )  # fmt: skip
         blocks, buffers = pack(trained, extra)
         state, state_buffers = pack_state(book.result())
         pipe.send(Done(reply, blocks, state), [buffer.fd for buffer in [*buffers, *state_buffers]])

@@ -21,6 +21,7 @@ from fedplug.core.errors import BreakpointError, FedplugError, SettingsError, Us
 from fedplug.core.monitor import Monitor
 from fedplug.core.plugins import PluginHost, default_host
 from fedplug.core.pool import NodePool
+from fedplug.core.privacy_ledger import PrivacyLedger
 from fedplug.core.rng import SeedTree
 from fedplug.core.strategy import Strategy
 from fedplug.core.training_args import TrainingArgs
@@ -128,6 +129,7 @@ class Experiment(RoundLoop, Closing):
         self._transport, self._transport_options = transport, transport_options or TransportOptions()
         self._pool: NodePool | None = None
         self._attempt, self._given_up = 0, set[str]()
+        self._privacy = PrivacyLedger()
         self._acked: dict[str, int] = {}
         self._replies: dict[int, dict[str, dict[str, Any]]] = {}
         self._plan_path = None if training_plan_path is None else Path(training_plan_path)

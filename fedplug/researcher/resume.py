@@ -18,6 +18,7 @@ from fedplug.core.params import Params
 from fedplug.core.plain_state import freeze, thaw
 from fedplug.core.plan_source import PlanBundle, load_plan
 from fedplug.core.plugins import PluginHost
+from fedplug.core.privacy_ledger import PrivacyLedger
 from fedplug.core.strategy import Strategy
 from fedplug.core.training_args import TrainingArgs
 from fedplug.researcher.breakpoints import write_breakpoint
@@ -40,6 +41,7 @@ class Resumable(ExperimentResults):
     _seed: int
     _transport: Any
     _acked: dict[str, int]
+    _privacy: PrivacyLedger
     _replies: dict[int, dict[str, dict[str, Any]]]
 
     def _take_history(self, history: History) -> None:
@@ -86,6 +88,7 @@ class Resumable(ExperimentResults):
             aggregator=_record("aggregator", self.aggregator(), self.host, arrays),
             agg_optimizer=None if optimizer is None else _record(None, optimizer, self.host, arrays),
             strategy=_record("strategy", self._strategy, self.host, arrays),
+            privacy=freeze(self._privacy.state_dict(), arrays, "the account of privacy"),
             acked=dict(self._acked),
             weights_matter=self._weights_matter,
             tensorboard=self._tensorboard,
@@ -131,6 +134,7 @@ class Resumable(ExperimentResults):
             self._plan_class = load_plan(self._bundle)
         self._params = arrays[0] if snapshot.has_params and arrays else None
         self._weights_matter = snapshot.weights_matter
+        self._privacy.load_state_dict(thaw(snapshot.privacy, arrays))
         self._acked = dict(snapshot.acked)
         self.set_tensorboard(snapshot.tensorboard)
         self.set_save_breakpoints(snapshot.save_breakpoints)

@@ -116,6 +116,7 @@ class Round:
 
     def _send(self) -> None:
         job, connected = self.job, self.pool.nodes
+        self._privacy = job.privacy
         for place, node_id in enumerate(job.ctx.node_ids):
             request, payload = job.requests[node_id], job.payloads[node_id]
             task = self._tasks[node_id] = _Task(request.key, place)
@@ -217,6 +218,8 @@ class Round:
             timing=dict(reply.timing),
         )
         check_update(update, self.job.expected, task.room.rest if task.room else None)
+        if self._privacy:
+            self._privacy.check(update)
         request = self.job.requests[task.key.node_id]
         self._tests.take(task.key.node_id, event.aux.get(TEST_AUX), request.training_args)
         self._welcome_back(task.key.node_id)
@@ -312,6 +315,8 @@ class Round:
                 params = job.aggregator.aggregate(job.params, updates, job.ctx)
         self._state = None
         check_result(params, job.params, job.aggregator)
+        if self._privacy:
+            params = self._privacy.protect(params, [task.update for task in self._tasks.values() if task.update])
         if job.agg_optimizer is not None:
             with blamed("Optimizer", job.agg_optimizer, "step"):
                 params = job.agg_optimizer.step(job.params, params, job.ctx)

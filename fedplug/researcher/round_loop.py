@@ -35,6 +35,13 @@ class RoundLoop(Resumable):
         """What the nodes replied, without arrays: round → node id → record."""
         return {number: dict(replies) for number, replies in self._replies.items()}
 
+    def privacy(self) -> dict[str, dict[str, Any]]:
+        """What the rounds have spent of the nodes' privacy: node id → epsilon, delta and more.
+
+        Empty while ``dp_args`` were never set. See `fedplug.core.privacy_ledger.PrivacyLedger.report`.
+        """
+        return self._privacy.report()
+
     def aggregated_params(self) -> KeptParams:
         """The global parameters after each round: ``{round: {"params": Params}}``, read from disk when asked for.
 
@@ -135,7 +142,7 @@ class RoundLoop(Resumable):
         self._attempt += 1  # whatever becomes of it, this attempt is used up
         before = [(part, part.state_dict()) for part in (job.aggregator, job.agg_optimizer) if part is not None]
         try:
-            result = Round(self.pool(), job, spool, self._watch, self._monitors).run()
+            result = self._privacy.note(ctx, Round(self.pool(), job, spool, self._watch, self._monitors).run())
         except BaseException:
             for part, state in before:  # a round that failed has taught nobody anything
                 part.load_state_dict(state)
@@ -170,6 +177,7 @@ class RoundLoop(Resumable):
         """The nodes that can be asked, and what they are asked with."""
         if self._training_data is None or self._bundle is None:
             raise UsageError("The experiment cannot run yet.", cure="Missing: " + "; ".join(self.missing()))
+        self.training_plan().check_privacy(self._training_args)
         nodes = usable_nodes(self._training_data, self._nodes, self.pool().nodes)
         await_nodes(self.pool(), nodes, self._connect_timeout, self._monitors.message, self._watch, self._given_up)
         return nodes, Schedule(

@@ -13,6 +13,7 @@ from fedplug.core.metrics import Metric
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.strategy import Strategy
+from fedplug.researcher.central_privacy import CentralPrivacy
 
 _NOTHING = Params.from_arrays({})
 
@@ -32,6 +33,7 @@ class RoundPlan:
         metrics: What tests measure, by name.
         train: Whether the nodes train; if not, they test only, and reply without parameters.
         agg_optimizer: Decides how far the model goes towards the aggregate; None: all the way.
+        privacy: Central differential privacy; None if it is not asked for.
     """
 
     ctx: RoundContext
@@ -44,6 +46,7 @@ class RoundPlan:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     train: bool = True
     agg_optimizer: AggOptimizer | None = None
+    privacy: CentralPrivacy | None = None
 
     @property
     def expected(self) -> Params:

@@ -18,6 +18,7 @@ from fedplug.core.rng import SeedTree
 from fedplug.core.strategy import Strategy
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.update import Update
+from fedplug.researcher.central_privacy import CentralPrivacy
 from fedplug.researcher.refusals import blamed
 from fedplug.researcher.round_plan import RoundPlan
 from fedplug.researcher.settings import is_whole_number
@@ -67,8 +68,9 @@ class Schedule:
         """Decide everything about a round before anything is sent.
 
         Raises:
-            UsageError: The aggregator cannot work with the training arguments, or the strategy's choice is
-                no choice, or ``test_metric`` names no metric, or one that cannot be made of ``test_metric_args``.
+            UsageError: The aggregator cannot work with the training arguments, the strategy's choice is no choice,
+                ``test_metric`` names no metric, or one that cannot be made of ``test_metric_args``, or the round
+                cannot be protected as ``dp_args`` ask.
         """
         args = self.training_args.dict()
         metrics = make_metrics(self.training_args.test_metric, self.training_args.test_metric_args, self.host)
@@ -85,8 +87,9 @@ class Schedule:
         shared = self.training_args.dict()  # one for all requests, which nobody changes
         requests = {node: self._request(node, ctx, payloads[node], shared) for node in selected}
         return RoundPlan(
-            ctx, self.bundle, params, requests, payloads, aggregator, strategy, metrics, agg_optimizer=agg_optimizer
-        )
+            ctx, self.bundle, params, requests, payloads, aggregator, strategy, metrics, agg_optimizer=agg_optimizer,
+            privacy=CentralPrivacy.of(ctx, params, aggregator, requests.values()),
+        )  # fmt: skip
 
     def plan_test(
         self, number: int, nodes: Sequence[str], params: Params, aggregator: Aggregator, strategy: Strategy

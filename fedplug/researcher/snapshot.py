@@ -64,6 +64,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         aggregator: The aggregator.
         agg_optimizer: The researcher's optimizer, if there is one.
         strategy: The strategy.
+        privacy: What the account of the nodes' privacy holds, frozen.
         acked: Node id → the last round that was committed with an update of it.
         weights_matter: Whether the parameters are more than an initialisation.
         tensorboard: Whether TensorBoard logs are written.
@@ -97,6 +98,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     aggregator: ComponentRecord
     agg_optimizer: ComponentRecord | None
     strategy: ComponentRecord
+    privacy: dict[str, Any]
     acked: dict[str, int]
     weights_matter: bool
     tensorboard: bool

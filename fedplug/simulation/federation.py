@@ -42,6 +42,7 @@ from fedplug.core.pool import (
     Watcher,
 )
 from fedplug.node.datasets.memory import MemoryDataset
+from fedplug.node.privacy import simulated_noise_key
 from fedplug.node.state_store import MemoryStateStore
 from fedplug.node.training import run_task
 
@@ -167,7 +168,8 @@ class Federation(NodePool):
         key = request.key
         dataset, states = self._datasets[key.node_id], self._states[key.node_id]
         book = StateBook(states.load(key.experiment_id, request.dataset_id, request.acked_round))
-        done = run_task(request, plan, params, aux, dataset, self._host, emit, state=book)
+        noise_key = simulated_noise_key(request, plan, params, aux, book.base)
+        done = run_task(request, plan, params, aux, dataset, self._host, emit, state=book, noise_key=noise_key)
         kept = book.result()
         if kept is not None:
             states.save(key.experiment_id, request.dataset_id, key.round, request.acked_round, kept)

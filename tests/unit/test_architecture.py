@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = {"torch", "sklearn", "scipy", "zmq", "pandas", "tensorboard", "declearn", "matplotlib", "IPython"}
+HEAVY = {"torch", "sklearn", "scipy", "zmq", "pandas", "tensorboard", "declearn", "matplotlib", "IPython", "opacus"}
 MAX_LINES = 350
 LONGER_FOR_A_REASON: dict[str, str] = {}  # module -> why it must not be split; meant to stay empty
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedplug.core.data import ArrayData, BatchSource
+from fedplug.core.data import ArrayData, BatchSource, LoaderArgs
 from fedplug.core.errors import UsageError
 from fedplug.core.params import Array, Params
+from fedplug.core.rng import SeedTree
+from fedplug.core.trainer import split_data
 from fedplug.core.trainer.points import Phase
+
+if TYPE_CHECKING:
+    from fedplug.core.local_state import StateBook
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Backend(ABC):
         output: What the model made of the last batch, where the backend knows it.
         has_testing_step: Whether `evaluate` does more than take the loss. If so, a test is one batch by default, as
             there is no knowing whether its numbers are means.
+        protects_samples: Whether `backward` gives gradients that are differentially private for each sample.
     """
 
     model: Any = None
@@ -63,11 +69,34 @@ class Backend(ABC):
     device: Any = "cpu"
     output: Any = None
     has_testing_step: bool = True
+    protects_samples: bool = False
 
     # a routine ---------------------------------------------------------------------------------------------
 
     def prepare(self, phase: Phase) -> None:
         """Put the model into the mode of ``phase``."""
+
+    def draw(self, source: BatchSource, loader: LoaderArgs, seed: SeedTree) -> Iterator[tuple[Any, int]]:
+        """The batches of one pass of a training, as ``(data, target)`` with their numbers of samples.
+
+        Args:
+            source: What they are drawn from.
+            loader: How.
+            seed: Root of their order.
+        """
+        return split_data.sized(source, loader, source.epoch(loader, seed))
+
+    def account(self, book: StateBook, *, first: bool) -> dict[str, float]:
+        """Write down what the trainings of this round have spent of the samples' privacy.
+
+        Args:
+            book: Where the account of earlier rounds stands, and where it goes to.
+            first: Whether this is the node's first round that counts.
+
+        Returns:
+            ``dp_epsilon`` (where it is finite), ``dp_delta`` and ``dp_sample_rate``; nothing without protection.
+        """
+        return {}
 
     def place(self, data: Any) -> Any:
         """``data`` (a batch's data or target), moved to where the model is."""

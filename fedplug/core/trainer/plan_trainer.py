@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fedplug.core.data import BatchSource, LoaderArgs
+from fedplug.core.errors import UsageError
 from fedplug.core.metrics.making import make_metrics
+from fedplug.core.privacy import privacy_args
 from fedplug.core.rng import SeedTree
 from fedplug.core.trainer.defaults import Report
 from fedplug.core.trainer.hooks import hooks_of
 from fedplug.core.trainer.info import TrainerInfo
 from fedplug.core.trainer.trainer import Trainer
+from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import TrainingPlan
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ def plan_trainer(
     Raises:
         PluginError: A plugin's hooks cannot be used.
         PlanError: The plan was not set up.
+        UsageError: Local differential privacy is asked for, and the plan's trainer does not give it.
     """
     state = plan._state
     if host is not None and state.training_args.test_metric and "metrics" not in options:
@@ -56,6 +60,7 @@ def plan_trainer(
         plan.make_backend(), data, args=state.training_args, loader=loader, seed=seed, report=report,
         cancelled=cancelled, **{"log": state.log, **options},
     )  # fmt: skip
+    _require_protection(state.training_args, trainer)
     trainer.ctx.inbox = dict(state.aux)
     trainer.ctx.state = state.state
     trainer.ctx.round = state.round
@@ -66,3 +71,13 @@ def plan_trainer(
     for each in hooks_of(plan):
         trainer.add_hook(each)
     return trainer
+
+
+def _require_protection(args: TrainingArgs, trainer: Trainer) -> None:
+    """``make_backend`` and ``make_trainer`` may be the plan's own: what they made must protect the samples too."""
+    if privacy_args(args.dict(), "local") and not all(each.protects_samples for each in trainer.backends()):
+        raise UsageError(
+            "dp_args ask for local differential privacy, but the plan's make_backend or make_trainer made a backend "
+            "that does not protect the gradients of samples.",
+            cure="Leave make_backend as the framework defines it, and train one model; or leave dp_args out.",
+        )

@@ -144,7 +144,8 @@ class RoutineRunner(SeedNames):
 
     def _feed(self, phase: Phase, split: str, batch_size: int | None) -> Feed:
         source = self._required(split)
-        place = self.ctx.backend.place
+        backend = self.ctx.backend
+        place = backend.place
         seed = self.seed.child(phase.value) if phase is Phase.FINETUNE else self.seed
         seed = seed.child("routine", self.routines) if self.routines else seed
         if phase is Phase.EVAL:
@@ -154,9 +155,11 @@ class RoutineRunner(SeedNames):
             loader = self._loader(source, phase)
 
         def epoch(number: int) -> Iterator[Any]:
-            training = phase is not Phase.EVAL
-            drawn = source.epoch(loader, seed.child("epoch", number)) if training else source.batches(loader, None)
-            for (data, target), size in split_data.sized(source, loader, drawn):
+            if phase is Phase.EVAL:
+                drawn = split_data.sized(source, loader, source.batches(loader, None))
+            else:
+                drawn = backend.draw(source, loader, seed.child("epoch", number))
+            for (data, target), size in drawn:
                 yield (place(data), place(target)), size
 
         return Feed(len(source), epoch)

@@ -16,7 +16,9 @@ from fedplug.core.messages import LogLine, Progress, TrainReply
 from fedplug.core.params import Params
 
 
-def train(request, bundle, params, aux, dataset, host, emit, *, cancelled=None, allocate=None, state=None):
+def train(
+    request, bundle, params, aux, dataset, host, emit, *, cancelled=None, allocate=None, state=None, noise_key=b""
+):
     """Does what ``model_args["do"]`` says."""
     return globals()[request.model_args.get("do", "double")](request, bundle, params, aux, dataset, emit, allocate)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fedplug.core.aggregator import AggregatorTags, StreamingAggregator, Weighting, update_weight
 from fedplug.core.context import RoundContext
 from fedplug.core.mean import WeightedMean
@@ -38,6 +40,11 @@ class FedAverage(StreamingAggregator[WeightedMean]):
     def accumulate(self, state: WeightedMean, update: Update) -> None:
         """Fold one node's parameters in, with its weight."""
         state.add(update.params, update_weight(update, self.weighting))
+
+    def largest_share(self, updates: Sequence[Update]) -> float | None:
+        """``max_k n_k / n``: the counts are taken as known, so one update enters the mean with its weight only."""
+        weights = [update_weight(update, self.weighting) for update in updates]
+        return max(weights) / sum(weights) if any(weights) else None
 
     def finalize(self, state: WeightedMean) -> Params:
         """The mean.

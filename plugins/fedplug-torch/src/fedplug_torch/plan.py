@@ -15,10 +15,12 @@ from fedplug.core.errors import PlanError
 from fedplug.core.flexible_calls import call_flexibly
 from fedplug.core.model_files import ModelFormat
 from fedplug.core.params import Params
+from fedplug.core.privacy import privacy_args
 from fedplug.core.rng import seeded_globals
 from fedplug.core.trainer import Backend
+from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import Allocate, PlanSetup, TrainingPlan
-from fedplug_torch import model_files, optimizer_state
+from fedplug_torch import model_files, optimizer_state, privacy
 from fedplug_torch import params as torch_params
 from fedplug_torch.backend import TorchBackend
 from fedplug_torch.layers import norm_layer_names
@@ -202,8 +204,17 @@ class TorchTrainingPlan(TrainingPlan):
             self._scheduler = self._build_scheduler(self._optimizer)
 
     def make_backend(self) -> Backend:
-        """This plan's module and optimizer, for the loop."""
+        """This plan's module and optimizer, for the loop; with local differential privacy, behind private gradients."""
+        if privacy_args(self._state.training_args.dict(), "local"):
+            from fedplug_torch.private_backend import PrivateTorchBackend
+
+            return PrivateTorchBackend(self)
         return TorchBackend(self)
+
+    def check_privacy(self, args: TrainingArgs) -> None:
+        """Local differential privacy is there with Opacus, for the models that it can protect."""
+        if privacy_args(args.dict(), "local"):
+            privacy.check_model(self.model())
 
     def get_params(self, allocate: Allocate | None = None) -> Params:
         """The shared entries of the module's ``state_dict``, copied."""
