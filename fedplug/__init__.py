@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedplug.core.agg_optimizer import AggOptimizer
     from fedplug.core.aggregator import Aggregator, AggregatorTags, NodePayload, StreamingAggregator
     from fedplug.core.components import Component
     from fedplug.core.context import RoundContext, RoundResult
@@ -16,33 +17,46 @@ if TYPE_CHECKING:
     from fedplug.core.errors import FedplugError, FedplugWarning
     from fedplug.core.markers import hookimpl
     from fedplug.core.mean import WeightedMean
+    from fedplug.core.messages import DatasetCard
+    from fedplug.core.metrics import Metric, MetricTypes
     from fedplug.core.monitor import Monitor
     from fedplug.core.numpy_plan import NumpyTrainingPlan
     from fedplug.core.params import Params
     from fedplug.core.params_spec import ParamsSpec
+    from fedplug.core.processes import ProcessTypes
+    from fedplug.core.quorum import OverSelection, QuorumStrategy
     from fedplug.core.strategy import Decision, DefaultStrategy, RandomStrategy, RoundState, Strategy
     from fedplug.core.training_args import TrainingArgs
     from fedplug.core.training_plan import TrainingPlan
     from fedplug.core.update import Update
     from fedplug.node.node import Node
     from fedplug.researcher.experiment import Experiment
+    from fedplug.researcher.federated_dataset import FederatedDataset
 
 _HOMES = {
+    "AggOptimizer": "fedplug.core.agg_optimizer",
     "Aggregator": "fedplug.core.aggregator",
     "AggregatorTags": "fedplug.core.aggregator",
     "Component": "fedplug.core.components",
     "DataManager": "fedplug.core.data",
+    "DatasetCard": "fedplug.core.messages",
     "Decision": "fedplug.core.strategy",
     "DefaultStrategy": "fedplug.core.strategy",
     "Experiment": "fedplug.researcher.experiment",
+    "FederatedDataset": "fedplug.researcher.federated_dataset",
     "FedplugError": "fedplug.core.errors",
     "FedplugWarning": "fedplug.core.errors",
+    "Metric": "fedplug.core.metrics",
+    "MetricTypes": "fedplug.core.metrics",
     "Monitor": "fedplug.core.monitor",
     "Node": "fedplug.node.node",
     "NodePayload": "fedplug.core.aggregator",
     "NumpyTrainingPlan": "fedplug.core.numpy_plan",
+    "OverSelection": "fedplug.core.quorum",
     "Params": "fedplug.core.params",
     "ParamsSpec": "fedplug.core.params_spec",
+    "ProcessTypes": "fedplug.core.processes",
+    "QuorumStrategy": "fedplug.core.quorum",
     "RandomStrategy": "fedplug.core.strategy",
     "RoundContext": "fedplug.core.context",
     "RoundResult": "fedplug.core.context",
@@ -57,21 +71,29 @@ _HOMES = {
 }
 
 __all__ = [
+    "AggOptimizer",
     "Aggregator",
     "AggregatorTags",
     "Component",
     "DataManager",
+    "DatasetCard",
     "Decision",
     "DefaultStrategy",
     "Experiment",
+    "FederatedDataset",
     "FedplugError",
     "FedplugWarning",
+    "Metric",
+    "MetricTypes",
     "Monitor",
     "Node",
     "NodePayload",
     "NumpyTrainingPlan",
+    "OverSelection",
     "Params",
     "ParamsSpec",
+    "ProcessTypes",
+    "QuorumStrategy",
     "RandomStrategy",
     "RoundContext",
     "RoundResult",

@@ -21,7 +21,7 @@ def fedplug_register_training_plans() -> list[Component]:
 
 @hookimpl
 def fedplug_register_strategies() -> list[Component]:
-    """All nodes, or a random part of them."""
+    """All nodes, a random part of them, a quorum, or the first of more than are needed."""
     return [
         Component("all", "fedplug.core.strategy:DefaultStrategy", "All nodes train, and all must reply."),
         Component(
@@ -29,6 +29,28 @@ def fedplug_register_strategies() -> list[Component]:
             "fedplug.core.strategy:RandomStrategy",
             "A random part of the nodes trains, drawn anew each round.",
             {"fraction": "share of the nodes, in (0, 1]", "count": "number of nodes, instead of a share"},
+        ),
+        Component(
+            "quorum",
+            "fedplug.core.quorum:QuorumStrategy",
+            "So many replies suffice; the rest may fail, or miss a deadline.",
+            {
+                "quorum": "replies that suffice: a whole number, or a share in (0, 1]",
+                "deadline": "seconds after which the round ends, or is given up; default: none",
+                "fraction": "share of the nodes that train; default: all",
+                "count": "number of nodes that train, instead of a share",
+                "wait_for": "'all' who still train, until the deadline (default), or 'quorum'",
+            },
+        ),
+        Component(
+            "over-selection",
+            "fedplug.core.quorum:OverSelection",
+            "More nodes train than are needed; the first replies count.",
+            {
+                "count": "updates that are aggregated",
+                "extra": "how many more nodes train, as a share of count; default: 0.3",
+                "deadline": "seconds after which the round is given up; default: none",
+            },
         ),
     ]
 
@@ -43,6 +65,27 @@ def fedplug_register_data_managers() -> list[Component]:
 def fedplug_register_transports() -> list[Component]:
     """Queues inside one process."""
     return [Component("inproc", "fedplug.transports.inproc:InprocTransport", "Bytes over queues inside one process.")]
+
+
+@hookimpl
+def fedplug_register_metrics() -> list[Component]:
+    """What a test can measure."""
+    labels = {"n_classes": "number of classes, where outputs do not tell", "threshold": "where class 1 begins (0.5)"}
+    average = {"average": "binary, weighted, macro or micro", "pos_label": "the positive class of two (1)", **labels}
+    counts, sums = "fedplug.core.metrics.classification", "fedplug.core.metrics.regression"
+    bins = {"bins": "number of bins (1024)", "logits": "whether outputs are scores before sigmoid or softmax"}
+    return [
+        Component("accuracy", f"{counts}:Accuracy", "Share of samples whose class is predicted.", labels),
+        Component("precision", f"{counts}:Precision", "Share of the predicted that are of the class.", average),
+        Component("recall", f"{counts}:Recall", "Share of a class that is predicted.", average),
+        Component("f1_score", f"{counts}:F1Score", "Harmonic mean of precision and recall.", average),
+        Component("confusion_matrix", f"{counts}:ConfusionMatrix", "True classes by predicted ones.", labels),
+        Component("auc", "fedplug.core.metrics.auc:Auc", "Area under the ROC curve, with an error bound.", bins),
+        Component("mean_squared_error", f"{sums}:MeanSquaredError", "Mean of squared differences."),
+        Component("mean_absolute_error", f"{sums}:MeanAbsoluteError", "Mean of absolute differences."),
+        Component("r2_score", f"{sums}:R2Score", "R², the coefficient of determination."),
+        Component("explained_variance", f"{sums}:ExplainedVariance", "R² that does not mind a constant error."),
+    ]
 
 
 @hookimpl

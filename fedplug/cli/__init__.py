@@ -1,4 +1,4 @@
-"""The command line: ``fedplug plugins|node|run|demo``.
+"""The command line: ``fedplug plugins|node|researcher|run|demo``.
 
 Groups of commands are imported when they are used, so that ``fedplug --help`` needs neither their modules
 nor a framework. Exit codes: 0 all well, 1 failed, 2 wrong usage or not found, 130 interrupted.
@@ -28,6 +28,7 @@ class _Place(NamedTuple):
 _COMMANDS = {
     "demo": _Place("fedplug.cli.demo", "demo", "Train one model across three hospitals, on this machine."),
     "node": _Place("fedplug.cli.node", "app", "Set up and run a node: its data sets, its training plans."),
+    "researcher": _Place("fedplug.cli.researcher", "app", "See what data the nodes hold."),
     "run": _Place("fedplug.cli.run", "run", "Run an experiment script, with errors that say what to do."),
     "plugins": _Place("fedplug.cli.plugins", "app", "See which plugins are installed, and test them."),
 }

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from fedplug.core.errors import ComponentConflictError, PluginError, UnknownNameError, UsageError
 
-Kind = Literal["training_plan", "aggregator", "strategy", "data_manager", "transport"]
+Kind = Literal["training_plan", "aggregator", "strategy", "data_manager", "transport", "metric"]
 
 COMPONENT_HOOKS: dict[str, Kind] = {
     "fedplug_register_training_plans": "training_plan",
@@ -22,6 +22,7 @@ COMPONENT_HOOKS: dict[str, Kind] = {
     "fedplug_register_strategies": "strategy",
     "fedplug_register_data_managers": "data_manager",
     "fedplug_register_transports": "transport",
+    "fedplug_register_metrics": "metric",
 }
 """The hook by which each kind of component is offered."""
 
@@ -34,6 +35,7 @@ _PLURALS: dict[Kind, str] = {
     "strategy": "strategies",
     "data_manager": "data managers",
     "transport": "transports",
+    "metric": "metrics",
 }
 
 _EXTRAS: dict[tuple[Kind, str], str] = {

@@ -39,9 +39,13 @@ class RoundResult:
         params: The new global parameters.
         replies: The replies that were aggregated, by node id, without their arrays.
         dropped: The nodes whose work did not count, with the reason.
-        metrics: Scalars over all nodes, weighted by sample count, e.g. ``loss``.
+        metrics: Scalars over all nodes: what tests found (``test_global_...``, ``test_local_...``) is that of the
+            nodes' test samples together, made of sums; anything else, e.g. ``loss``, is the mean over nodes, weighted
+            by the number of their training samples.
         seconds: Wall time of the round.
         traffic: Bytes of the round: ``bytes_sent``, ``bytes_received``.
+        values: What tests found over all nodes that is no scalar, e.g. ``test_global_confusion_matrix``.
+        node_values: The same of each node, by node id.
     """
 
     params: Params
@@ -50,3 +54,5 @@ class RoundResult:
     metrics: Mapping[str, float]
     seconds: float
     traffic: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    values: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    node_values: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))

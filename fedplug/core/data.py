@@ -129,13 +129,65 @@ class BatchSource(ABC):
         order = seed.generator().permutation(len(self)) if args.shuffle else None
         return self.batches(args, order)
 
-    def split(self, test_ratio: float, seed: SeedTree) -> tuple[BatchSource, BatchSource]:
-        """Train and test part: ``floor(n * test_ratio)`` random samples are held out for testing."""
+    def split(self, test_ratio: float, seed: SeedTree, *, stratify: bool = False) -> tuple[BatchSource, BatchSource]:
+        """Train and test part: ``floor(n * test_ratio)`` random samples are held out for testing.
+
+        Args:
+            test_ratio: The part to hold out, in [0, 1).
+            seed: What decides which samples these are.
+            stratify: Hold out the same share of every class, up to rounding: each class gives the whole part of its
+                share, and those with the largest remainders one more, until the number is reached.
+
+        Raises:
+            DatasetError: ``stratify`` is set, but the labels are not known, or are no whole numbers.
+        """
         held_out = int(len(self) * test_ratio)
         if held_out == 0:
             return self, self.subset(np.empty(0, np.int64))
         order = seed.generator().permutation(len(self))
+        if stratify:
+            order = _stratified(order, _class_labels(self), held_out)
         return self.subset(np.sort(order[held_out:])), self.subset(np.sort(order[:held_out]))
+
+
+def _class_labels(source: BatchSource) -> Array:
+    """One class number per sample.
+
+    Raises:
+        DatasetError: The source cannot tell them, or they are no whole numbers.
+    """
+    labels = source.labels()
+    if labels is None:
+        raise DatasetError(
+            "stratify_testing_dataset needs to know the labels, but the data has no single array of targets.",
+            cure="Give DataManager the target as an array of its own, or leave stratify_testing_dataset out.",
+        )
+    if labels.size == len(source):
+        labels = labels.reshape(-1)
+        if labels.dtype.kind in "biu":
+            return labels
+        if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.floor(labels)).all():
+            return labels
+    raise DatasetError(
+        "stratify_testing_dataset needs one whole number per sample as target, its class; the target is an array of "
+        f"{labels.dtype} of shape {labels.shape}.",
+        cure="Number the classes, or leave stratify_testing_dataset out.",
+    )
+
+
+def _stratified(order: Array, labels: Array, held_out: int) -> Array:
+    """``order`` with its first ``held_out`` samples replaced by the same number from every class in proportion."""
+    _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    quotas, remainders = np.divmod(sizes * held_out, len(order))  # whole numbers: no rounding
+    behind = held_out - int(quotas.sum())
+    quotas[np.argsort(-remainders, kind="stable")[:behind]] += 1
+    in_order = classes.reshape(-1)[order]
+    by_class = np.argsort(in_order, kind="stable")  # places in `order`, class after class
+    starts = np.cumsum(sizes) - sizes
+    rank = np.empty(len(order), np.int64)
+    rank[by_class] = np.arange(len(order)) - np.repeat(starts, sizes)
+    picked = rank < quotas[in_order]
+    return np.concatenate([order[picked], order[~picked]])
 
 
 def take(data: Any, indices: Any) -> Any:

@@ -3,6 +3,7 @@
 FedplugError
 ├── UsageError                 the user asked for something that cannot be (bad argument, missing setting)
 │   ├── TrainingArgsError      one or more training arguments are wrong; lists all of them
+│   ├── SettingsError          several settings of an experiment are wrong or missing; lists all of them
 │   └── UnknownNameError       a name is not known; carries the nearest known ones
 ├── PluginError                a plugin, hook or component is at fault; names it
 │   └── ComponentConflictError a name is offered by more than one plugin
@@ -12,7 +13,8 @@ FedplugError
 │   ├── AddressError           the address cannot be used (malformed, in use, refused for safety)
 │   └── ConnectionLostError    the other side is gone
 ├── DatasetError               a data set is missing, ambiguous or not what its card says
-├── StoreError                 the node's folder or its store cannot be used
+├── StoreError                 a folder or a store, of a node or an experiment, cannot be used
+├── BreakpointError            a breakpoint is missing, damaged, or cannot be gone on from
 ├── PlanError                  the training plan is at fault
 │   ├── PlanSourceError        its source cannot be found, read or executed
 │   └── PlanRunError           it raised while it ran on a node
@@ -79,6 +81,20 @@ class TrainingArgsError(UsageError):
         self.problems = tuple(problems)
 
 
+class SettingsError(UsageError):
+    """Several settings of an experiment are wrong or missing.
+
+    Args:
+        head: What cannot be done because of them.
+        problems: One text per setting, with the setter that mends it.
+    """
+
+    def __init__(self, head: str, problems: Sequence[str]) -> None:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__(f"{head}\n{listed}")
+        self.problems = tuple(problems)
+
+
 class UnknownNameError(UsageError):
     """A name is not known.
 
@@ -133,7 +149,11 @@ class DatasetError(FedplugError):
 
 
 class StoreError(FedplugError):
-    """The node's folder or its store cannot be used."""
+    """A folder or a store, of a node or an experiment, cannot be used."""
+
+
+class BreakpointError(FedplugError):
+    """A breakpoint is missing, damaged, or cannot be gone on from."""
 
 
 class PlanError(FedplugError):

@@ -8,6 +8,7 @@ A round, with the hooks at their places (those at the left margin run at the res
         fedplug_register_strategies()
         fedplug_register_data_managers()
         fedplug_register_transports()
+        fedplug_register_metrics()
 
     Experiment(training_plan_class=Net)
         fedplug_wrap_model(model)                    # only if Net is not a training plan already
@@ -71,6 +72,7 @@ HOOK_KINDS: dict[str, HookKind] = {
     "fedplug_register_strategies": "collect",
     "fedplug_register_data_managers": "collect",
     "fedplug_register_transports": "collect",
+    "fedplug_register_metrics": "collect",
     "fedplug_wrap_model": "first",
     "fedplug_wrap_data": "first",
     "fedplug_trainer_hooks": "gather",
@@ -147,6 +149,16 @@ def fedplug_register_transports() -> Iterable[Component]:
 
     Returns:
         Components named after their scheme, whose targets are classes derived from `Transport`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def fedplug_register_metrics() -> Iterable[Component]:
+    """Offer metrics, for ``training_args["test_metric"]``. Fires once, when plugins are loaded.
+
+    Returns:
+        Components whose targets are classes derived from `Metric`, named in lower case.
     """
     raise NotImplementedError
 

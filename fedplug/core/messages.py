@@ -45,7 +45,19 @@ class NodeInfo(Message, frozen=True, kw_only=True):
 
 
 class DatasetCard(Message, frozen=True, kw_only=True):
-    """What a researcher may know about a data set: never a row, never a path."""
+    """What a researcher may know about a data set: never a row, never a path.
+
+    Attributes:
+        dataset_id: Unique on its node.
+        name: What its owner calls it; by default the file's name without folder and ending.
+        type: How it is stored, e.g. ``"csv"``.
+        tags: Words under which researchers find it.
+        shape: Of the whole table or the largest array; the number of samples comes first.
+        description: Free text of its owner's.
+        columns: Names of the columns or arrays that plans may see.
+        dtypes: Their types, in the same order.
+        target: The column or array that is to be predicted; empty if its owner named none.
+    """
 
     dataset_id: str
     name: str
@@ -55,10 +67,11 @@ class DatasetCard(Message, frozen=True, kw_only=True):
     description: str = ""
     columns: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
+    target: str = ""
 
 
 class TrainRequest(Message, frozen=True, kw_only=True):
-    """Train one round. The global parameters and the plan's source travel beside it.
+    """Train one round, or only test. The global parameters and the plan's source travel beside it.
 
     Attributes:
         key: Which training this is.
@@ -72,6 +85,8 @@ class TrainRequest(Message, frozen=True, kw_only=True):
             none. A node that keeps state between rounds goes on from the state of that round.
         total_rounds: The round limit, for learning-rate schedules; 0 if there is none.
         aux: Names of the extra arrays that travel beside the parameters.
+        train: Whether to train. If not, the node tests the parameters it is given on its held-out samples and
+            replies without parameters; what it keeps between rounds stays as it is.
     """
 
     key: TaskKey
@@ -84,6 +99,7 @@ class TrainRequest(Message, frozen=True, kw_only=True):
     acked_round: int = -1
     total_rounds: int = 0
     aux: tuple[str, ...] = ()
+    train: bool = True
 
 
 class TrainReply(Message, frozen=True, kw_only=True):
@@ -91,7 +107,7 @@ class TrainReply(Message, frozen=True, kw_only=True):
 
     Attributes:
         key: Which training this is.
-        sample_count: Number of distinct samples in the training split.
+        sample_count: Number of distinct samples in the training split; of the tested ones, if there was only a test.
         steps: Number of optimizer steps.
         metrics: Scalars by name.
         timing: Seconds by name.

@@ -40,6 +40,9 @@ class Monitor:
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """A round is complete."""
 
+    def tested(self, ctx: RoundContext, result: RoundResult) -> None:
+        """The global model was tested without any training; ``ctx.round`` is the round that would come next."""
+
     def stopped(self, rounds_done: int, error: BaseException | None) -> None:
         """``run`` is over; ``error`` is what ended it early, if anything."""
 

@@ -78,6 +78,7 @@ class NumpyBackend(Backend):
         self.optimizer = optimizer
         self._training_step = training_step
         self._testing_step = testing_step
+        self.has_testing_step = testing_step is not None
         self._make_optimizer = make_optimizer
         self._predict = predict
         self._gradients: dict[str, Array] = {}
@@ -89,7 +90,7 @@ class NumpyBackend(Backend):
         """The backend of a plan that was set up; without an optimizer it can only be tested."""
         made = cls(
             plan.model(), plan.training_step, testing_step=getattr(plan, "testing_step", None),
-            optimizer=plan._optimizer, predict=getattr(plan, "forward", None),
+            optimizer=plan._optimizer, predict=getattr(plan, "predict", None) or getattr(plan, "forward", None),
         )  # fmt: skip
         made._plan = plan
         return made
@@ -214,7 +215,12 @@ class NumpyBackend(Backend):
             self.optimizer = None
 
     def predict(self, data: Any) -> Any:
-        """The output of ``predict``, or of the plan's ``forward``."""
+        """The output of ``predict``; of the plan's ``predict``, or else its ``forward``."""
+        if self._predict is None and self._plan is not None:
+            raise PlanError(
+                f"{type(self._plan).__name__} has no method that gives the model's output, which test_metric needs.",
+                cure="Define forward(self, data); or predict(self, data), if that is to be measured.",
+            )
         if self._predict is None:
             raise self._cannot("predict")
         return self._predict(data)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from fedplug.core import model_files
 from fedplug.core.errors import ParamsError, PlanError
+from fedplug.core.flexible_calls import call_flexibly
+from fedplug.core.model_files import ModelFormat
 from fedplug.core.numpy_backend import NumpyBackend, kind_of
 from fedplug.core.params import Array, Params, ParamsSpec
 from fedplug.core.trainer.backend import Backend
-from fedplug.core.training_plan import Allocate, TrainingPlan, call_flexibly
+from fedplug.core.training_plan import Allocate, TrainingPlan
 
 
 class NumpyOptimizer(Protocol):
@@ -95,8 +99,8 @@ class NumpyTrainingPlan(TrainingPlan):
 
     @classmethod
     def default_dependencies(cls) -> list[str]:
-        """NumPy as ``np``, and the two names of FedPlug that every plan needs."""
-        return ["import numpy as np", "from fedplug import DataManager, NumpyTrainingPlan"]
+        """NumPy as ``np``, and the names of FedPlug that plans need."""
+        return ["import numpy as np", "from fedplug import DataManager, NumpyTrainingPlan, ProcessTypes"]
 
     def _build_model(self, model_args: Mapping[str, Any]) -> dict[str, Array]:
         made = call_flexibly(self.init_model, model_args)
@@ -156,6 +160,20 @@ class NumpyTrainingPlan(TrainingPlan):
             raise ParamsError(f"it belongs to another optimizer ({values.get('class')})")
         own.set_state({name: np.array(array) for name, array in arrays.items()})
 
+    def _model_formats(self) -> Mapping[str, ModelFormat]:
+        return model_files.ARRAY_FORMATS
+
+    def _model_object(self) -> dict[str, Array]:
+        return dict(self.model())
+
+    def _take_model_object(self, found: Any, path: str | Path) -> None:
+        model = self._model_object()
+        arrays = {str(name): np.asarray(value) for name, value in found.items()} if isinstance(found, Mapping) else {}
+        model_files.require_layout(path, _layout(model), _layout(arrays))
+        params = Params.from_arrays({name: arrays[name] for name in model})
+        model_files.require_finite(path, [] if not params.first_non_finite() else [params.first_non_finite()])
+        self._write(tuple(model), params)
+
     def _read(self, names: tuple[str, ...], allocate: Allocate | None = None) -> Params:
         model: dict[str, Array] = self.model()
         spec = self._spec(names)
@@ -171,3 +189,7 @@ class NumpyTrainingPlan(TrainingPlan):
     def _spec(self, names: tuple[str, ...]) -> ParamsSpec:
         model: dict[str, Array] = self.model()
         return ParamsSpec.build([(name, model[name].shape, model[name].dtype.name) for name in names])
+
+
+def _layout(arrays: Mapping[str, Array]) -> model_files.Layout:
+    return {name: (array.shape, array.dtype.name) for name, array in arrays.items()}

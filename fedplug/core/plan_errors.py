@@ -54,8 +54,8 @@ def plan_run_error(error: BaseException, bundle: PlanBundle, method: str) -> Pla
     frames = _plan_frames(error, bundle)
     if frames:
         calls = [_function(frame, bundle) for frame, _ in frames]
-        line = frames[-1][1]
-        source = linecache.getline(plan_file(bundle), line).strip()
+        last, line = frames[-1]
+        source = linecache.getline(last.f_code.co_filename, line).strip()
         through = f" (called by {calls[0]})" if calls[0] != calls[-1] else ""
         where = f"in {calls[-1]}, line {line}: {source}{through}"
     else:
@@ -67,13 +67,18 @@ def plan_run_error(error: BaseException, bundle: PlanBundle, method: str) -> Pla
 
 
 def _plan_frames(error: BaseException, bundle: PlanBundle) -> list[tuple[FrameType, int]]:
-    """The frames of the traceback that run the plan's text, with their lines, outermost first."""
-    file = plan_file(bundle)
-    return [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    """The frames of the traceback that run text of the plan or its helpers, with their lines, outermost first."""
+    files = {plan_file(bundle, helper) for helper in ("", *bundle.helpers)}
+    return [
+        (frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename in files
+    ]
 
 
 def _function(frame: FrameType, bundle: PlanBundle) -> str:
     name = frame.f_code.co_qualname
+    helper = next((each for each in bundle.helpers if plan_file(bundle, each) == frame.f_code.co_filename), "")
+    if helper:
+        return f"the body of helper module {helper}" if name == "<module>" else f"{helper}.{name}"
     return f"the body of {bundle.class_name}" if name == "<module>" else name.removeprefix(f"{bundle.class_name}.")
 
 

@@ -1,8 +1,8 @@
 """A training plan as text: what travels, and how a node turns it into a class again.
 
-What travels is a `PlanBundle`: the source of the class, its import lines, its name. The bundle's SHA-256 is
-the plan's identity: the bytes that are hashed are the bytes that are executed. How the text of a class is
-found is the business of `fedplug.core.class_source`.
+What travels is a `PlanBundle`: the source of the class, its import lines, its name, its helper modules. The
+bundle's SHA-256 is the plan's identity: the bytes that are hashed are the bytes that are executed. How the text of
+a class is found is the business of `fedplug.core.class_source`; of helpers, of `fedplug.core.helper_source`.
 
 Annotations are never evaluated in a bundle (it is compiled as under ``from __future__ import annotations``),
 so names that only occur in annotations need not travel.
@@ -14,17 +14,19 @@ import __future__
 import ast
 import hashlib
 import inspect
-import linecache
 import sys
 import threading
 import types
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from fedplug.core.class_source import class_attributes, class_source, free_names
-from fedplug.core.errors import PlanError, PlanSourceError
+from fedplug.core.errors import FedplugWarning, PlanError, PlanSourceError
+from fedplug.core.helper_import import MAX_HELPERS, PlanImports, forget, name_problem, remember, top_of
+from fedplug.core.helper_source import collect_helpers, folder_of, warn_of_neighbours
 
 if TYPE_CHECKING:
     from fedplug.core.training_plan import TrainingPlan
@@ -35,7 +37,16 @@ MAX_SOURCE = 4 * 1024 * 1024
 MAX_NAME = 256
 """Longest name of a plan's class, in characters."""
 
+BUNDLE = "__fedplug_bundle__"
+"""Name under which the module of an executed plan holds its bundle."""
+
 _FLAGS = __future__.annotations.compiler_flag
+_RESERVED = {
+    "__init__": "which is reserved for the library: you do it at your own risk. Call super().__init__() without "
+    "arguments, and use init_model and training_data instead where you can",
+    "training_routine": "which is never called: the training loop is the library's, and hooks change what it does",
+    "testing_routine": "which is never called: write testing_step",
+}
 _LOCK = threading.RLock()  # several simulated nodes may load one plan at once
 
 
@@ -46,8 +57,7 @@ class PlanBundle(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=T
         class_name: Name of the plan's class.
         source: Source text of the class.
         dependencies: Import statements that the source needs, one each.
-        helpers: Source text of helper modules by module name; part of the identity like everything else.
-            Reserved: bundles that carry any are refused so far.
+        helpers: Source text of helper modules by dotted name; part of the identity like everything else.
     """
 
     class_name: str
@@ -75,6 +85,7 @@ class PlanBundle(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=T
         # It stands in logs, file names of tracebacks and messages, so it must be what it claims to be.
         if not bundle.class_name.isidentifier() or len(bundle.class_name) > MAX_NAME:
             raise PlanSourceError("These bytes are not a training plan: the name of its class cannot be one.")
+        bundle._refuse_helpers()
         return bundle
 
     @property
@@ -86,31 +97,80 @@ class PlanBundle(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=T
 
     @property
     def code(self) -> str:
-        """The whole text as it is executed: import lines, two empty lines, the class."""
+        """The text of the plan's module as it is executed: import lines, two empty lines, the class."""
         return "\n".join(self.dependencies) + "\n\n\n" + self.source
 
+    @property
+    def text(self) -> str:
+        """All that is executed, to be read by a person: `code`, then each helper module under its name."""
+        parts = [f"\n\n# helper module {name}\n\n{text}" for name, text in sorted(self.helpers.items())]
+        return self.code + "".join(parts)
 
-def plan_file(bundle: PlanBundle) -> str:
-    """The name under which tracebacks and `linecache` know the text of a bundle that was executed."""
-    return f"<training plan {bundle.class_name} {bundle.hash[:12]}>"
+    def _refuse_helpers(self) -> None:
+        if len(self.helpers) > MAX_HELPERS:
+            raise PlanSourceError(f"A training plan may have at most {MAX_HELPERS} helper modules.")
+        for name in self.helpers:
+            problem = name_problem(name, self.helpers)
+            if problem:
+                raise PlanSourceError(f"The name of a helper module, {name[:80]!r}, cannot be used: it {problem}.")
+
+
+def plan_file(bundle: PlanBundle, helper: str = "") -> str:
+    """The name under which tracebacks and `linecache` know a text of a bundle that was executed.
+
+    Args:
+        bundle: The bundle.
+        helper: Name of a helper module; empty: the plan itself.
+    """
+    return f"<training plan {bundle.class_name} {bundle.hash[:12]}{helper and ' helper '}{helper}>"
+
+
+def bundle_of(plan_class: type) -> PlanBundle | None:
+    """The bundle that a plan class was loaded from; None if it was defined in another way."""
+    module = sys.modules.get(plan_class.__module__)
+    bundle = None if module is None else vars(module).get(BUNDLE)
+    loaded = isinstance(bundle, PlanBundle) and vars(module).get(bundle.class_name) is plan_class
+    return bundle if loaded else None
 
 
 def bundle_plan(plan_class: type[TrainingPlan]) -> PlanBundle:
     """The bundle of a plan class that is defined in a script, a module or a notebook cell.
 
     The bundle is executed once here, as a node would, so that a missing import or a name from outside the
-    class is found before anything is sent.
+    class is found before anything is sent. A class that was loaded from a bundle gives that bundle again.
 
     Raises:
-        PlanSourceError: The source cannot be found, does not compile, or uses names that do not travel.
+        PlanSourceError: The source or a helper module cannot be found, does not compile, or uses names that do
+            not travel.
     """
+    known = bundle_of(plan_class)
+    if known is not None:
+        return known
     missing = sorted(getattr(plan_class, "__abstractmethods__", ()))
     if missing:
         raise PlanSourceError(
             f"Training plan {plan_class.__name__!r} lacks {', '.join(missing)}.",
             cure="Define the missing methods in the class.",
         )
-    return checked_bundle(PlanBundle(plan_class.__name__, class_source(plan_class), tuple(_dependencies(plan_class))))
+    for name, risk in _RESERVED.items():
+        if name in vars(plan_class):
+            text = f"Training plan {plan_class.__name__!r} overrides {name}, {risk}."
+            warnings.warn(text, FedplugWarning, stacklevel=2)
+    source = class_source(plan_class)
+    _refuse_relative_imports(plan_class.__name__, source)
+    helpers = collect_helpers(plan_class)
+    lines = tuple(_dependencies(plan_class, helpers))
+    warn_of_neighbours("The plan", "\n".join(lines), folder_of(plan_class), helpers)
+    bundle = PlanBundle(plan_class.__name__, source, lines, helpers)
+    if len(bundle.encode()) > MAX_SOURCE:
+        largest = max([("its class", source), *helpers.items()], key=lambda part: len(part[1]))
+        raise PlanSourceError(
+            f"Training plan {bundle.class_name!r} has {len(bundle.encode()):,} bytes of source; {MAX_SOURCE:,} are "
+            f"allowed. Most of it, {len(largest[1]):,} characters, is {largest[0]}.",
+            cure="Data does not belong into source: have it read from the data set, or name fewer modules in "
+            "init_helpers.",
+        )
+    return checked_bundle(bundle)
 
 
 def checked_bundle(bundle: PlanBundle) -> PlanBundle:
@@ -153,7 +213,9 @@ def _refuse_foreign_names(bundle: PlanBundle) -> None:
     namespace: dict[str, Any] = {}
     if used:
         code = _compile("\n".join(bundle.dependencies), bundle)
-        _run(code, namespace, bundle)
+        with _LOCK:
+            namespace = dict(vars(_module(bundle))) if bundle.helpers else {}
+            _run(code, namespace, bundle)
     missing = sorted(used - set(namespace))
     if not missing:
         return
@@ -172,8 +234,18 @@ def _refuse_foreign_names(bundle: PlanBundle) -> None:
     )
 
 
-def _dependencies(plan_class: type[TrainingPlan]) -> Iterable[str]:
+def _refuse_relative_imports(name: str, source: str) -> None:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            raise PlanSourceError(
+                f"Training plan {name!r} imports relatively ({ast.unparse(node)}), but is in no package at the nodes.",
+                cure='Name the module in init_helpers, e.g. return ["my_layers"], and import it by its full name.',
+            )
+
+
+def _dependencies(plan_class: type[TrainingPlan], helpers: Iterable[str]) -> Iterable[str]:
     lines = list(plan_class.default_dependencies())
+    lines += [f"import {top}" for top in dict.fromkeys(map(top_of, helpers))]
     try:
         method: Any = plan_class().init_dependencies  # a user's: who knows what it returns
         own = method()
@@ -201,7 +273,7 @@ def _dependencies(plan_class: type[TrainingPlan]) -> Iterable[str]:
         if any(isinstance(node, ast.ImportFrom) and node.level for node in body):
             raise PlanSourceError(
                 f"init_dependencies: {line!r} is relative to a package that the nodes do not have.",
-                cure="Import from an installed package by its full name.",
+                cure="Import by the full name: an installed package, or a module that init_helpers names.",
             )
         lines.append(line.strip())
     return dict.fromkeys(lines)
@@ -209,35 +281,34 @@ def _dependencies(plan_class: type[TrainingPlan]) -> Iterable[str]:
 
 def _execute(bundle: PlanBundle) -> dict[str, Any]:
     """Run a bundle as a module of its own, which tracebacks and pickles can refer to; at most once."""
-    if bundle.helpers:
-        raise PlanSourceError(
-            f"Training plan {bundle.class_name!r} carries helper modules, which this version cannot load.",
-            cure="Define what the plan needs inside its class.",
-        )
-    name = f"fedplug_plan_{bundle.hash}"
     with _LOCK:
-        _remember(bundle)
-        if name in sys.modules:
-            return vars(sys.modules[name])
-        module = types.ModuleType(name)
-        module.__file__ = plan_file(bundle)
-        compiled = _compile(bundle.code, bundle)
-        sys.modules[name] = module
-        try:
-            _run(compiled, vars(module), bundle)
-        except BaseException:
-            del sys.modules[name]
-            raise
+        remember(plan_file(bundle), bundle.code)
+        module = _module(bundle)
+        if BUNDLE not in vars(module):
+            try:
+                _run(_compile(bundle.code, bundle), vars(module), bundle)
+            except BaseException:
+                forget(module.__name__)
+                raise
+            setattr(module, BUNDLE, bundle)
         return vars(module)
 
 
-def _remember(bundle: PlanBundle) -> None:
-    """Let tracebacks show the lines of a bundle."""
-    file = plan_file(bundle)
-    if file not in linecache.cache:
-        text = bundle.code
-        # Without a modification time, the entry is good until somebody clears the whole cache.
-        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+def _module(bundle: PlanBundle) -> types.ModuleType:
+    """The module of a bundle, which may not have been executed yet; its helpers can be imported."""
+    name = f"fedplug_plan_{bundle.hash}"
+    module = sys.modules.get(name)
+    if module is None:
+        bundle._refuse_helpers()
+        module = types.ModuleType(name)
+        module.__file__ = plan_file(bundle)
+        if bundle.helpers:
+            imports = PlanImports(name, bundle.helpers, {each: plan_file(bundle, each) for each in bundle.helpers})
+            imports.install()
+            module.__path__ = []
+            vars(module)["__builtins__"] = imports.builtins
+        sys.modules[name] = module
+    return module
 
 
 def _compile(text: str, bundle: PlanBundle) -> types.CodeType:
@@ -259,7 +330,8 @@ def _run(code: types.CodeType, namespace: dict[str, Any], bundle: PlanBundle) ->
     except KeyboardInterrupt:
         raise
     except BaseException as error:
+        said = str(error).replace(f"fedplug_plan_{bundle.hash}.", "")  # the private name of a helper
         raise PlanSourceError(
-            f"Training plan {bundle.class_name!r} cannot be set up: {type(error).__name__}: {error}.",
+            f"Training plan {bundle.class_name!r} cannot be set up: {type(error).__name__}: {said}.",
             cure="Import what it needs in init_dependencies; the packages must be installed on the nodes too.",
         ) from error

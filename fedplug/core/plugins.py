@@ -194,7 +194,8 @@ class PluginHost(HookCalls):
         """The component called ``name``, imported on first use: usually a class.
 
         Args:
-            kind: ``"training_plan"``, ``"aggregator"``, ``"strategy"``, ``"data_manager"`` or ``"transport"``.
+            kind: ``"training_plan"``, ``"aggregator"``, ``"strategy"``, ``"data_manager"``, ``"transport"`` or
+                ``"metric"``.
             name: Its name, or ``"plugin:name"``.
 
         Raises:

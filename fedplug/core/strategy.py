@@ -1,6 +1,7 @@
 """Strategies: who trains in a round, and what happens when somebody does not.
 
-Nothing else in FedPlug decides about nodes that fail, hang or leave.
+Nothing else in FedPlug decides about nodes that fail, hang or leave. Here are the base and the two strategies
+that put up with no loss; those that do are in `fedplug.core.quorum`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeGuard
 
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import UsageError
@@ -22,7 +23,8 @@ class Decision:
 
     Attributes:
         verdict: ``"wait"`` for more replies, ``"enough"`` to aggregate what is there, ``"abort"`` to give up.
-        reason: Why, in words for the researcher; needed for ``"abort"``.
+        reason: Why, in words for the researcher. Needed for ``"abort"``; with ``"enough"`` it is told of the
+            nodes that were still training.
     """
 
     verdict: Literal["wait", "enough", "abort"]
@@ -71,12 +73,30 @@ class Strategy(ABC):
 
         Args:
             ctx: The round; ``ctx.seed`` is the stream to draw from.
-            nodes: The nodes that are connected and hold the data, sorted.
+            nodes: The nodes that hold the data, sorted. One that is away just now is among them: it gets its
+                task when it is back, and is ``lost`` until then.
         """
 
     @abstractmethod
     def judge(self, ctx: RoundContext, state: RoundState) -> Decision:
-        """Called whenever a selected node is done, and once a second: go on waiting, aggregate, or give up."""
+        """Called whenever a selected node is done, and once a second: go on waiting, aggregate, or give up.
+
+        One reply at a time is taken in, and this is called after each. So the replies that count are those of
+        ``state.replied`` when the answer is ``"enough"``: nobody slips in later.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a breakpoint beside the constructor's arguments, as plain data."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            UsageError: The state holds something this strategy does not know.
+        """
+        if state:
+            raise UsageError(f"{type(self).__name__} keeps no state, but was given {sorted(state)}.")
 
 
 class DefaultStrategy(Strategy):
@@ -109,20 +129,48 @@ class RandomStrategy(Strategy):
     def __init__(self, fraction: float | None = None, *, count: int | None = None) -> None:
         if (fraction is None) == (count is None):
             raise UsageError("RandomStrategy needs either fraction or count.", cure="E.g. RandomStrategy(0.5).")
-        if fraction is not None and not 0 < fraction <= 1:
-            raise UsageError(f"fraction must lie in (0, 1], got {fraction!r}.")
-        if count is not None and count < 1:
-            raise UsageError(f"count must be at least 1, got {count!r}.")
+        check_share(fraction, count)
         self.fraction = fraction
         self.count = count
 
     def select(self, ctx: RoundContext, nodes: Sequence[str]) -> list[str]:
         """A sample of ``nodes`` without repetition, sorted."""
-        wanted = self.count if self.fraction is None else round(self.fraction * len(nodes))
-        size = min(len(nodes), max(1, wanted or 0))
-        picked = ctx.seed.child("select").generator().choice(len(nodes), size=size, replace=False)
-        return sorted(nodes[index] for index in picked)
+        return draw(ctx, nodes, self.fraction, self.count)
 
     def judge(self, ctx: RoundContext, state: RoundState) -> Decision:
         """Wait for every selected node; abort as soon as one cannot reply."""
         return DefaultStrategy().judge(ctx, state)
+
+
+def draw(ctx: RoundContext, nodes: Sequence[str], fraction: float | None = None, count: int | None = None) -> list[str]:
+    """A random sample of ``nodes`` without repetition, sorted; it depends on the round's seed and nothing else.
+
+    Args:
+        ctx: The round.
+        nodes: Whom to draw from, sorted.
+        fraction: Share of the nodes, in (0, 1]; at least one is drawn.
+        count: Number of nodes instead of a share; all if there are fewer. With neither, all are taken.
+    """
+    if fraction is None and count is None:
+        return list(nodes)
+    wanted = count if fraction is None else round(fraction * len(nodes))
+    size = min(len(nodes), max(1, wanted or 0))
+    picked = ctx.seed.child("select").generator().choice(len(nodes), size=size, replace=False)
+    return sorted(nodes[index] for index in picked)
+
+
+def check_share(fraction: object, count: object) -> None:
+    """Refuse a ``fraction`` or a ``count`` of nodes that cannot be one; None is neither.
+
+    Raises:
+        UsageError: It is not a number, or out of range.
+    """
+    if fraction is not None and not (is_number(fraction) and 0 < fraction <= 1):
+        raise UsageError(f"fraction must lie in (0, 1], got {fraction!r}.", cure="E.g. fraction=0.5 for one half.")
+    if count is not None and not (isinstance(count, int) and not isinstance(count, bool) and count >= 1):
+        raise UsageError(f"count must be a whole number of at least 1, got {count!r}.")
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether ``value`` is a number and not a truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -56,7 +56,7 @@ class TrainingArgs:
     fedprox_mu: float | None = _arg("number", None, "Weight of FedProx's proximal term; 0 or None: none.", low=0, optional=True)  # noqa: E501
     grad_clip: float | None = _arg("number", None, "Largest norm of the gradient; 0 or None: any.", low=0, optional=True)  # noqa: E501
     test_ratio: float = _arg("number", 0.0, "Part of each node's data that is held out for testing.", low=0, below=1)
-    test_batch_size: int | None = _arg("int", None, "Samples per test batch; 0 or None: all in one.", low=0, optional=True)  # noqa: E501
+    test_batch_size: int | None = _arg("int", None, "Samples per test batch; 0 or None: all in one if the plan has a testing_step, else 1024.", low=0, optional=True)  # noqa: E501
     test_on_local_updates: bool = _arg("bool", False, "Test on the held-out data after local training.")
     test_on_global_updates: bool = _arg("bool", False, "Test on the held-out data before local training.")
     shuffle_testing_dataset: bool = _arg("bool", False, "Hold out other samples each round.")

@@ -12,22 +12,24 @@ cycle are the same for all:
 
 from __future__ import annotations
 
-import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 from fedplug.core.data import DataManager, LoaderArgs, NodeDataset
 from fedplug.core.errors import PlanError
+from fedplug.core.flexible_calls import call_flexibly, requires_argument
 from fedplug.core.local_state import StateBook
 from fedplug.core.param_tags import ParamTags, matches
 from fedplug.core.params import Params
+from fedplug.core.plan_files import PlanFiles
+from fedplug.core.processes import PlanProcesses
 from fedplug.core.rng import seeded_globals
 from fedplug.core.trainer import Backend, Trainer
 from fedplug.core.training_args import TrainingArgs
@@ -48,6 +50,7 @@ class PlanSetup:
         dataset: The node's data set; None at the researcher.
         node_id: The node; empty at the researcher.
         round: Number of the round, from 0.
+        total_rounds: The round limit of the experiment; 0 if there is none.
         aux: Extra arrays that the aggregator sent along, by name.
         state: What the node has kept since its last acknowledged round, and what it is to keep from this one.
         log: Takes lines that the researcher should see, e.g. that there is no GPU.
@@ -58,12 +61,13 @@ class PlanSetup:
     dataset: NodeDataset | None = None
     node_id: str = ""
     round: int = 0
+    total_rounds: int = 0
     aux: Mapping[str, Params] = field(default_factory=dict)
     state: StateBook = field(default_factory=StateBook)
     log: Callable[[str], None] = _LOG.warning
 
 
-class TrainingPlan(ABC):
+class TrainingPlan(PlanProcesses, PlanFiles, ABC):
     """Base of all training plans. Researchers derive from a framework's plan, not from this class."""
 
     framework: ClassVar[str] = ""
@@ -78,6 +82,14 @@ class TrainingPlan(ABC):
 
     def init_dependencies(self) -> list[str]:
         """Import statements that the plan needs beyond `default_dependencies`, e.g. ``["import numpy as np"]``."""
+        return []
+
+    def init_helpers(self) -> list[str | ModuleType]:
+        """Modules of your own that travel with the plan, e.g. ``["my_layers"]``, or ``[my_layers]`` if imported.
+
+        Their text is taken from the files beside the plan or on Python's path; of a package, all of it. At a node
+        they are there for this plan alone: ``import my_layers``, in the plan and between helpers, finds them.
+        """
         return []
 
     @abstractmethod
@@ -102,7 +114,7 @@ class TrainingPlan(ABC):
     @classmethod
     def default_dependencies(cls) -> list[str]:
         """Import statements that every plan of this framework has."""
-        return ["from fedplug import DataManager"]
+        return ["from fedplug import DataManager, ProcessTypes"]
 
     @classmethod
     @contextmanager
@@ -213,7 +225,7 @@ class TrainingPlan(ABC):
             PlanError: It returned something else than a `DataManager`.
         """
         asked = self.loader_args().get("batch_size")
-        own_default = asked is None and not _requires_argument(self.training_data)
+        own_default = asked is None and not requires_argument(self.training_data)
         manager = call_flexibly(self.training_data, *(() if own_default else (asked or LoaderArgs.batch_size,)))
         if not isinstance(manager, DataManager):
             raise PlanError(
@@ -268,6 +280,10 @@ class TrainingPlan(ABC):
         """Number of the current round, from 0."""
         return self._state.round
 
+    def total_rounds(self) -> int:
+        """The round limit of the experiment; 0 if there is none."""
+        return self._state.total_rounds
+
     @property
     def dataset(self) -> NodeDataset:
         """The node's data set.
@@ -296,39 +312,3 @@ class TrainingPlan(ABC):
                 "training_step or testing_step (the model in init_optimizer too).",
             )
         return value
-
-
-def _requires_argument(method: Callable[..., Any]) -> bool:
-    return any(
-        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in _parameters(method)
-    )
-
-
-def _parameters(method: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
-    """The parameters of a method of the user's, without ``self``; looked up once for each function."""
-    function = getattr(method, "__func__", None)
-    return _signature(method) if function is None else _signature(function)[1:]
-
-
-@lru_cache(maxsize=256)
-def _signature(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
-    return tuple(inspect.signature(function).parameters.values())
-
-
-def call_flexibly(method: Callable[..., Any], *args: Any) -> Any:
-    """Call a method of the user's with as many of ``args`` as it takes.
-
-    Raises:
-        PlanError: It requires more arguments than there are.
-    """
-    parameters = _parameters(method)
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return method(*args)
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = [p for p in positional if p.default is p.empty]
-    if len(required) > len(args):
-        raise PlanError(
-            f"{method.__name__} takes {len(required)} arguments, but is called with at most {len(args)}.",
-            cure=f"Remove {', '.join(p.name for p in required[len(args) :])} from its signature.",
-        )
-    return method(*args[: len(positional)])

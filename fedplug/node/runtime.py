@@ -224,7 +224,7 @@ class Runtime:
         if isinstance(outcome, Trained):
             outcome = self._keep_state(request, outcome)
         if isinstance(outcome, Trained):
-            self._finish(outcome, time.time() - began)
+            self._finish(outcome, time.time() - began, "trained" if request.train else "tested")
         else:
             self._fail(outcome)
 
@@ -240,12 +240,12 @@ class Runtime:
                 return TaskFailure(key=key, code="state-not-kept", text=text + "in the node's log.")
         return outcome
 
-    def _finish(self, outcome: Trained, seconds: float) -> None:
+    def _finish(self, outcome: Trained, seconds: float, done: str) -> None:
         reply = outcome.reply
         self._link.finish(reply, outcome.params, outcome.aux)
         loss = f", loss {reply.metrics['loss']:.4g}" if "loss" in reply.metrics else ""
         amount = f"{reply.sample_count} samples, {reply.steps} steps{loss}"
-        text = f"Round {reply.key.round + 1} trained in {seconds:.1f} s: {amount}."
+        text = f"Round {reply.key.round + 1} {done} in {seconds:.1f} s: {amount}."
         _log.info("%s", text)
         self._board.change(task=None, finished=self._board.now.finished + 1, last=text)
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fedplug.core import local_state
 from fedplug.core.data import BatchSource, LoaderArgs, NodeDataset
-from fedplug.core.errors import PlanRunError
+from fedplug.core.errors import DatasetError, PlanRunError
 from fedplug.core.local_state import StateBook
 from fedplug.core.messages import LogLine, Progress, TrainReply, TrainRequest
+from fedplug.core.metrics import TEST_AUX
 from fedplug.core.params import Params
 from fedplug.core.plan_errors import plan_errors
 from fedplug.core.plan_source import PlanBundle, load_plan
@@ -25,6 +26,7 @@ from fedplug.core.trainer import FitResult, LoopPoint, Phase, Trainer
 from fedplug.core.trainer.plan_trainer import plan_trainer
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import Allocate, PlanSetup, TrainingPlan
+from fedplug.node.local_tests import LocalTests
 
 if TYPE_CHECKING:
     from fedplug.core.plugins import PluginHost
@@ -48,7 +50,7 @@ def run_task(
     allocate: Allocate | None = None,
     state: StateBook | None = None,
 ) -> tuple[TrainReply, Params, dict[str, Params]]:
-    """Train one round.
+    """Train one round, or test only.
 
     The global random streams are seeded before any method of the plan runs, and restored afterwards.
 
@@ -65,7 +67,8 @@ def run_task(
         state: What the round ``request.acked_round`` left at this node; what this round leaves is written into it.
 
     Returns:
-        The reply, the new parameters, and extra arrays for the aggregator.
+        The reply, the new parameters (none after a mere test), and extra arrays: those for the aggregator, and the
+        sums of the tests under `TEST_AUX`.
 
     Raises:
         TrainingArgsError: The request's training arguments are wrong.
@@ -81,7 +84,10 @@ def run_task(
     seeds = SeedTree.root(request.seed)
     global_seed = seeds.child("plan").seed63() if args.random_seed is None else args.random_seed
     with plan_class.seeded(global_seed, threads=args.threads):
-        task = _Task(request, bundle, args, seeds, emit, cancelled, state or StateBook())
+        book = state or StateBook()
+        if not request.train:
+            book = StateBook(book.base)  # one of its own: a test leaves nothing behind
+        task = _Task(request, bundle, args, seeds, emit, cancelled, book)
         return task.run(plan_class, params, aux, dataset, host, allocate, began)
 
 
@@ -105,7 +111,7 @@ class _Task:
         self.emit = emit
         self.cancelled = cancelled
         self.state = state
-        self.metrics: dict[str, float] = {}
+        self.tests = LocalTests(request.key, emit)
 
     def run(
         self,
@@ -124,6 +130,7 @@ class _Task:
             dataset=dataset,
             node_id=self.request.key.node_id,
             round=self.request.key.round,
+            total_rounds=self.request.total_rounds,
             aux=aux,
             state=self.state,
             log=self._log,
@@ -133,26 +140,50 @@ class _Task:
         missing = self._restore(plan)
         training, testing, loader = self._data(plan, host)
         trainer = self._trainer(plan, training, testing, loader, host)
+        if not self.request.train:
+            return self._only_test(trainer, len(testing), time.perf_counter() - began)
         trainer.make_plan(Phase.TRAIN)  # nobody waits for a test if there is nothing to train on
         setup_seconds = time.perf_counter() - began
 
         if self.args.test_on_global_updates:
             self._test(trainer, len(testing), "global")
         result = self._train(trainer)
+        self._guard("postprocess", plan.process_params)
         if self.args.test_on_local_updates:
             self._test(trainer, len(testing), "local")
-        self.metrics["loss"] = result.loss
         self._guard("read_optimizer", self._keep, plan)
+        aux = {**self._checked_aux(result), **self._guard("testing_step", self.tests.aux)}
         reply = TrainReply(
             key=self.request.key,
             sample_count=len(training),
             steps=result.steps,
-            metrics=self.metrics,
+            metrics={**self.tests.metrics, "loss": result.loss},
             timing={"train": result.seconds, "train_cpu": result.cpu_seconds, "setup": setup_seconds},
             state=self._state_found(missing),
-            aux=tuple(result.aux),
+            aux=tuple(aux),
         )
-        return reply, self._guard("get_params", plan.get_params, allocate), self._checked_aux(result)
+        return reply, self._guard("get_params", plan.get_params, allocate), aux
+
+    def _only_test(
+        self, trainer: Trainer, samples: int, setup_seconds: float
+    ) -> tuple[TrainReply, Params, dict[str, Params]]:
+        """Test the global parameters, and reply without any."""
+        if not samples:
+            raise DatasetError(
+                f"No sample is held out for testing (test_ratio={self.args.test_ratio}): there is nothing to test on.",
+                cure="Raise test_ratio in the training arguments.",
+            )
+        began = time.perf_counter()
+        self._test(trainer, samples, "global")
+        aux = self._guard("testing_step", self.tests.aux)
+        reply = TrainReply(
+            key=self.request.key,
+            sample_count=samples,
+            metrics=self.tests.metrics,
+            timing={"test": time.perf_counter() - began, "setup": setup_seconds},
+            aux=tuple(aux),
+        )
+        return reply, Params.from_arrays({}), aux
 
     def _checked_aux(self, result: FitResult) -> dict[str, Params]:
         """What hooks put into the outbox, for the aggregator."""
@@ -162,6 +193,8 @@ class _Task:
                     f"A hook put {type(value).__name__} into ctx.outbox[{name!r}], but only Params can travel.",
                     cure="Use Params.from_arrays({...}).",
                 )
+            if name == TEST_AUX:
+                raise PlanRunError(f"A hook used ctx.outbox[{name!r}], which is reserved.", cure="Use another name.")
         return dict(result.aux)
 
     def _restore(self, plan: TrainingPlan) -> str:
@@ -196,7 +229,8 @@ class _Task:
         source.check_args(loader)
         # The same samples are held out in every round, unless other ones are asked for.
         root = self.seeds if self.args.shuffle_testing_dataset else SeedTree.root(self.request.data_seed)
-        training, testing = source.split(self.args.test_ratio, root.child("split"))
+        stratify = self.args.stratify_testing_dataset
+        training, testing = source.split(self.args.test_ratio, root.child("split"), stratify=stratify)
         return training, testing, loader
 
     def _trainer(
@@ -230,16 +264,13 @@ class _Task:
             return
         try:
             with self._plan_errors("testing_step"):
-                found = trainer.evaluate().metrics
+                self.tests.add(when, trainer.evaluate(), trainer.metrics)
         except PlanRunError as error:
+            if not self.request.train:
+                raise
             # The training is worth more than a figure about it: it goes on, and everybody is told.
             text = f"The test on {when} updates failed, and its figures are missing. {error.message}"
             self._log(f"{text}\n{error.cure}".rstrip(), level="error")
-            return
-        named = {f"test_{when}_{name}": value for name, value in found.items()}
-        self.metrics |= named
-        phase = f"test-{when}"
-        self.emit(Progress(key=self.request.key, samples=samples, phase=phase, metrics=named))
 
     def _log(self, text: str, level: Literal["warning", "error"] = "warning") -> None:
         _LOG.log(logging.ERROR if level == "error" else logging.WARNING, "%s: %s", self.request.key, text)

@@ -7,21 +7,18 @@ with Experiment(tags="#breast", training_plan_class=MyPlan, round_limit=5) as ex
 
 from __future__ import annotations
 
-import itertools
 import os
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.aggregator import Aggregator
 from fedplug.core.closing import Closing
-from fedplug.core.context import RoundResult
-from fedplug.core.errors import UsageError
-from fedplug.core.messages import DatasetCard, LogLine, Progress
+from fedplug.core.errors import BreakpointError, FedplugError, SettingsError, UsageError
 from fedplug.core.monitor import Monitor
-from fedplug.core.params import Params
 from fedplug.core.plugins import PluginHost, default_host
 from fedplug.core.pool import NodePool
 from fedplug.core.rng import SeedTree
@@ -29,44 +26,46 @@ from fedplug.core.strategy import Strategy
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import PlanSetup, TrainingPlan
 from fedplug.core.transport import TransportOptions
+from fedplug.researcher.breakpoints import find_breakpoints, read_latest
 from fedplug.researcher.federated_dataset import FederatedDataset
 from fedplug.researcher.folders import make_experiment_folder
-from fedplug.researcher.monitors import MonitorGroup
-from fedplug.researcher.results import reply_record, save_model
-from fedplug.researcher.round import Round, RoundPlan
-from fedplug.researcher.schedule import Schedule, rounds_to_run
-from fedplug.researcher.search import NodeSearch, await_nodes, usable_nodes
-from fedplug.researcher.settings import ExperimentSettings, check_arguments
-from fedplug.researcher.spool import Spool
+from fedplug.researcher.history import History
+from fedplug.researcher.info import ExperimentInfo, describe
+from fedplug.researcher.round_loop import RoundLoop
+from fedplug.researcher.settings import check_arguments
 
 DEFAULT_TRANSPORT = "zmq://127.0.0.1:7400"
 """Where the researcher listens if neither ``transport`` nor ``FEDPLUG_TRANSPORT`` says otherwise."""
 
-_QUERIES = itertools.count(1)
-"""Numbers of searches. A pool may outlive an experiment, and its nodes know a search by its number."""
 
-MEMORY_BUDGET = 16 * 1024 * 1024
-"""Bytes of memory that updates which wait for their turn may take together."""
-
-
-class Experiment(ExperimentSettings, Closing):
+class Experiment(RoundLoop, Closing):
     """Trains one model over many nodes, round after round.
 
-    Every argument can also be set later, by the setter of its name; `run` says what is missing.
+    Every argument can also be set later, by the setter of its name; `info` says what is set, and `run` what is missing.
 
     Args:
         tags: Tags that the data sets must carry; given tags are searched for at once.
         nodes: Ids or names of the nodes to use; None for all that hold such data.
         training_data: The federated data set by hand, instead of ``tags``.
-        training_plan_class: What is trained; a plan class, or a bare model class a plugin can wrap.
+        training_plan_class: What is trained; a plan class, or a bare model class a plugin can wrap; or the
+            name of a class in ``training_plan_path``.
         model_args: For the plan's ``init_model``.
         training_args: See ``TrainingArgs.help()``.
         aggregator: An aggregator, its class or its name; None for FedAverage.
         node_selection_strategy: A strategy, its class or its name; None for all nodes.
         round_limit: Rounds after which `run` stops; None for no limit.
         tensorboard: Write TensorBoard logs into the experiment's folder.
-        save_breakpoints: Not available yet.
+        save_breakpoints: Save a breakpoint after each round, from which `load_breakpoint` goes on.
         experimentation_folder: Name of the experiment's folder; None for ``Experiment_0001`` and so on.
+        training_plan_path: A Python file with the training plan.
+        agg_optimizer: How far the global model moves towards the aggregate; None: all the way.
+        test_ratio: Part of each node's data that is held out for tests.
+        test_metric: What a test measures: names of `fedplug.MetricTypes`.
+        test_metric_args: Arguments of the metrics.
+        test_on_local_updates: Test each node's own model after local training.
+        test_on_global_updates: Test the global model before local training, and after the last round.
+        retain_full_history: Keep the global parameters of every round on disk, for `aggregated_params`.
+        monitor: A monitor of your own, told about everything.
         transport: An address to listen at (``zmq://...``), or a federation such as
             `fedplug.simulation.Federation`; None for ``$FEDPLUG_TRANSPORT``, else ``zmq://127.0.0.1:7400``.
         seed: Root of all random streams; None draws one. With the same seed, data and versions the result
@@ -77,16 +76,21 @@ class Experiment(ExperimentSettings, Closing):
         transport_options: E.g. ``TransportOptions(insecure_plaintext=True)``.
         host: The plugins to use; all installed ones by default.
 
+    Attributes:
+        id: Unique; nodes know what they keep between rounds by it.
+        history: What the experiment has done, as records.
+
     Raises:
-        FedplugError: An argument is wrong, no node connects, or no data set matches.
+        FedplugError: An argument is wrong, no node connects, or no data set matches. If several arguments are
+            wrong, it is a `SettingsError` that lists them all.
     """
 
     def __init__(
         self,
         tags: str | Sequence[str] | None = None,
         nodes: Sequence[str] | None = None,
-        training_data: FederatedDataset | Mapping[str, DatasetCard] | None = None,
-        training_plan_class: type | None = None,
+        training_data: FederatedDataset | Mapping[str, Any] | None = None,
+        training_plan_class: type | str | None = None,
         model_args: Mapping[str, Any] | None = None,
         training_args: Mapping[str, Any] | TrainingArgs | None = None,
         aggregator: str | type[Aggregator] | Aggregator | None = None,
@@ -96,6 +100,15 @@ class Experiment(ExperimentSettings, Closing):
         save_breakpoints: bool = False,
         experimentation_folder: str | None = None,
         *,
+        training_plan_path: str | os.PathLike[str] | None = None,
+        agg_optimizer: AggOptimizer | type[AggOptimizer] | None = None,
+        test_ratio: float | None = None,
+        test_metric: str | Sequence[str] | None = None,
+        test_metric_args: Mapping[str, Any] | None = None,
+        test_on_local_updates: bool | None = None,
+        test_on_global_updates: bool | None = None,
+        retain_full_history: bool = False,
+        monitor: Monitor | None = None,
         transport: str | NodePool | None = None,
         seed: int | None = None,
         min_nodes: int | None = None,
@@ -104,9 +117,7 @@ class Experiment(ExperimentSettings, Closing):
         transport_options: TransportOptions | None = None,
         host: PluginHost | None = None,
     ) -> None:
-        super().__init__(host or default_host())
-        if save_breakpoints:
-            raise UsageError("save_breakpoints is not available in this version.", cure="Leave it out.")
+        super().__init__(host or default_host(), progress)
         if tags is not None and training_data is not None:
             raise UsageError("Give either tags or training_data, not both.")
         check_arguments(min_nodes, connect_timeout, seed, transport)
@@ -118,28 +129,54 @@ class Experiment(ExperimentSettings, Closing):
         self._pool: NodePool | None = None
         self._attempt = 0
         self._acked: dict[str, int] = {}
-        self._folder_name = experimentation_folder
-        self._folder: Path | None = None
-        self._params: Params | None = None
         self._replies: dict[int, dict[str, dict[str, Any]]] = {}
-        self._monitors = MonitorGroup(progress)
-        self.set_tensorboard(tensorboard)
-        self.set_training_plan_class(training_plan_class)
-        self.set_model_args(model_args)
-        self.set_training_args(training_args)
-        self.set_strategy(node_selection_strategy)
-        self.set_round_limit(round_limit)
-        self.set_nodes(nodes)
-        if aggregator is not None:
-            self.set_aggregator(aggregator)
-        if training_data is not None:
-            self.set_training_data(training_data)
+        self._plan_path = None if training_plan_path is None else Path(training_plan_path)
+        self._take_history(History())
+        self._apply(
+            ("tensorboard", tensorboard, self.set_tensorboard),
+            ("monitor", monitor, self.set_monitor),
+            ("save_breakpoints", save_breakpoints, self.set_save_breakpoints),
+            ("retain_full_history", retain_full_history, self.set_retain_full_history),
+            ("experimentation_folder", experimentation_folder, self.set_experimentation_folder),
+            ("model_args", model_args, self.set_model_args),
+            ("training_plan_path", None if training_plan_class else training_plan_path, self.set_training_plan_path),
+            ("training_plan_class", training_plan_class, self.set_training_plan_class),
+            ("training_args", training_args, self.set_training_args),
+            ("test_ratio", test_ratio, lambda ratio: self.set_test_ratio(ratio, self.test_ratio()[1])),
+            ("test_metric", test_metric, lambda metric: self.set_test_metric(metric, **(test_metric_args or {}))),
+            ("test_metric_args", None if test_metric else test_metric_args, self.set_test_metric_args),
+            ("test_on_local_updates", test_on_local_updates, self.set_test_on_local_updates),
+            ("test_on_global_updates", test_on_global_updates, self.set_test_on_global_updates),
+            ("strategy", node_selection_strategy, self.set_strategy),
+            ("agg_optimizer", agg_optimizer, self.set_agg_optimizer),
+            ("aggregator", aggregator, self.set_aggregator),
+            ("round_limit", round_limit, self.set_round_limit),
+            ("nodes", nodes, self.set_nodes),
+            ("training_data", training_data, self.set_training_data),
+        )
         if tags is not None:
             try:
                 self.set_tags(tags)
             except BaseException:
                 self.close()  # a constructor that fails must not keep the port
                 raise
+
+    def _apply(self, *settings: tuple[str, Any, Callable[[Any], object]]) -> None:
+        """Call the setters of all arguments that were given, and tell all that is wrong at once."""
+        problems: list[tuple[str, FedplugError]] = []
+        for name, value, setter in settings:
+            if value is not None:
+                try:
+                    setter(value)
+                except FedplugError as error:
+                    problems.append((name, error))
+        if not problems:
+            return
+        self.close()
+        if len(problems) == 1:
+            raise problems[0][1]
+        texts = [f"{error.message} {error.cure}".strip() + f" (set_{name})" for name, error in problems]
+        raise SettingsError("The experiment cannot be set up:", texts) from problems[0][1]
 
     # what can be looked at ---------------------------------------------------------------------------------
 
@@ -172,146 +209,21 @@ class Experiment(ExperimentSettings, Closing):
             self._folder = make_experiment_folder(self._folder_name)
         return self._folder
 
-    def training_replies(self) -> dict[int, dict[str, dict[str, Any]]]:
-        """What the nodes replied, without arrays: round → node id → record."""
-        return {number: dict(replies) for number, replies in self._replies.items()}
+    @property
+    def tensorboard_results_path(self) -> Path:
+        """Where TensorBoard logs go: ``tensorboard --logdir`` takes it."""
+        return self.experimentation_path() / "runs"
 
-    def aggregated_params(self) -> dict[int, dict[str, Params]]:
-        """The global parameters of the last complete round: ``{round: {"params": Params}}``."""
-        if self._params is None or self._round_current == 0:
-            return {}
-        return {self._round_current - 1: {"params": self._params}}
+    def info(self) -> ExperimentInfo:
+        """Print all settings as a table, with what is missing to run, and return it.
 
-    def params(self) -> Params:
-        """The global parameters now: of the last round, or the initial ones."""
-        if self._params is None:
-            self._params = self.training_plan().get_params()
-        return self._params
-
-    def training_plan(self) -> TrainingPlan:
-        """The researcher's own instance of the plan, holding the global model.
-
-        Raises:
-            UsageError: No training plan class is set.
+        The table is a dict of setting → value with an attribute ``missing``; ``str`` of it is what was printed.
         """
-        fresh = self._plan is None
-        plan = super().training_plan()
-        if fresh and self._params is not None:
-            plan.set_params(self._params)
-        return plan
-
-    def set_tensorboard(self, tensorboard: bool) -> bool:
-        """Whether TensorBoard logs are written, from the next `run` on.
-
-        Raises:
-            UsageError: Not a boolean.
-        """
-        if not isinstance(tensorboard, bool):
-            raise UsageError(f"tensorboard must be True or False, got {tensorboard!r}.")
-        self._tensorboard = tensorboard
-        return tensorboard
-
-    def add_monitor(self, monitor: Monitor) -> None:
-        """Have ``monitor`` told about everything from now on."""
-        self._monitors.add(monitor)
-
-    # running -----------------------------------------------------------------------------------------------
-
-    def run(self, rounds: int | None = None, increase: bool = False) -> int:
-        """Run rounds.
-
-        Args:
-            rounds: How many; None for all up to the round limit. They do not pass the limit.
-            increase: Raise the round limit where ``rounds`` would pass it.
-
-        Returns:
-            The number of rounds that were run; 0 if the limit is reached.
-
-        Raises:
-            UsageError: Settings are missing, or neither ``rounds`` nor a round limit is given.
-            RoundError: A round could not be completed. Earlier rounds count; the next `run` goes on from there.
-        """
-        count, limit = rounds_to_run(rounds, increase, self._round_limit, self._round_current)
-        if count == 0:
-            self._monitors.message(
-                f"The round limit of {self._round_limit} is reached; run(rounds=1, increase=True) goes beyond it."
-            )
-            return 0
-        if problems := self.missing():
-            listed = "\n".join(f"  - {problem}" for problem in problems)
-            raise UsageError(f"The experiment cannot run yet. Missing:\n{listed}")
-        path, first = self.experimentation_path(), self._round_current
-        self._monitors.set_tensorboard(path / "runs" if self._tensorboard else None)
-        self._round_limit = limit
-        error: BaseException | None = None
-        try:
-            self._monitors.started(path, self.pool().nodes, count)
-            try:
-                for _ in range(count):
-                    self._run_round()
-            finally:
-                if self._round_current > first:
-                    save_model(self.params(), path / "model.safetensors")
-        except BaseException as caught:
-            error = caught
-            raise
-        finally:
-            self._monitors.stopped(self._round_current - first, error)
-        return count
-
-    def run_once(self, increase: bool = False) -> int:
-        """Run one round: ``run(rounds=1, increase=increase)``."""
-        return self.run(rounds=1, increase=increase)
-
-    def _run_round(self) -> RoundResult:
-        number = self._round_current
-        job = self._plan_round(number)
-        ctx = job.ctx
-        self.host.round_start(ctx, ctx.node_ids)
-        self._monitors.round_started(ctx, ctx.node_ids)
-        spool = Spool(self.experimentation_path(), MEMORY_BUDGET)
-        self._attempt += 1  # whatever becomes of it, this attempt is used up
-        result = Round(self.pool(), job, spool, self._watch, self._monitors).run()
-        self._params, self._round_current, self._attempt = result.params, number + 1, 0
-        self._acked.update(dict.fromkeys(result.replies, number))
-        self._replies[number] = {node: reply_record(reply) for node, reply in result.replies.items()}
-        if self._plan is not None:
-            self._plan.set_params(result.params)
-        self._monitors.round_ended(ctx, result)
-        self.host.round_end(ctx, result)
-        return result
-
-    def _plan_round(self, number: int) -> RoundPlan:
-        """Decide everything about a round before anything is sent."""
-        if self._training_data is None or self._bundle is None:
-            raise UsageError("The experiment cannot run yet.", cure="Missing: " + "; ".join(self.missing()))
-        nodes = usable_nodes(self._training_data, self._nodes, self.pool().nodes)
-        await_nodes(self.pool(), nodes, self._connect_timeout, self._monitors.message, self._watch)
-        schedule = Schedule(
-            experiment_id=self.id,
-            seeds=self._seeds,
-            bundle=self._bundle,
-            model_args=self._model_args,
-            training_args=self._training_args,
-            datasets={node: card.dataset_id for node, card in self._training_data.data().items()},
-            acked=self._acked,
-            attempt=self._attempt,
-            total_rounds=self._round_limit or 0,
-        )
-        return schedule.plan_round(number, nodes, self.params(), self.aggregator(), self._strategy)
-
-    def _watch(self, sign: Progress | LogLine, node_id: str) -> None:
-        if isinstance(sign, Progress):
-            self._monitors.progress(node_id, sign)
-        else:
-            self._monitors.log(node_id, sign)
+        found = describe(self)
+        print(found)  # noqa: T201 - this is what it is for
+        return found
 
     # what the settings need --------------------------------------------------------------------------------
-
-    def _search(self) -> FederatedDataset:
-        say = self._monitors.message
-        search = NodeSearch(self.pool(), self._tags or (), self._nodes, self._min_nodes, self._connect_timeout, say)
-        return search.run(next(_QUERIES))
 
     def _make_plan(self, plan_class: type[TrainingPlan]) -> TrainingPlan:
         """A plan whose model is initialised from the experiment's seed."""
@@ -321,10 +233,78 @@ class Experiment(ExperimentSettings, Closing):
             plan.setup(PlanSetup(self._model_args, self._training_args), with_optimizer=False)
         return plan
 
-    def _forget_model(self) -> None:
-        super()._forget_model()
-        self._params = None
-        self._acked = {}  # what nodes have kept belongs to the model that is gone
+    # breakpoints -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load_breakpoint(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        transport: str | NodePool | None = None,
+        aggregator: str | type[Aggregator] | Aggregator | None = None,
+        agg_optimizer: AggOptimizer | type[AggOptimizer] | None = None,
+        node_selection_strategy: str | type[Strategy] | Strategy | None = None,
+        monitor: Monitor | None = None,
+        min_nodes: int | None = None,
+        connect_timeout: float | None = None,
+        progress: str = "auto",
+        transport_options: TransportOptions | None = None,
+        host: PluginHost | None = None,
+        trusted: bool = False,
+    ) -> Experiment:
+        """The experiment as it was after a round, ready to run on; to the bit as if undisturbed.
+
+        It keeps its folder, its id and its seed. The nodes are looked for; what differs there from what the
+        breakpoint says is told in a warning (`FedplugWarning`) and changes nothing.
+
+        Args:
+            path: A breakpoint's folder; or an experiment's folder, or its name, for its last breakpoint; None
+                for the last breakpoint of the experiment that was saved last.
+            transport: As for `Experiment`; by default the address that the experiment listened at.
+            aggregator: Needed only where the breakpoint cannot say how to make it: an object or class that no
+                installed plugin offers.
+            agg_optimizer: Likewise.
+            node_selection_strategy: Likewise.
+            monitor: As for `Experiment`.
+            min_nodes: As for `Experiment`; by default as it was.
+            connect_timeout: As for `Experiment`; by default as it was.
+            progress: As for `Experiment`.
+            transport_options: As for `Experiment`.
+            host: As for `Experiment`.
+            trusted: Whether to load a breakpoint that other users of this machine could have written. It holds the
+                source of the training plan, which is executed.
+
+        Raises:
+            BreakpointError: There is none, it is damaged, or something in it cannot be made again.
+            TransportError: The address cannot be used.
+        """
+        place, saved = read_latest(find_breakpoints(path), trusted=trusted)
+        snapshot = saved.snapshot
+        if transport is None and snapshot.transport is None:
+            raise BreakpointError(
+                "The experiment of this breakpoint reached its nodes through an object, such as a simulation's "
+                "Federation, which a breakpoint cannot hold.",
+                cure="Make it again, and call load_breakpoint(..., transport=...).",
+            )
+        transport = (snapshot.transport or None) if transport is None else transport
+        experiment = cls(
+            transport=transport, seed=int(snapshot.seed), monitor=monitor, progress=progress, host=host,
+            min_nodes=snapshot.min_nodes if min_nodes is None else min_nodes,
+            connect_timeout=snapshot.connect_timeout if connect_timeout is None else connect_timeout,
+            transport_options=transport_options,
+        )  # fmt: skip
+        try:
+            experiment._restore(saved, place.parent, aggregator, agg_optimizer, node_selection_strategy)
+            # a task of the process that has ended may still be under way: its number must not be used again
+            experiment._attempt = secrets.randbelow(2**30)
+            experiment._tell_differences(snapshot.fedplug)
+        except BaseException:
+            experiment.close()
+            raise
+        return experiment
+
+    def _forget_acknowledged(self) -> None:
+        self._acked = {}
 
     # the end -----------------------------------------------------------------------------------------------
 
@@ -338,6 +318,6 @@ class Experiment(ExperimentSettings, Closing):
             self._monitors.close()
 
     def __repr__(self) -> str:
-        plan = self._plan_class.__name__ if self._plan_class else "no training plan"
+        plan = self._bundle.class_name if self._bundle else "no training plan"
         limit = "no limit" if self._round_limit is None else self._round_limit
         return f"Experiment({plan}, {self._round_current} of {limit} rounds, {len(self._training_data or ())} nodes)"

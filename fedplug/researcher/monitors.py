@@ -6,12 +6,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.errors import UsageError
 from fedplug.core.messages import LogLine, NodeInfo, Progress, TrainReply
 from fedplug.core.monitor import Monitor
+
+T = TypeVar("T", bound=Monitor)
 
 _log = logging.getLogger("fedplug.experiment")
 
@@ -38,6 +40,12 @@ class MonitorGroup(Monitor):
         if not isinstance(monitor, Monitor):
             raise UsageError(f"{monitor!r} is not a monitor.", cure="Derive from fedplug.Monitor.")
         self._members.append(monitor)
+
+    def replace(self, old: Monitor | None, new: T) -> T:
+        """Put ``new`` in the place of ``old`` (or beside all others), and return it."""
+        self._members = [member for member in self._members if member is not old]
+        self._members.append(new)
+        return new
 
     def set_tensorboard(self, folder: Path | None) -> None:
         """Write TensorBoard logs below ``folder`` from now on; None for none.
@@ -81,6 +89,9 @@ class MonitorGroup(Monitor):
 
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         self._tell("round_ended", ctx, result)
+
+    def tested(self, ctx: RoundContext, result: RoundResult) -> None:
+        self._tell("tested", ctx, result)
 
     def stopped(self, rounds_done: int, error: BaseException | None) -> None:
         self._tell("stopped", rounds_done, error)

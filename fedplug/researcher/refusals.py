@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.errors import FedplugError, RoundError, UpdateRejectedError
+from fedplug.core.metrics.sums import TEST_AUX, check_layout
 from fedplug.core.params import Params
 from fedplug.core.pool import UpdateOffered
 from fedplug.core.strategy import Decision
@@ -29,6 +31,8 @@ def check_offer(offer: UpdateOffered, model: Params) -> None:
     difference = model.spec.difference(offer.spec)
     if difference:
         raise UpdateRejectedError(f"its update does not fit the model: {difference}.")
+    if TEST_AUX in offer.aux:
+        check_layout(offer.aux[TEST_AUX])
     if not 1 <= reply.sample_count < 2**53:
         raise UpdateRejectedError(f"its sample count of {reply.sample_count} is impossible.")
     if reply.steps < 0:
@@ -69,19 +73,20 @@ def check_decision(decision: object, strategy: object) -> Decision:
     )
 
 
-def check_result(params: object, model: Params, aggregator: object) -> None:
-    """Refuse new global parameters that are none.
+def check_result(params: object, model: Params, maker: object) -> None:
+    """Refuse new global parameters that are none; ``maker`` is the aggregator or the optimizer that made them.
 
     Raises:
         RoundError: They are not laid out as the model, or not finite.
     """
-    name = type(aggregator).__name__
+    kind = "Optimizer" if isinstance(maker, AggOptimizer) else "Aggregator"
+    name = type(maker).__name__
     cure = f"Run 'fedplug plugins check' on the plugin that offers {name}."
     if not isinstance(params, Params):
-        raise RoundError(f"Aggregator {name} returned {type(params).__name__}, not Params.", cure=cure)
+        raise RoundError(f"{kind} {name} returned {type(params).__name__}, not Params.", cure=cure)
     difference = model.spec.difference(params.spec)
     if difference or (difference := params.first_non_finite()):
-        raise RoundError(f"Aggregator {name} returned parameters that do not fit the model: {difference}.", cure=cure)
+        raise RoundError(f"{kind} {name} returned parameters that do not fit the model: {difference}.", cure=cure)
 
 
 @contextmanager

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 from fedplug.core.errors import StoreError
 from fedplug.core.messages import TrainReply
 from fedplug.core.params import Params
+from fedplug.core.params_file import write_params
 
 
 def reply_record(reply: TrainReply) -> dict[str, Any]:
@@ -32,17 +31,10 @@ def save_model(params: Params, path: Path) -> None:
     Raises:
         StoreError: It cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(dict(params), draft, metadata={"fingerprint": params.fingerprint()})
-        draft.replace(path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
+        write_params(params, path)
+    except OSError as error:
         raise StoreError(
             f"The model cannot be saved as {path}: {error}.",
             cure="Free some disk space, or mend the folder. The rounds count all the same: the model is in "

@@ -12,41 +12,32 @@ from __future__ import annotations
 import contextlib
 import heapq
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fedplug.core.aggregator import Aggregator, NodePayload, StreamingAggregator
-from fedplug.core.context import RoundContext, RoundResult
+from fedplug.core.aggregator import StreamingAggregator
+from fedplug.core.context import RoundResult
 from fedplug.core.errors import FedplugError, ParamsError, RoundError, UpdateRejectedError
-from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply, TrainRequest
+from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply
+from fedplug.core.metrics import TEST_AUX, Findings
 from fedplug.core.monitor import Monitor
 from fedplug.core.params import Params
-from fedplug.core.plan_source import PlanBundle
 from fedplug.core.pool import NodeJoined, NodeLost, NodePool, PoolEvent, TaskFailed, UpdateFetched, UpdateOffered
-from fedplug.core.strategy import Outcome, RoundState, Strategy
+from fedplug.core.strategy import Outcome, RoundState
 from fedplug.core.update import Update
+from fedplug.researcher.node_tests import NodeTests, weighted_metrics
 from fedplug.researcher.progress.text import block
 from fedplug.researcher.refusals import blamed, check_decision, check_offer, check_result, check_update
+from fedplug.researcher.round_plan import RoundPlan
 from fedplug.researcher.spool import Room, Spool
+
+__all__ = ["PATIENCE", "TICK", "Round", "RoundPlan"]
 
 TICK = 1.0
 """Seconds between two calls of the strategy when nothing happens."""
 
 PATIENCE = 1.0
 """Seconds without a fold after which updates no longer wait at their nodes for the transfers before them."""
-
-
-@dataclass(frozen=True)
-class RoundPlan:
-    """What a round needs to know, all decided before anything is sent."""
-
-    ctx: RoundContext
-    plan: PlanBundle
-    params: Params
-    requests: Mapping[str, TrainRequest]
-    payloads: Mapping[str, NodePayload | None]
-    aggregator: Aggregator
-    strategy: Strategy
 
 
 @dataclass
@@ -83,12 +74,17 @@ class Round:
     _reasons: dict[str, str] = field(default_factory=dict)
     _details: list[str] = field(default_factory=list)  # tracebacks of plans, as nodes tell them
     _replies: dict[str, TrainReply] = field(default_factory=dict)
+    _tests: NodeTests = field(init=False)
+    _tested: Findings = field(default_factory=Findings)
     _last_fold: float = field(default_factory=time.monotonic)
     # An event costs the same for ten nodes and for a thousand: these know where to look.
     _line: list[_Task] = field(default_factory=list)  # all tasks in the order of folding
     _turn: int = 0  # first place in the line that is neither folded nor given up
     _silent: int = 0  # first place in the line from which an offer is still to come
     _waiting: list[int] = field(default_factory=list)  # a heap: the places whose update waits at its node
+
+    def __post_init__(self) -> None:
+        self._tests = NodeTests(self.job.metrics)
 
     def run(self) -> RoundResult:
         """Do the round.
@@ -100,8 +96,7 @@ class Round:
         before = dict(self.pool.traffic())
         try:
             self._send()
-            self._gather(began)
-            params = self._finish()
+            params = self._finish(self._gather(began))
         except BaseException:
             self._give_up("the round was stopped")
             raise
@@ -110,9 +105,11 @@ class Round:
             params=params,
             replies=dict(sorted(self._replies.items())),
             dropped=dict(self._reasons),
-            metrics=weighted_metrics(self._replies.values()),
+            metrics=dict(sorted((weighted_metrics(self._replies.values()) | self._tested.scalars).items())),
             seconds=time.monotonic() - began,
             traffic=traffic,
+            values=self._tested.values,
+            node_values=self._tests.node_values(),
         )
 
     # sending -----------------------------------------------------------------------------------------------
@@ -132,7 +129,8 @@ class Round:
 
     # gathering ---------------------------------------------------------------------------------------------
 
-    def _gather(self, began: float) -> None:
+    def _gather(self, began: float) -> str:
+        """Gather updates until the strategy has enough; why it does not wait for the others."""
         while True:
             with blamed("Strategy", self.job.strategy, "judge"):
                 answer = self.job.strategy.judge(self.job.ctx, self._round_state(began))
@@ -145,7 +143,7 @@ class Round:
                     details="\n".join(self._details),
                 )
             if decision.verdict == "enough":
-                return
+                return decision.reason
             deadline = time.monotonic() + TICK
             changed = False
             while not changed and (left := deadline - time.monotonic()) > 0:
@@ -201,7 +199,7 @@ class Round:
     def _on_offer(self, task: _Task, offer: UpdateOffered) -> None:
         self._welcome_back(task.key.node_id)
         if task.offer is None and task.update is None and not task.folded:
-            check_offer(offer, self.job.params)
+            check_offer(offer, self.job.expected)
             task.offer = offer
             heapq.heappush(self._waiting, task.place)
 
@@ -214,11 +212,13 @@ class Round:
             params=event.params,
             sample_count=reply.sample_count,
             steps=reply.steps,
-            aux=event.aux,
+            aux={name: params for name, params in event.aux.items() if name != TEST_AUX},
             metrics=dict(reply.metrics),
             timing=dict(reply.timing),
         )
-        check_update(update, self.job.params, task.room.rest if task.room else None)
+        check_update(update, self.job.expected, task.room.rest if task.room else None)
+        request = self.job.requests[task.key.node_id]
+        self._tests.take(task.key.node_id, event.aux.get(TEST_AUX), request.training_args)
         self._welcome_back(task.key.node_id)
         task.update = update
         self._outcomes[task.key.node_id] = "replied"
@@ -273,6 +273,7 @@ class Round:
         return True
 
     def _fold(self, task: _Task) -> None:
+        self._tests.add_up(task.key.node_id)
         if self._streaming is not None and task.update is not None and not task.folded:
             with blamed("Aggregator", self._streaming, "accumulate"):
                 self._streaming.accumulate(self._state, task.update)
@@ -291,14 +292,18 @@ class Round:
 
     # the end -----------------------------------------------------------------------------------------------
 
-    def _finish(self) -> Params:
+    def _finish(self, why: str) -> Params:
         job = self.job
         for node_id, task in self._tasks.items():
             if self._outcomes.get(node_id) != "replied":
                 self.pool.cancel(task.key, "the round is complete without it")
+            if node_id not in self._outcomes:
+                self._reasons[node_id] = block(why) or "the round was complete without it"
+                self.monitor.dropped(node_id, self._reasons[node_id])
+        for task in self._tasks.values():
+            self._fold(task)
+        self._tested = self._tests.result()
         if self._streaming:
-            for task in self._tasks.values():
-                self._fold(task)
             with blamed("Aggregator", self._streaming, "finalize"):
                 params = self._streaming.finalize(self._state)
         else:
@@ -307,6 +312,10 @@ class Round:
                 params = job.aggregator.aggregate(job.params, updates, job.ctx)
         self._state = None
         check_result(params, job.params, job.aggregator)
+        if job.agg_optimizer is not None:
+            with blamed("Optimizer", job.agg_optimizer, "step"):
+                params = job.agg_optimizer.step(job.params, params, job.ctx)
+            check_result(params, job.params, job.agg_optimizer)
         for node_id in self._replies:
             self.pool.commit(self._tasks[node_id].key)
         for task in self._tasks.values():
@@ -330,13 +339,3 @@ class Round:
                     self.pool.cancel(task.key, reason)
             task.update = None
             self._let_go(task)
-
-
-def weighted_metrics(replies: Iterable[TrainReply]) -> dict[str, float]:
-    """Means of the nodes' metrics, weighted by sample count, over the nodes that report them."""
-    sums: dict[str, tuple[float, float]] = {}
-    for reply in replies:
-        for name, value in reply.metrics.items():
-            total, weight = sums.get(name, (0.0, 0.0))
-            sums[name] = (total + value * reply.sample_count, weight + reply.sample_count)
-    return {name: total / weight for name, (total, weight) in sorted(sums.items()) if weight}

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.aggregator import Aggregator, NodePayload
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import UsageError
 from fedplug.core.messages import TaskKey, TrainRequest
+from fedplug.core.metrics import make_metrics
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.rng import SeedTree
 from fedplug.core.strategy import Strategy
 from fedplug.core.training_args import TrainingArgs
+from fedplug.core.update import Update
 from fedplug.researcher.refusals import blamed
-from fedplug.researcher.round import RoundPlan
+from fedplug.researcher.round_plan import RoundPlan
 from fedplug.researcher.settings import is_whole_number
+
+if TYPE_CHECKING:
+    from fedplug.core.plugins import PluginHost
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Schedule:
         attempt: How often this round was tried before. A node never trains one (round, attempt) twice; the
             seeds do not depend on it, so another attempt gives the same bits.
         total_rounds: The round limit; 0 if there is none.
+        host: The plugins that offer metrics; all installed ones by default.
     """
 
     experiment_id: str
@@ -46,17 +53,25 @@ class Schedule:
     acked: Mapping[str, int]
     attempt: int
     total_rounds: int
+    host: PluginHost | None = None
 
     def plan_round(
-        self, number: int, nodes: Sequence[str], params: Params, aggregator: Aggregator, strategy: Strategy
+        self,
+        number: int,
+        nodes: Sequence[str],
+        params: Params,
+        aggregator: Aggregator,
+        strategy: Strategy,
+        agg_optimizer: AggOptimizer | None = None,
     ) -> RoundPlan:
         """Decide everything about a round before anything is sent.
 
         Raises:
             UsageError: The aggregator cannot work with the training arguments, or the strategy's choice is
-                no choice.
+                no choice, or ``test_metric`` names no metric, or one that cannot be made of ``test_metric_args``.
         """
         args = self.training_args.dict()
+        metrics = make_metrics(self.training_args.test_metric, self.training_args.test_metric_args, self.host)
         with blamed("Aggregator", aggregator, "check"):
             aggregator.check(args)
         seeds = self.seeds.child("round", number)
@@ -69,10 +84,41 @@ class Schedule:
             payloads = {node: aggregator.node_payload(node, ctx) for node in selected}
         shared = self.training_args.dict()  # one for all requests, which nobody changes
         requests = {node: self._request(node, ctx, payloads[node], shared) for node in selected}
-        return RoundPlan(ctx, self.bundle, params, requests, payloads, aggregator, strategy)
+        return RoundPlan(
+            ctx, self.bundle, params, requests, payloads, aggregator, strategy, metrics, agg_optimizer=agg_optimizer
+        )
+
+    def plan_test(
+        self, number: int, nodes: Sequence[str], params: Params, aggregator: Aggregator, strategy: Strategy
+    ) -> RoundPlan:
+        """A round in which ``nodes``, all of them, test ``params`` and train nothing.
+
+        Args:
+            number: The round that it counts as: that whose training would begin with ``params``.
+            nodes: Who tests, sorted.
+            params: What is tested.
+            aggregator: Says what the nodes receive besides; it aggregates nothing.
+            strategy: Decides what the test can do without.
+
+        Raises:
+            UsageError: No sample is held out, or a metric cannot be made.
+        """
+        if self.training_args.test_ratio == 0:
+            raise UsageError(
+                "There is nothing to test on: test_ratio is 0, so no node holds out any sample.",
+                cure="Set test_ratio in the training arguments, e.g. to 0.2.",
+            )
+        tests = {"test_on_global_updates": True, "test_on_local_updates": False}
+        args = {**self.training_args.dict(), **tests}
+        metrics = make_metrics(self.training_args.test_metric, self.training_args.test_metric_args, self.host)
+        ctx = RoundContext(self.experiment_id, number, self.seeds.child("round", number), tuple(nodes), args)
+        with blamed("Aggregator", aggregator, "node_payload"):
+            payloads = {node: aggregator.node_payload(node, ctx) for node in nodes}
+        requests = {node: self._request(node, ctx, payloads[node], args, train=False) for node in nodes}
+        return RoundPlan(ctx, self.bundle, params, requests, payloads, Unchanged(), strategy, metrics, train=False)
 
     def _request(
-        self, node_id: str, ctx: RoundContext, payload: NodePayload | None, args: dict[str, Any]
+        self, node_id: str, ctx: RoundContext, payload: NodePayload | None, args: dict[str, Any], train: bool = True
     ) -> TrainRequest:
         if payload and payload.training_args:
             args = TrainingArgs.from_dict({**args, **payload.training_args}).dict()
@@ -87,7 +133,16 @@ class Schedule:
             acked_round=self.acked.get(node_id, -1),
             total_rounds=self.total_rounds,
             aux=tuple(payload.aux) if payload else (),
+            train=train,
         )
+
+
+class Unchanged(Aggregator):
+    """The aggregator of a mere test: the model stays what it is."""
+
+    def aggregate(self, start: Params, updates: Sequence[Update], ctx: RoundContext) -> Params:
+        """``start``."""
+        return start
 
 
 def rounds_to_run(rounds: int | None, increase: bool, limit: int | None, current: int) -> tuple[int, int | None]:

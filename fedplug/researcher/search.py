@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 
 from fedplug.core.errors import DatasetError, TransportError, UsageError
 from fedplug.core.messages import DatasetCard, NodeInfo
@@ -17,6 +18,7 @@ from fedplug.core.pool import (
     UpdateOffered,
     Watcher,
 )
+from fedplug.researcher.dataset_table import NodeDatasets
 from fedplug.researcher.federated_dataset import FederatedDataset, display_name
 
 SETTLE = 2.6
@@ -41,6 +43,7 @@ class NodeSearch:
         min_nodes: Number of nodes with such data to wait for; None to wait until no more nodes come.
         timeout: Seconds after which the search gives up.
         say: Told what is being waited for.
+        listing: Whether every node counts, with such data or without, because somebody only wants to look.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class NodeSearch:
         min_nodes: int | None,
         timeout: float,
         say: Callable[[str], None],
+        *,
+        listing: bool = False,
     ) -> None:
         self.pool = pool
         self.tags = tuple(tags)
@@ -58,10 +63,11 @@ class NodeSearch:
         self.min_nodes = min_nodes
         self.timeout = timeout
         self.say = say
+        self.listing = listing
         self._said: dict[str, tuple[DatasetCard, ...]] = {}
 
     def run(self, query: int) -> FederatedDataset:
-        """Search until the nodes asked for have answered.
+        """Search until the nodes asked for have answered, and choose one data set on each.
 
         Args:
             query: A number that no search on this pool has used yet.
@@ -69,6 +75,16 @@ class NodeSearch:
         Raises:
             TransportError: No node, or not every node asked for, connected within the time-out.
             DatasetError: No data set matches, or the tags are ambiguous on a node.
+        """
+        self.wait(query)
+        return self._choose()
+
+    def wait(self, query: int) -> dict[str, list[DatasetCard]]:
+        """Search until the nodes asked for have answered. What they found: node id → data sets, both sorted.
+
+        Raises:
+            TransportError: As for `run`.
+            DatasetError: No data set matches within the time-out.
         """
         self.pool.search(query, ())  # all cards: so that an error can say what is there instead
         start = last_change = time.monotonic()
@@ -86,7 +102,7 @@ class NodeSearch:
             elif event is None and not told and not self.pool.is_fixed:
                 self.say(self._waiting_text())
                 told = True
-        return self._choose()
+        return dict(sorted(self._matching().items()))
 
     def _complete(self, quiet: float) -> bool:
         if self._unanswered() or self._absent():
@@ -109,14 +125,14 @@ class NodeSearch:
         return FederatedDataset.from_answers(self.tags, matching, self.pool.nodes)
 
     def _matching(self) -> dict[str, list[DatasetCard]]:
-        """Node id → data sets that carry all tags, for the nodes that have any."""
+        """Node id → data sets that carry all tags; the nodes that have none are there only for a listing."""
         wanted = set(self.tags)
         found = {
-            node: [card for card in cards if wanted <= set(card.tags)]
+            node: sorted((card for card in cards if wanted <= set(card.tags)), key=lambda card: card.name)
             for node, cards in self.answers.items()
             if self._is_wanted(node)
         }
-        return {node: cards for node, cards in found.items() if cards}
+        return {node: cards for node, cards in found.items() if cards or self.listing}
 
     def _is_wanted(self, node_id: str) -> bool:
         if self.wanted is None:
@@ -142,7 +158,10 @@ class NodeSearch:
         if self.wanted is not None:
             return f"Waiting at {self.pool.description} for {', '.join(self._absent() or self.wanted)} ..."
         count = f"{self.min_nodes} nodes" if self.min_nodes and self.min_nodes > 1 else "nodes"
-        return f"Waiting at {self.pool.description} for {count} with data tagged {', '.join(self.tags)} ..."
+        return f"Waiting at {self.pool.description} for {count}{self._with_data(', '.join(self.tags))} ..."
+
+    def _with_data(self, tags: str) -> str:
+        return "" if self.listing else f" with data tagged {tags}"
 
     def _explain(self) -> None:
         """The time is up: say what is missing."""
@@ -157,7 +176,8 @@ class NodeSearch:
         if absent := self._absent():
             raise TransportError(
                 f"Node {absent[0]!r} did not connect to {here} {seconds}. Connected: {connected}.",
-                cure=f"Check its id or name, and that it is running. {start_one}",
+                cure=f"{did_you_mean(absent[0], self.pool.nodes)}Check its id or name, and that it is running. "
+                f"{start_one}",
             )
         if unanswered := self._unanswered():
             raise TransportError(
@@ -167,7 +187,7 @@ class NodeSearch:
         if not self._matching():
             self._refuse_unmatched(list(self.answers))
         raise TransportError(
-            f"Only {len(self._matching())} of {self.min_nodes} nodes with data tagged {list(self.tags)} "
+            f"Only {len(self._matching())} of {self.min_nodes} nodes{self._with_data(str(list(self.tags)))} "
             f"connected to {here} {seconds}. Connected: {connected}.",
             cure=f"{start_one}, or lower min_nodes.",
         )
@@ -191,6 +211,37 @@ class NodeSearch:
         )
 
 
+def list_datasets(
+    pool: NodePool,
+    query: int,
+    *,
+    nodes: Sequence[str] | None = None,
+    tags: Sequence[str] = (),
+    min_nodes: int | None = None,
+    timeout: float = 30.0,
+    say: Callable[[str], None] | None = None,
+) -> NodeDatasets:
+    """The data sets of the nodes, to look at.
+
+    Args:
+        pool: Where to look.
+        query: A number that no search on this pool has used yet.
+        nodes: Ids or names of the nodes to ask; None for all that connect.
+        tags: Only data sets that carry all of these.
+        min_nodes: Number of nodes to wait for; None to wait until no more nodes come.
+        timeout: Seconds to wait for nodes.
+        say: Told what is being waited for.
+
+    Returns:
+        Node id → its data sets by name, for every node that was asked; some may have none. Printed it is a table.
+
+    Raises:
+        TransportError: No node, or not every node asked for, connected within the time-out.
+    """
+    search = NodeSearch(pool, tags, nodes, min_nodes, timeout, say or _say_nothing, listing=True)
+    return NodeDatasets(search.wait(query), pool.nodes)
+
+
 def usable_nodes(data: FederatedDataset, wanted: Sequence[str] | None, connected: Mapping[str, NodeInfo]) -> list[str]:
     """The nodes that hold the data and that the experiment is not kept from, sorted.
 
@@ -208,25 +259,59 @@ def usable_nodes(data: FederatedDataset, wanted: Sequence[str] | None, connected
     names = {**data.names(), **{node: info.name for node, info in connected.items()}}
     nodes = [node for node in data.node_ids() if node in wanted or names.get(node) in wanted]
     if not nodes:
+        there = {node: NodeInfo(node_id=node, name=names.get(node, "")) for node in data.node_ids()}
+        listed = ", ".join(display_name(node, there) for node in there)
         raise UsageError(
-            f"None of the nodes {list(wanted)} holds the training data.",
-            cure="set_nodes(None) uses all; set_training_data(None, from_tags=True) searches again.",
+            f"None of the nodes {list(wanted)} holds the training data. It lies on {listed}.",
+            cure=f"{did_you_mean(wanted[0], there)}"
+            "set_nodes(None) uses all; set_training_data(None, from_tags=True) searches again.",
         )
     return nodes
 
 
+def _say_nothing(text: str) -> None:
+    """For whoever only wants the answer."""
+
+
+def did_you_mean(node: str, known: Mapping[str, NodeInfo]) -> str:
+    """A question about the nearest id or name of a node, with a space behind it; empty if none is near."""
+    choices: Iterable[str] = sorted({text for info in known.values() for text in (info.node_id, info.name) if text})
+    near = get_close_matches(node, choices, n=1, cutoff=0.6)
+    return f"Did you mean {near[0]!r}? " if near else ""
+
+
 def await_nodes(
-    pool: NodePool, nodes: Sequence[str], timeout: float, say: Callable[[str], None], watch: Watcher
+    pool: NodePool,
+    nodes: Sequence[str],
+    timeout: float,
+    say: Callable[[str], None],
+    watch: Watcher,
+    given_up: set[str] | None = None,
 ) -> None:
     """Give nodes that were there before, and are away just now, time to come back.
 
     Those that do not are left to the strategy, which decides about nodes that are lost.
+
+    Args:
+        pool: Where they should be.
+        nodes: Their ids.
+        timeout: Seconds to wait at most.
+        say: Told who is being waited for.
+        watch: Told about signs of life meanwhile.
+        given_up: Nodes that were waited for in vain, and so are not waited for again before they have been back:
+            otherwise one that is gone for good would hold up every round. It is brought up to date.
     """
+    hopeless = set() if given_up is None else given_up
     deadline = time.monotonic() + timeout
     told = False
-    while away := [node for node in nodes if node not in pool.nodes]:
+    while True:
+        hopeless -= set(pool.nodes)
+        away = [node for node in nodes if node not in pool.nodes and node not in hopeless]
+        if not away:
+            break
         left = deadline - time.monotonic()
         if left <= 0 or pool.is_fixed:
+            hopeless |= set(away)
             return
         if not told:
             say(f"Waiting for {', '.join(away)} to connect again ...")

@@ -14,6 +14,7 @@ _BASES: dict[Kind, str] = {
     "strategy": "fedplug.core.strategy:Strategy",
     "data_manager": "fedplug.core.data:BatchSource",
     "transport": "fedplug.core.transport:Transport",
+    "metric": "fedplug.core.metrics:Metric",
 }
 
 _LOADS = "The target can be imported, and is a class of its kind."

@@ -161,6 +161,7 @@ def _check_card(card: DatasetCard) -> None:
     _text(card.name, "A data set's name", 1024, empty=True)
     _text(card.type, "A data set's type")
     _text(card.description, "A data set's description", MAX_LINE, empty=True)
+    _text(card.target, "A data set's target", MAX_LINE, empty=True)
     if len(card.tags) > 256 or len(card.columns) > 8192 or len(card.dtypes) > 8192:
         raise CodecError(f"The card of data set {card.name!r} is too long.")
     if len(card.shape) > MAX_DIMENSIONS or any(not 0 <= n < 2**62 for n in card.shape):

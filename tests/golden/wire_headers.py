@@ -41,6 +41,7 @@ def _headers() -> dict[str, h.AnyHeader]:
     request = TrainRequest(
         key=KEY, dataset_id="d1", plan_class="Plan", model_args={"width": 3}, training_args={"lr": 0.1, "tags": ["a"]},
         seed=11, data_seed=12, acked_round=2, total_rounds=10, aux=("control",),
+        train=False,
     )  # fmt: skip
     reply = TrainReply(
         key=KEY, sample_count=100, steps=9, metrics={"loss": 0.25}, timing={"train": 1.5}, state="kept",
@@ -48,7 +49,7 @@ def _headers() -> dict[str, h.AnyHeader]:
     )  # fmt: skip
     card = DatasetCard(
         dataset_id="d1", name="Clinic", type="csv", tags=("a", "b"), shape=(10, 3), columns=("x", "y"),
-        dtypes=("float64", "int64"),
+        dtypes=("float64", "int64"), target="y",
     )  # fmt: skip
     node = NodeInfo(node_id="node-a", name="Hospital A", version="0.1.0", plugins={"zmq": "0.1.0"})
     failure = TaskFailure(key=KEY, code="plan-raised", text="It raised.", details="Traceback ...")

@@ -53,6 +53,10 @@ def test_hook_fedplug_register_transports(host):
     assert offers(host, "fedplug_register_transports", "transport") is int
 
 
+def test_hook_fedplug_register_metrics(host):
+    assert offers(host, "fedplug_register_metrics", "metric") is int
+
+
 def test_hook_fedplug_trainer_hooks(host):
     @hook("on_fit_end")
     def noise(ctx):

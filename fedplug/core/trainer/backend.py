@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from fedplug.core.data import ArrayData, BatchSource
 from fedplug.core.errors import UsageError
 from fedplug.core.params import Array, Params
@@ -49,6 +51,8 @@ class Backend(ABC):
         criterion: The loss function, where it is not part of a training plan.
         device: Where the model lies.
         output: What the model made of the last batch, where the backend knows it.
+        has_testing_step: Whether `evaluate` does more than take the loss. If so, a test is one batch by default, as
+            there is no knowing whether its numbers are means.
     """
 
     model: Any = None
@@ -58,6 +62,7 @@ class Backend(ABC):
     criterion: Any = None
     device: Any = "cpu"
     output: Any = None
+    has_testing_step: bool = True
 
     # a routine ---------------------------------------------------------------------------------------------
 
@@ -171,6 +176,14 @@ class Backend(ABC):
     def predict(self, data: Any) -> Any:
         """The model's output for ``data``, without a graph."""
         raise self._cannot("predict")
+
+    def to_numpy(self, value: Any) -> Any:
+        """Outputs or targets as NumPy arrays, nested as they are."""
+        if isinstance(value, Mapping):
+            return {key: self.to_numpy(part) for key, part in value.items()}
+        if isinstance(value, list | tuple):
+            return tuple(self.to_numpy(part) for part in value)
+        return np.asarray(value)
 
     def wrap(self, data: Any, target: Any) -> BatchSource:
         """Data of the framework's own kind as batches."""

@@ -4,14 +4,15 @@
 trigger                   train, finetune                                eval
 ========================  =============================================  ==========================
 on_batch_start            cancel (where a task can be cancelled)         cancel
-on_batch_forward          forward, regularizer                           evaluate
+on_batch_forward          forward, regularizer                           evaluate, measure
 on_batch_backward         backward, step
 on_batch_end              accumulate, report, schedule                   accumulate
 on_epoch_end              schedule
 on_fit_end                schedule, finish                               finish
 ========================  =============================================  ==========================
 
-``report`` and ``schedule`` are there if somebody takes reports, or the backend has a scheduler.
+``report`` and ``schedule`` are there if somebody takes reports, or the backend has a scheduler; ``measure`` is, if
+there are metrics to measure (``test_metric``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedplug.core.errors import TrainingCancelledError
+from fedplug.core.metrics.sums import findings
 from fedplug.core.trainer.context import Context
 from fedplug.core.trainer.hooks import Hook
 from fedplug.core.trainer.points import Phase, Trigger
@@ -69,6 +71,7 @@ def default_hooks(
     report: Report | None = None,
     cancelled: Callable[[], bool] | None = None,
     scheduler_unit: str = "",
+    measured: bool = False,
 ) -> list[Hook]:
     """The loop's own hooks, of all phases.
 
@@ -77,9 +80,12 @@ def default_hooks(
         report: Takes the reports.
         cancelled: Asked before every batch.
         scheduler_unit: After what the scheduler steps; empty if there is none.
+        measured: Whether the trainer has metrics to measure.
     """
     every = (*TRAINING, Phase.EVAL)
     hooks = list(_ALWAYS)
+    if measured:
+        hooks.append(Hook(measure, Trigger.ON_BATCH_FORWARD, (Phase.EVAL,), "measure", OWNER))
     if cancelled is not None:
         hooks.append(Hook(_cancel(cancelled), Trigger.ON_BATCH_START, every, "cancel", OWNER))
     if report is not None and log_interval > 0:
@@ -147,12 +153,27 @@ def finish(ctx: Context) -> None:
 
 
 def evaluate(ctx: Context) -> None:
-    """Sets batch_metrics, y_prob, and loss_batch if there is such a metric."""
+    """Sets batch_metrics, y_prob, and loss_batch if there is such a metric.
+
+    Where metrics are measured, and there is no ``testing_step`` besides, there is nothing to do.
+    """
     backend = ctx.backend
+    if ctx.trainer.metrics and not backend.has_testing_step:
+        return
     data, target = ctx.data_batch
     metrics = ctx.batch_metrics = backend.evaluate(data, target)
     ctx.y_prob = backend.output
     ctx.loss_batch = metrics.get("loss")
+
+
+def measure(ctx: Context) -> None:
+    """Sets y_prob, the output of ``predict``, and adds the states of all metrics of ``test_metric`` to the meter.
+
+    A trainer whose output is not that of one model replaces this hook by one that calls `Trainer.measure`.
+    """
+    data, target = ctx.data_batch
+    ctx.y_prob = ctx.backend.predict(data)
+    ctx.trainer.measure(ctx.y_prob, target)
 
 
 def accumulate_metrics(ctx: Context) -> None:
@@ -163,8 +184,8 @@ def accumulate_metrics(ctx: Context) -> None:
 
 
 def finish_metrics(ctx: Context) -> None:
-    """Adds the means of all metrics over the samples to ``ctx.metrics``."""
-    ctx.metrics = {**ctx.meter.metrics(), **ctx.metrics}
+    """Adds what all metrics come to to ``ctx.metrics``, where it is a number."""
+    ctx.metrics = {**findings(ctx.meter.sums(), ctx.trainer.metrics).scalars, **ctx.metrics}
 
 
 def collect_outputs(ctx: Context) -> None:

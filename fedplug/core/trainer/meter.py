@@ -6,7 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fedplug.core.errors import PlanRunError
+import numpy as np
+
+from fedplug.core.errors import FedplugError, PlanError, PlanRunError
+from fedplug.core.metrics.base import Metric
+from fedplug.core.metrics.sums import MEAN, METRIC, MOST_NUMBERS
+from fedplug.core.params import Array
 
 _MAX_PENDING = 256  # losses that are kept unread; bounds how late a NaN is noticed
 
@@ -28,6 +33,7 @@ class Meter:
         self._samples = 0
         self._metrics: dict[str, float] = {}
         self._weights: dict[str, int] = {}
+        self._states: dict[str, Array] = {}
 
     def add(self, loss: Any, size: int) -> None:
         """Note the mean loss of a batch of ``size`` samples."""
@@ -41,6 +47,41 @@ class Meter:
         for name, value in metrics.items():
             self._metrics[name] = self._metrics.get(name, 0.0) + value * size
             self._weights[name] = self._weights.get(name, 0) + size
+
+    def add_states(self, metrics: Mapping[str, Metric], outputs: Any, targets: Any) -> None:
+        """Add the states of a batch.
+
+        Raises:
+            PlanError: A metric cannot be made of outputs and targets.
+        """
+        for name, metric in metrics.items():
+            try:
+                state = np.asarray(metric.state(outputs, targets))
+            except FedplugError as error:
+                raise PlanError(f"The metric {name!r} cannot be computed. {error.message}", cure=error.cure) from error
+            except Exception as error:
+                raise PlanError(f"The metric {name!r} failed: {type(error).__name__}: {error}") from error
+            before = self._states.get(name)
+            shape = state.shape if before is None else before.shape
+            if state.ndim != 1 or state.shape != shape or state.dtype.kind not in "biuf" or not state.size:
+                raise PlanError(
+                    f"The state of the metric {name!r} is an array of {state.dtype} of shape {state.shape}.",
+                    cure="It must be a vector of numbers, of the same length for all batches.",
+                )
+            if state.size > MOST_NUMBERS:
+                raise PlanError(
+                    f"The metric {name!r} makes {state.size:,} numbers; at most {MOST_NUMBERS:,} can travel.",
+                    cure="Fewer bins, or fewer classes, make it smaller.",
+                )
+            state = state.astype(np.float64)
+            self._states[name] = state if before is None else before + state
+
+    def sums(self) -> dict[str, Array]:
+        """States and means as sums, named as `fedplug.core.metrics.sums` does."""
+        found = {METRIC + name: state for name, state in self._states.items()}
+        for name, total in self._metrics.items():
+            found[MEAN + name] = np.array([total, self._weights[name]], np.float64)
+        return found
 
     def flush(self) -> None:
         """Read what has come together.

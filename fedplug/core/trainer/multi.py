@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedplug.core.errors import ParamsError, UnknownNameError, UsageError
+from fedplug.core.metrics.sums import METRIC, findings, merged
 from fedplug.core.params import Params
 from fedplug.core.trainer.backend import Backend
 from fedplug.core.trainer.context import OF_MODEL
@@ -95,7 +96,7 @@ class MultiModelTrainer(Trainer):
             raise UsageError("A MultiModelTrainer needs either a backend or a base_trainer.")
         if base_trainer is not None:
             backend = base_trainer.ctx.backend
-            same = ("args", "finetune_args", "loader", "seed", "optimizer_state", "strict", "log")
+            same = ("args", "finetune_args", "loader", "seed", "optimizer_state", "strict", "log", "metrics")
             options = {name: getattr(base_trainer, name) for name in same} | options
         assert backend is not None
         super().__init__(backend, data, **options)
@@ -325,7 +326,14 @@ class MultiModelTrainer(Trainer):
         names = {name: None for slot in slots for name in slot.metrics}
         metrics = {name: self.reducer([s.metrics[name] for s in slots if name in s.metrics]) for name in names}
         count = round(self.reducer([slot.num_samples for slot in slots]))
-        return FitResult(count, metrics=metrics, steps=sum(slot.steps for slot in slots), slots=tuple(slots))
+        # States add up over models as over nodes: each model's answer to a sample counts.
+        picked = slots[-1:] if self.reducer is REDUCERS["last"] else slots
+        states = merged({n: s for n, s in slot.sums.items() if n.startswith(METRIC)} for slot in picked)
+        found = findings(states, self.metrics)
+        return FitResult(
+            count, metrics=metrics | found.scalars, steps=sum(slot.steps for slot in slots), slots=tuple(slots),
+            sums=states, values=found.values,
+        )  # fmt: skip
 
     def _checked(self, index: Any) -> int:
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(self.slots):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fedplug.core.data import BatchSource, LoaderArgs
+from fedplug.core.metrics.making import make_metrics
 from fedplug.core.rng import SeedTree
 from fedplug.core.trainer.defaults import Report
 from fedplug.core.trainer.hooks import hooks_of
@@ -45,6 +46,12 @@ def plan_trainer(
         PlanError: The plan was not set up.
     """
     state = plan._state
+    if host is not None and state.training_args.test_metric and "metrics" not in options:
+        wanted = state.training_args
+        options["metrics"] = make_metrics(wanted.test_metric, wanted.test_metric_args, host)
+    train = data.get("train")
+    if train is not None and plan.pre_processes:
+        data = {**data, "train": plan.processed(train)}
     trainer = plan.make_trainer(
         plan.make_backend(), data, args=state.training_args, loader=loader, seed=seed, report=report,
         cancelled=cancelled, **{"log": state.log, **options},

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedplug.core.params import Params
+import numpy as np
+
+from fedplug.core.metrics.base import Metric
+from fedplug.core.metrics.sums import MEAN, findings
+from fedplug.core.params import Array, Params
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,9 @@ class FitResult:
         stopped: Why a hook stopped it early; empty if it went to its end.
         leaks: Names that hooks left behind in the context without a scope.
         slots: The results of each model, where there are several.
+        sums: Of an evaluation, what ``metrics`` and ``values`` are made of, to be added to those of other nodes; see
+            `fedplug.core.metrics.sums`.
+        values: What was found that is no number, by name, e.g. a confusion matrix.
     """
 
     num_samples: int = 0
@@ -36,11 +43,28 @@ class FitResult:
     stopped: str = ""
     leaks: tuple[str, ...] = ()
     slots: tuple[FitResult, ...] = ()
+    sums: Mapping[str, Array] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:
         """The metric ``loss``; of a training, the mean loss over the samples."""
         return self.metrics["loss"]
+
+
+def complete_sums(result: FitResult, metrics: Mapping[str, Metric]) -> dict[str, Array]:
+    """The sums of an evaluation, including numbers that hooks added to ``ctx.metrics``, which count as means.
+
+    Args:
+        result: The evaluation.
+        metrics: What was measured.
+    """
+    sums = dict(result.sums)
+    known = findings(sums, metrics).scalars
+    for name, value in result.metrics.items():
+        if name not in known:
+            sums[MEAN + name] = np.array([value * result.num_samples, result.num_samples], np.float64)
+    return sums
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from fedplug.core.data import BatchSource, LoaderArgs
 from fedplug.core.errors import DatasetError, UsageError
+from fedplug.core.metrics.base import Metric
+from fedplug.core.metrics.sums import findings
 from fedplug.core.params import Params
 from fedplug.core.rng import SeedTree
 from fedplug.core.trainer import split_data
@@ -23,6 +25,9 @@ from fedplug.core.trainer.points import Phase
 from fedplug.core.trainer.result import FitResult
 from fedplug.core.trainer.seed_names import SeedNames
 from fedplug.core.training_args import TrainingArgs
+
+TEST_BATCH = 1024
+"""Samples per batch of a test, unless the user says so, or a ``testing_step`` wants them together."""
 
 
 class RoutineRunner(SeedNames):
@@ -39,6 +44,7 @@ class RoutineRunner(SeedNames):
     routines: int
     ctx: Context
     hooks: dict[Phase, HookSet]
+    metrics: Mapping[str, Metric]
 
     @abstractmethod
     def source(self, split: str) -> BatchSource | None:
@@ -112,7 +118,9 @@ class RoutineRunner(SeedNames):
 
     def _slot_result(self) -> FitResult:
         ctx = self.ctx
-        return FitResult(ctx.num_samples, metrics=dict(ctx.metrics), steps=ctx.num_steps)
+        sums = ctx.meter.sums()
+        values = findings(sums, self.metrics).values
+        return FitResult(ctx.num_samples, metrics=dict(ctx.metrics), steps=ctx.num_steps, sums=sums, values=values)
 
     @contextmanager
     def _ready(self, backend: Backend, phase: Phase) -> Iterator[None]:
@@ -175,7 +183,8 @@ class RoutineRunner(SeedNames):
         if isinstance(source, split_data.LoaderSource):
             return source.loader_args()
         extra = (self.loader or LoaderArgs.merge(self.args.loader_args)).extra
-        size = batch_size or self.args.test_batch_size or max(1, len(source))
+        usual = len(source) if self.ctx.backend.has_testing_step else TEST_BATCH
+        size = batch_size or self.args.test_batch_size or max(1, usual)
         return LoaderArgs(size, shuffle=False, extra=extra)
 
     def _whole(self, source: BatchSource) -> BatchSource:

@@ -9,7 +9,9 @@ from typing import Any
 
 from fedplug.core.closing import Closing
 from fedplug.core.data import BatchSource, LoaderArgs
-from fedplug.core.errors import PluginError, UsageError
+from fedplug.core.errors import PlanError, PluginError, UsageError
+from fedplug.core.metrics.base import Metric
+from fedplug.core.metrics.making import make_metrics
 from fedplug.core.params import Params
 from fedplug.core.rng import SeedTree
 from fedplug.core.trainer import checkpoint, split_data
@@ -47,9 +49,11 @@ class Trainer(RoutineRunner, Closing):
         cancelled: Asked before every batch.
         log: Takes lines that the user should see.
         strict: Whether a name that a hook leaves behind without a scope is an error.
+        metrics: What an evaluation measures, by name; by default what ``args.test_metric`` says.
 
     Raises:
         UsageError: An argument is of no use.
+        UnknownNameError: There is no such metric, or no such argument of one.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Trainer(RoutineRunner, Closing):
         cancelled: Callable[[], bool] | None = None,
         log: Callable[[str], object] = _LOG.warning,
         strict: bool = False,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         if optimizer_state not in _POLICIES:
             raise UsageError(f"optimizer_state must be one of {', '.join(_POLICIES)}, got {optimizer_state!r}.")
@@ -81,6 +86,8 @@ class Trainer(RoutineRunner, Closing):
         self.seed = seed if isinstance(seed, SeedTree) else SeedTree.root(seed)
         self.optimizer_state = optimizer_state
         self.strict = strict
+        asked = self.args.test_metric, self.args.test_metric_args
+        self.metrics = make_metrics(*asked) if metrics is None else dict(metrics)
         self.log = log
         self.leaks: tuple[str, ...] = ()
         self.routines = 0  # trainings so far; each has an order of samples of its own
@@ -89,7 +96,7 @@ class Trainer(RoutineRunner, Closing):
         self.ctx = Context(self, backend)
         hooks = default_hooks(
             log_interval=self.args.log_interval, report=report, cancelled=cancelled,
-            scheduler_unit=backend.scheduler_unit if backend.has_scheduler() else "",
+            scheduler_unit=backend.scheduler_unit if backend.has_scheduler() else "", measured=bool(self.metrics),
         )  # fmt: skip
         hooks = [h for h in hooks if not only_for_eval or Phase.EVAL in h.phases]
         self.hooks: dict[Phase, HookSet] = {phase: HookSet(phase, hooks) for phase in Phase}
@@ -145,12 +152,31 @@ class Trainer(RoutineRunner, Closing):
         Args:
             split: What to test on; without data it is told and nothing found.
             hooks: Hooks for this time only, instead of the trainer's own.
-            batch_size: Samples per batch; by default ``args.test_batch_size``, or else all in one.
+            batch_size: Samples per batch; by default ``args.test_batch_size``, or else all in one if there is a
+                ``testing_step``, and 1024 if there is none.
         """
         if self.source(split) is None:
             self.log(f"There is no data in split {split!r}: nothing was tested.")
             return FitResult()
         return self._run(Phase.EVAL, split, hooks, False, batch_size)
+
+    def measure(self, outputs: Any, targets: Any) -> None:
+        """Add a batch to the metrics of ``test_metric``; for hooks of an evaluation.
+
+        Args:
+            outputs: What the model put out, in the framework's own arrays.
+            targets: What it should have been.
+
+        Raises:
+            PlanError: There are no targets, or a metric cannot be made of these.
+        """
+        if targets is None:
+            raise PlanError(
+                "The test data has no targets, so that test_metric has nothing to compare with.",
+                cure="Give DataManager a target.",
+            )
+        to_numpy = self.ctx.backend.to_numpy
+        self.ctx.meter.add_states(self.metrics, to_numpy(outputs), to_numpy(targets))
 
     # parameters --------------------------------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ class DatasetRecord(msgspec.Struct, frozen=True, kw_only=True):
             description=self.description,
             columns=self.columns,
             dtypes=self.dtypes,
+            target=self.target,
         )
 
 

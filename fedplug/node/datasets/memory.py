@@ -76,4 +76,5 @@ class MemoryDataset(NodeDataset):
             description=self.description,
             columns=tuple(self._arrays),
             dtypes=tuple(array.dtype.name for array in self._arrays.values()),
+            target=self.target,
         )

@@ -100,6 +100,11 @@ class JsonProgress(Monitor):
             traffic=dict(result.traffic),
         )
 
+    def tested(self, ctx: RoundContext, result: RoundResult) -> None:
+        """Event ``tested``."""
+        nodes, dropped = sorted(result.replies), dict(result.dropped)
+        self._put("tested", round=ctx.round, nodes=nodes, dropped=dropped, metrics=dict(result.metrics))
+
     def stopped(self, rounds_done: int, error: BaseException | None) -> None:
         """Event ``stopped``."""
         what = None if error is None else {"type": type(error).__name__, "message": str(error)}

@@ -151,17 +151,29 @@ def test_the_state_of_another_optimizer_is_refused():
 
 def test_a_state_that_cannot_be_kept_is_named():
     layer = nn.Linear(2, 1)
-    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=3)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    optimizer.state[layer.bias]["seen"] = {1, 2}
+    with pytest.raises(PlanError, match="cannot be kept: its 'optimizer/1/seen' is a set") as caught:
+        optimizer_state.read(optimizer)
+    assert "keep_optimizer_state=False" in caught.value.cure
 
-    def closure():
+
+def test_a_state_of_lists_of_tensors_is_kept_too():
+    def closure(layer, optimizer):
         optimizer.zero_grad()
-        loss = layer(torch.ones(1, 2)).pow(2).sum()
+        loss = (layer(torch.arange(6.0).reshape(3, 2)) - 1).pow(2).sum()
         loss.backward()
         return loss
 
-    optimizer.step(closure)
-    with pytest.raises(PlanError, match=r"LBFGS cannot be kept: its '\w+' is a"):
-        optimizer_state.read(optimizer)
+    one, two = nn.Linear(2, 1), nn.Linear(2, 1)
+    first = torch.optim.LBFGS(one.parameters(), lr=0.1, max_iter=3)
+    first.step(lambda: closure(one, first))
+    two.load_state_dict(one.state_dict())
+    second = torch.optim.LBFGS(two.parameters(), lr=0.1, max_iter=3)
+    optimizer_state.write(second, *optimizer_state.read(first))
+    first.step(lambda: closure(one, first))
+    second.step(lambda: closure(two, second))
+    assert torch_params.read(one) == torch_params.read(two)
 
 
 def test_bfloat16_is_kept_too():

@@ -86,7 +86,8 @@ def test_a_class_of_a_module_travels(module):
     bundle = bundle_plan(module(HEAD + PLAN).Plan)
     assert bundle.source == PLAN
     assert bundle.class_name == "Plan"
-    assert bundle.dependencies == ("import numpy as np", "from fedplug import DataManager, NumpyTrainingPlan")
+    line = "from fedplug import DataManager, NumpyTrainingPlan, ProcessTypes"
+    assert bundle.dependencies == ("import numpy as np", line)
     loaded = load_plan(PlanBundle.decode(bundle.encode()))
     assert loaded().init_model({})["w"].shape == (3,)
 
@@ -430,11 +431,6 @@ def test_a_received_source_that_is_wrong_ends_in_one_error(source, words):
     for _ in range(2):  # nothing of the first attempt may be left over
         with pytest.raises(PlanSourceError, match=words):
             load_plan(received(source))
-
-
-def test_helper_modules_are_refused_and_not_ignored():
-    with pytest.raises(PlanSourceError, match="carries helper modules"):
-        load_plan(received(PLAN, helpers={"helper": "x = 1"}))
 
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"nonsense", msgspec.msgpack.encode({"class_name": "x"}),

@@ -71,3 +71,45 @@ def test_random_depends_on_the_seed_and_the_round_only():
 def test_random_refuses_what_makes_no_sense(args):
     with pytest.raises(UsageError):
         RandomStrategy(**args)
+
+
+class Forgiving(DefaultStrategy):
+    """Leaves a node out for a while after it has failed; what it remembers survives a breakpoint."""
+
+    def __init__(self, rounds=2):
+        self.rounds = rounds
+        self._banned = {}
+
+    def select(self, ctx, nodes):
+        return [node for node in nodes if self._banned.get(node, 0) <= ctx.round] or list(nodes)
+
+    def judge(self, ctx, state):
+        for node in state.dropped:
+            self._banned[node] = ctx.round + 1 + self.rounds
+        return Decision("wait" if state.missing else "enough")
+
+    def state_dict(self):
+        return {"banned": dict(self._banned)}
+
+    def load_state_dict(self, state):
+        self._banned = dict(state["banned"])
+
+
+def test_a_strategy_can_remember():
+    strategy = Forgiving()
+    assert strategy.judge(ctx(0), state({"a": "replied", "b": "failed", "c": "replied"})).verdict == "enough"
+    again = Forgiving()
+    again.load_state_dict(strategy.state_dict())
+    for one in (strategy, again):
+        assert [one.select(ctx(number), ["a", "b", "c"]) for number in (1, 2, 3)] == [
+            ["a", "c"],
+            ["a", "c"],
+            ["a", "b", "c"],
+        ]
+
+
+def test_a_strategy_without_memory_says_so():
+    assert DefaultStrategy().state_dict() == {}
+    DefaultStrategy().load_state_dict({})
+    with pytest.raises(UsageError, match=r"DefaultStrategy keeps no state, but was given \['banned'\]"):
+        DefaultStrategy().load_state_dict({"banned": {}})

@@ -7,8 +7,9 @@ import pytest
 
 from fedplug import DataManager, NumpyTrainingPlan, Params
 from fedplug.core.errors import PlanError
+from fedplug.core.flexible_calls import call_flexibly
 from fedplug.core.training_args import TrainingArgs
-from fedplug.core.training_plan import PlanSetup, call_flexibly
+from fedplug.core.training_plan import PlanSetup
 
 
 class Plan(NumpyTrainingPlan):

@@ -292,7 +292,7 @@ class PlanWithOutsideName(NumpyTrainingPlan):
         return 0.0, {"w": data}
 
 
-@pytest.mark.parametrize("wrong", [3, "LinearPlan", LinearPlan()])
+@pytest.mark.parametrize("wrong", [3, LinearPlan()])
 def test_a_training_plan_class_must_be_a_class(wrong: Any) -> None:
     with pytest.raises(UsageError, match="must be a class"):
         experiment(training_plan_class=wrong)
@@ -401,11 +401,6 @@ def test_a_failed_round_can_be_run_again() -> None:
         assert exp.run_once() == 1
 
 
-def test_breakpoints_are_refused_until_they_exist() -> None:
-    with pytest.raises(UsageError, match="save_breakpoints"):
-        experiment(save_breakpoints=True)
-
-
 # monitors --------------------------------------------------------------------------------------------------
 
 
@@ -490,8 +485,8 @@ def test_folders_are_numbered_or_named(fedplug_dir: Path) -> None:
     with experiment() as exp:
         assert exp.experimentation_path().name == "Experiment_0042"
     for name in ("", "a/b", "..", "a\nb"):
-        with experiment(experimentation_folder=name) as exp, pytest.raises(UsageError, match="name of an experiment"):
-            exp.experimentation_path()
+        with pytest.raises(UsageError, match="name of an experiment"):
+            experiment(experimentation_folder=name)
 
 
 def test_a_search_that_fails_leaves_tags_and_data_as_they_were() -> None:

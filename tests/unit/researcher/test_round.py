@@ -8,6 +8,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace as replace_state
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from fedplug.core.pool import (
     UpdateOffered,
     Watcher,
 )
+from fedplug.core.quorum import OverSelection, QuorumStrategy
 from fedplug.core.strategy import Decision, DefaultStrategy, RoundState, Strategy
 from fedplug.core.update import Update
 from fedplug.researcher import round as round_module
@@ -614,3 +616,48 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypa
     room = Room(Spool(tmp_path, 0), 100, in_file=True)
     with pytest.raises(RoundError, match=r"no room for an update of 100 bytes.*No space left"):
         room.allocate(100)
+
+
+def test_of_more_updates_than_are_needed_the_first_count(tmp_path: Path) -> None:
+    """What is offered, or even under way, when the round is complete is neither folded nor kept."""
+    updates = make_updates(4)
+    script = [("offer", f"node-{i}") for i in range(4)] + [("fetch", "node-3"), ("fetch", "node-1")]
+    pool = ScriptedPool(updates, script)
+    result = run(pool, tmp_path, strategy=OverSelection(2, extra=1.0))
+    assert list(result.replies) == ["node-1", "node-3"]
+    mean = WeightedMean(START.spec)
+    for index in (1, 3):
+        mean.add(updates[f"node-{index}"], 10 + index)
+    assert result.params == mean.result()
+    why = "2 replies had come before its own, and no more were needed"
+    assert result.dropped == {"node-0": why, "node-2": why}
+    assert sorted(pool.cancelled) == ["node-0", "node-2"]
+    assert sorted(pool.committed) == ["exp/node-1", "exp/node-3"]
+
+
+def test_the_deadline_ends_a_round_and_the_result_says_who_was_late(tmp_path: Path) -> None:
+    class Silent(ScriptedPool):
+        def next_event(self, timeout: float | None, watch: Watcher | None = None) -> PoolEvent | None:
+            return super().next_event(timeout, watch) if self.script or self.wanted else None
+
+    class Late(QuorumStrategy):
+        def judge(self, ctx: RoundContext, state: RoundState) -> Decision:
+            return super().judge(ctx, replace_state(state, elapsed=60.0 if len(state.replied) == 2 else 59.0))
+
+    pool = Silent(make_updates(3), [("offer", "node-0"), ("offer", "node-2")])
+    result = run(pool, tmp_path, strategy=Late(2, deadline=60))
+    assert result.dropped == {"node-1": "it had not replied by the deadline of 60 s"}
+    assert pool.cancelled == ["node-1"]
+
+
+def test_a_quorum_out_of_reach_ends_the_round_with_all_reasons(tmp_path: Path) -> None:
+    pool = ScriptedPool(make_updates(3), [("fail", "node-0"), ("lose", "node-2")])
+    with pytest.raises(
+        RoundError, match=r"'node-0' failed \(boom\); 'node-2' lost \(silence for 6 s\); 'node-1' still"
+    ):
+        run(pool, tmp_path, strategy=QuorumStrategy(2))
+
+
+def test_the_clock_of_a_round_runs(tmp_path: Path) -> None:
+    with pytest.raises(RoundError, match="0 replies of the 1 needed had come by the deadline of 1e-06 s"):
+        run(ScriptedPool(make_updates(2), []), tmp_path, strategy=QuorumStrategy(1, deadline=1e-6))

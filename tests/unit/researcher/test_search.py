@@ -15,7 +15,7 @@ from fedplug.core.plan_source import PlanBundle
 from fedplug.core.pool import Allocate, DatasetsFound, NodeJoined, NodeLost, NodePool, PoolEvent, Watcher
 from fedplug.researcher import search as search_module
 from fedplug.researcher.federated_dataset import FederatedDataset
-from fedplug.researcher.search import NodeSearch, await_nodes, usable_nodes
+from fedplug.researcher.search import NodeSearch, await_nodes, list_datasets, usable_nodes
 
 
 class Clock:
@@ -219,13 +219,24 @@ def test_nodes_that_are_away_get_time_to_come_back(clock: Clock) -> None:
     assert clock.now == 109.0, "then the strategy decides"
 
 
-def test_a_federated_data_set_knows_sizes_and_shapes() -> None:
-    data = FederatedDataset({"b": CANCER, "a": OTHER})
-    assert (data.node_ids(), len(data)) == (["a", "b"], 2)
-    assert data.sample_sizes() == {"a": 10, "b": 10}
-    assert data.shapes() == {"a": (10, 3), "b": (10, 3)}
-    with pytest.raises(DatasetError, match="at least one node"):
-        FederatedDataset({})
+def test_a_node_that_is_gone_for_good_holds_up_one_round_only(clock: Clock) -> None:
+    pool = ScriptedPool(clock, [(0.0, "join", "a", []), (90.0, "join", "gone", []), (95.0, "leave", "gone", [])])
+    given_up: set[str] = set()
+
+    def wait() -> float:
+        began = clock.now
+        await_nodes(pool, ["a", "gone"], 30.0, lambda text: None, lambda sign, node: None, given_up)
+        return clock.now - began
+
+    assert [wait(), wait(), wait()] == [30.0, 0.0, 0.0]
+    assert given_up == {"gone"}
+    clock.now = 190.0
+    assert pool.next_event(0) == NodeJoined(NodeInfo(node_id="gone", name="name-of-gone"))
+    assert wait() == 0.0
+    assert given_up == set(), "it was back, so it is waited for when it leaves again"
+    clock.now = 195.0
+    assert isinstance(pool.next_event(0), NodeLost)
+    assert wait() == 30.0
 
 
 def test_a_node_that_does_not_answer_is_named(clock: Clock) -> None:
@@ -264,6 +275,56 @@ def test_a_node_chosen_by_name_is_still_meant_while_it_is_away() -> None:
         usable_nodes(data, ["elsewhere"], there)
 
 
-def test_a_federated_data_set_is_made_of_cards() -> None:
-    with pytest.raises(UsageError, match=r"node 'a'.*DatasetCard"):
-        FederatedDataset({"a": "cancer"})  # type: ignore[dict-item]
+def test_a_wrong_name_is_met_with_the_nearest_right_one(clock: Clock) -> None:
+    with pytest.raises(TransportError, match=r"'name-of-aa' did not connect.*\nDid you mean 'name-of-a'\?"):
+        find(clock, [(0.0, "join", "a", [CANCER])], nodes=["name-of-aa"])
+    data = FederatedDataset({"a": CANCER, "b": CANCER}, {"a": NodeInfo(node_id="a", name="hospital")})
+    with pytest.raises(UsageError) as caught:
+        usable_nodes(data, ["hospitl"], {})
+    assert "It lies on 'hospital' (a), 'b'." in caught.value.message
+    assert caught.value.cure.startswith("Did you mean 'hospital'? set_nodes(None)")
+
+
+def test_a_named_node_without_data_is_told_with_the_cure(clock: Clock) -> None:
+    with pytest.raises(DatasetError, match=r"'name-of-a' \(a\) has no data set") as caught:
+        find(clock, [(0.0, "join", "a", [])], nodes=["a"])
+    assert "fedplug node dataset add" in caught.value.cure
+
+
+# looking ---------------------------------------------------------------------------------------------------
+
+
+def test_all_data_sets_of_all_nodes_are_listed_by_name(clock: Clock) -> None:
+    pool = ScriptedPool(
+        clock, [(1.0, "join", "b", [OTHER, CANCER]), (2.0, "join", "a", []), (3.0, "join", "c", [OTHER])]
+    )
+    said: list[str] = []
+    assert list_datasets(pool, 1, say=said.append) == {"a": (), "b": (CANCER, OTHER), "c": (OTHER,)}
+    assert 105.5 < clock.now < 106.5, "2.6 s after the last node"
+    assert said == ["Waiting at zmq://127.0.0.1:7400 for nodes ..."]
+
+
+def test_a_list_can_be_narrowed(clock: Clock) -> None:
+    script = [(0.0, "join", "a", [CANCER]), (1.0, "join", "b", [OTHER]), (2.0, "join", "c", [])]
+    assert list_datasets(ScriptedPool(clock, script), 1, tags=["#csv"]) == {"a": (CANCER,), "b": (), "c": ()}
+    assert list_datasets(ScriptedPool(clock, script), 1, nodes=["name-of-c", "b"]) == {"b": (OTHER,), "c": ()}
+
+
+def test_a_number_of_nodes_ends_the_wait_for_a_list_even_if_they_have_no_data(clock: Clock) -> None:
+    script = [(0.0, "join", "a", []), (1.0, "join", "b", []), (9.0, "join", "c", [])]
+    assert list_datasets(ScriptedPool(clock, script), 1, min_nodes=2) == {"a": (), "b": ()}
+    assert clock.now == 101.0
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "words"),
+    [
+        ([], {}, "No node connected to zmq://127.0.0.1:7400 within 30 s"),
+        ([(0.0, "join", "a", [])], {"nodes": ["b"]}, "'b' did not connect"),
+        ([(0.0, "join", "a", [])], {"min_nodes": 2}, "Only 1 of 2 nodes connected"),
+        ([(0.0, "join silently", "a", [])], {}, "did not say what data it has"),
+    ],
+)
+def test_a_list_that_cannot_be_had_says_why(clock: Clock, script: Any, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(TransportError, match=words):
+        list_datasets(ScriptedPool(clock, script), 1, **options)

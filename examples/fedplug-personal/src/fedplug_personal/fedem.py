@@ -116,7 +116,11 @@ class MixtureTrainer(MultiModelTrainer):
             raise ParamsError(f"There are {self.weights.size} mixture weights for {model_nums} components.")
         self.responsibilities: Array = np.empty((0, model_nums))
         for slot in self.slots:
-            slot.hooks[Phase.EVAL].replace("evaluate", Hook(self._ensemble, Trigger.ON_BATCH_FORWARD, (Phase.EVAL,)))
+            evaluation = slot.hooks[Phase.EVAL]
+            evaluation.replace("evaluate", Hook(self._ensemble, Trigger.ON_BATCH_FORWARD, (Phase.EVAL,)))
+            if self.metrics:
+                evaluation.remove("measure")  # the mixture is measured, not its components
+            slot.backend.has_testing_step |= ensemble_metrics is not None
             for phase in TRAINING:
                 hooks = slot.hooks[phase]
                 if "forward" in hooks.names(Trigger.ON_BATCH_FORWARD):  # not where it is only for evaluation
@@ -185,6 +189,8 @@ class MixtureTrainer(MultiModelTrainer):
         mixed = self.shared["mixture"] = self.shared["mixture"] + part if index else part
         if index == self.model_nums - 1:
             ctx.y_prob = mixed
+            if self.metrics:
+                self.measure(mixed, target)
             if self.ensemble_metrics is None:
                 found: Any = {"loss": float(_array(self.sample_losses(mixed, target)).mean())}
             else:

@@ -11,12 +11,12 @@ import torch
 
 from fedplug.core.data import BatchSource, DataManager
 from fedplug.core.errors import ParamsError, PlanError, UsageError
+from fedplug.core.flexible_calls import call_flexibly
 from fedplug.core.metrics import as_metrics
 from fedplug.core.params import Array, Params
 from fedplug.core.trainer import Backend, BackendState, Phase
-from fedplug.core.training_plan import call_flexibly
+from fedplug_torch import optimizer_state
 from fedplug_torch import params as torch_params
-from fedplug_torch import state_dicts
 
 if TYPE_CHECKING:
     from fedplug_torch.plan import TorchTrainingPlan
@@ -36,16 +36,16 @@ class TorchBackend(Backend):
         self._plan = plan
         self._start(plan.model(), plan.device, plan.training_step, getattr(plan, "testing_step", None))
         self.optimizer: torch.optim.Optimizer | None = plan._optimizer  # None where only testing
-        self._init_scheduler: Callable[..., Any] | None = getattr(plan, "init_scheduler", None)
-        self.scheduler_unit = str(getattr(plan, "scheduler_unit", "epoch"))
-        if self._init_scheduler is not None and self.optimizer is not None:
-            self.scheduler = call_flexibly(self._init_scheduler, self.optimizer)
+        self._init_scheduler: Callable[..., Any] | None = plan._build_scheduler if plan._has_scheduler else None
+        self.scheduler_unit = plan.scheduler_unit
+        self.scheduler = plan._scheduler
 
     def _start(self, model: torch.nn.Module, device: torch.device, step: Step, test: Step | None) -> None:
         self.model = model
         self.device = device
         self._training_step = step
         self._testing_step = test
+        self.has_testing_step = test is not None
         self._moves = device.type != "cpu"
         self._modes: list[tuple[bool, bool]] = []
 
@@ -167,13 +167,13 @@ class TorchBackend(Backend):
         """A new optimizer, and a new scheduler if there is one; a scheduler that counts rounds goes on counting."""
         args = self._plan.optimizer_args() if optimizer_args is None else dict(optimizer_args)
         self._renew(self._plan._build_optimizer(args))
-        self._plan._optimizer = self.optimizer
+        self._plan._optimizer, self._plan._scheduler = self.optimizer, self.scheduler
 
     def use_optimizer(self, optimizer: Any, scheduler: Any) -> None:
         """Go on with an optimizer and a scheduler of before, in the plan too, where its state is kept from."""
         super().use_optimizer(optimizer, scheduler)
         if optimizer is not None:
-            self._plan._optimizer = optimizer
+            self._plan._optimizer, self._plan._scheduler = optimizer, scheduler
 
     def _renew(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
@@ -181,18 +181,22 @@ class TorchBackend(Backend):
             before = self.scheduler if self.scheduler_unit == "round" else None
             self.scheduler = call_flexibly(self._init_scheduler, optimizer)
             if before is not None:
-                self.scheduler.load_state_dict(before.state_dict())
-                for group, rate in zip(optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
-                    group["lr"] = rate
+                optimizer_state.copy_schedule(before.state_dict(), self.scheduler)
 
     def has_scheduler(self) -> bool:
         """Whether there is an ``init_scheduler``."""
         return self._init_scheduler is not None
 
     def predict(self, data: Any) -> Any:
-        """The output of the plan's ``forward``."""
+        """The output of the plan's ``predict``, if it has one, or else of its ``forward``."""
         with torch.no_grad():
-            return self._plan.forward(self.place(data))
+            return (getattr(self._plan, "predict", None) or self._plan.forward)(self.place(data))
+
+    def to_numpy(self, value: Any) -> Any:
+        """Tensors as arrays; bfloat16, which NumPy does not know, as float32."""
+        if not isinstance(value, torch.Tensor):
+            return super().to_numpy(value)
+        return (value.float() if value.dtype is torch.bfloat16 else value).detach().cpu().numpy()
 
     def wrap(self, data: Any, target: Any) -> BatchSource:
         """Tensors, arrays, or a torch data set as batches."""
@@ -202,7 +206,13 @@ class TorchBackend(Backend):
 
     def clone(self) -> TorchBackend:
         """A copy with a module and an optimizer of its own; the data is shared."""
-        return TorchBackend(deepcopy(self._plan, {id(self._plan._setup): self._plan._setup}))
+        # A copy of a scheduler would still watch the steps of the optimizer that it was made for.
+        setup = self._plan._setup
+        plan = deepcopy(self._plan, {id(setup): setup, id(self._plan._scheduler): None})
+        if self.scheduler is not None and plan._optimizer is not None:
+            plan._scheduler = plan._build_scheduler(plan._optimizer)
+            optimizer_state.copy_schedule(self.scheduler.state_dict(), plan._scheduler)
+        return TorchBackend(plan)
 
     def save_state(self) -> BackendState:
         """Module, optimizer, scheduler, and torch's random streams."""
@@ -213,9 +223,9 @@ class TorchBackend(Backend):
                 arrays[f"cuda/{i}"] = state.numpy().copy()
         plain: dict[str, Any] = {"optimizer": None, "scheduler": None}
         if self.optimizer is not None:
-            plain["optimizer"] = state_dicts.pack(self.optimizer.state_dict(), "optimizer", arrays)
+            plain["optimizer"] = optimizer_state.pack(self.optimizer.state_dict(), "optimizer", arrays)
         if self.scheduler is not None:
-            plain["scheduler"] = state_dicts.pack(self.scheduler.state_dict(), "scheduler", arrays)
+            plain["scheduler"] = optimizer_state.pack(self.scheduler.state_dict(), "scheduler", arrays)
         return BackendState(arrays, plain)
 
     def load_state(self, state: BackendState) -> None:
@@ -230,10 +240,10 @@ class TorchBackend(Backend):
             if self.optimizer is None:
                 self.make_optimizer()
             self.optimizer.load_state_dict(  # type: ignore[union-attr] # it was made
-                state_dicts.unpack(state.plain["optimizer"], "optimizer", state.arrays)
+                optimizer_state.unpack(state.plain["optimizer"], "optimizer", state.arrays)
             )
         if state.plain["scheduler"] is not None and self.scheduler is not None:
-            self.scheduler.load_state_dict(state_dicts.unpack(state.plain["scheduler"], "scheduler", state.arrays))
+            self.scheduler.load_state_dict(optimizer_state.unpack(state.plain["scheduler"], "scheduler", state.arrays))
         torch.set_rng_state(torch.from_numpy(np.array(state.arrays["rng"])))
         gpus = [np.array(a) for n, a in state.arrays.items() if n.startswith("cuda/")]
         if gpus and torch.cuda.is_available():

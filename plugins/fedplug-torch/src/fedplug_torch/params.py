@@ -57,7 +57,7 @@ def check(module: nn.Module) -> None:
 
 def names(module: nn.Module) -> dict[str, bool]:
     """The names of the module's parameters and buffers, in order, and whether each is a buffer."""
-    tensors = _distinct(module.state_dict(keep_vars=True))[0]
+    tensors = distinct(module.state_dict(keep_vars=True))[0]
     return {name: not isinstance(tensor, nn.Parameter) for name, tensor in tensors.items()}
 
 
@@ -71,7 +71,7 @@ def read(
         allocate: Gives the memory to copy into; fresh memory by default.
         only: The names of those to read; all by default.
     """
-    return pack(_chosen(_distinct(module.state_dict())[0], only), allocate)
+    return pack(_chosen(distinct(module.state_dict())[0], only), allocate)
 
 
 def write(module: nn.Module, params: Params, only: Collection[str] | None = None) -> None:
@@ -86,7 +86,7 @@ def write(module: nn.Module, params: Params, only: Collection[str] | None = None
         ParamsError: They are not laid out as the module's state.
     """
     state = module.state_dict()
-    tensors, aliases = _distinct(state)
+    tensors, aliases = distinct(state)
     chosen = _chosen(tensors, only)
     params.require(_spec(chosen))
     given = views(params)
@@ -142,7 +142,7 @@ def _spec(tensors: Mapping[str, torch.Tensor]) -> ParamsSpec:
         raise ParamsError(f"The module has a tensor of {error.args[0]}, which cannot travel.") from None
 
 
-def _distinct(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def distinct(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The state without tensors that occur under an earlier name too, and those: name -> earlier name."""
     tensors: dict[str, torch.Tensor] = {}
     aliases: dict[str, str] = {}

@@ -5,20 +5,24 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from fedplug.core.errors import PlanError
+from fedplug.core.flexible_calls import call_flexibly
+from fedplug.core.model_files import ModelFormat
 from fedplug.core.params import Params
 from fedplug.core.rng import seeded_globals
 from fedplug.core.trainer import Backend
-from fedplug.core.training_plan import Allocate, TrainingPlan, call_flexibly
-from fedplug_torch import optimizer_state
+from fedplug.core.training_plan import Allocate, PlanSetup, TrainingPlan
+from fedplug_torch import model_files, optimizer_state
 from fedplug_torch import params as torch_params
 from fedplug_torch.backend import TorchBackend
 from fedplug_torch.layers import norm_layer_names
+from fedplug_torch.schedules import make_scheduler
 
 
 class TorchTrainingPlan(TrainingPlan):
@@ -49,9 +53,21 @@ class TorchTrainingPlan(TrainingPlan):
 
     ``testing_step(self, data, target)`` may be defined too: it returns a number, or a dict or list of
     numbers, each a mean over the batch. Without it, a test reports the loss.
+
+    ``init_scheduler(self, optimizer)`` may be defined: it returns a scheduler of ``torch.optim.lr_scheduler``, which
+    steps after every ``scheduler_unit``: ``"batch"``, ``"epoch"`` or ``"round"``. One that counts rounds goes through
+    the whole experiment; the others begin anew in each round, unless ``keep_optimizer_state`` is set.
+
+    ``postprocess(self, params)`` may be defined: after local training it gets copies of the shared parameters by name
+    and returns tensors of the same names, shapes and dtypes, which are then tested and sent.
     """
 
     framework: ClassVar[str] = "torch"
+
+    scheduler_unit: str = "epoch"
+    """After what the scheduler steps."""
+
+    _scheduler: Any = None
 
     # what a researcher writes ------------------------------------------------------------------------------
 
@@ -80,6 +96,11 @@ class TorchTrainingPlan(TrainingPlan):
         """The model's output for a batch: ``self.model()(data)``."""
         return self.model()(data)
 
+    def scheduler(self) -> Any:
+        """The scheduler that ``init_scheduler`` returned; None if there is none."""
+        self._ready("scheduler", self._optimizer)
+        return self._scheduler
+
     def norm_layer_names(self) -> frozenset[str]:
         """The names of all parameters and buffers of the model's normalisation layers, for ``tag_parameters``.
 
@@ -94,12 +115,12 @@ class TorchTrainingPlan(TrainingPlan):
 
     @classmethod
     def default_dependencies(cls) -> list[str]:
-        """The usual names of torch, and the two names of FedPlug that every plan needs."""
+        """The usual names of torch, and the names of FedPlug that plans need."""
         return [
             "import torch",
             "import torch.nn as nn",
             "import torch.nn.functional as F",
-            "from fedplug import DataManager",
+            "from fedplug import DataManager, ProcessTypes",
             "from fedplug_torch import TorchTrainingPlan",
         ]
 
@@ -166,6 +187,20 @@ class TorchTrainingPlan(TrainingPlan):
             )
         return made
 
+    @property
+    def _has_scheduler(self) -> bool:
+        return hasattr(self, "init_scheduler")
+
+    def _build_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        rounds = self.round() if self.scheduler_unit == "round" else 0
+        return make_scheduler(self.init_scheduler, optimizer, rounds)  # type: ignore[attr-defined] # _has_scheduler
+
+    def setup(self, setup: PlanSetup, *, with_optimizer: bool = True) -> None:
+        """Build model, optimizer and scheduler."""
+        super().setup(setup, with_optimizer=with_optimizer)
+        if with_optimizer and self._has_scheduler:
+            self._scheduler = self._build_scheduler(self._optimizer)
+
     def make_backend(self) -> Backend:
         """This plan's module and optimizer, for the loop."""
         return TorchBackend(self)
@@ -190,9 +225,28 @@ class TorchTrainingPlan(TrainingPlan):
         torch_params.write(self.model(), params, self.parameter_tags().persistent)
 
     def read_optimizer(self) -> tuple[Params, dict[str, Any]]:
-        """The ``state`` of the optimizer's ``state_dict``; its settings come anew from ``init_optimizer``."""
-        return optimizer_state.read(self.optimizer())
+        """The state of the optimizer, whose settings come anew from ``init_optimizer``, and of the scheduler."""
+        return optimizer_state.read(self.optimizer(), self._kept_scheduler)
 
     def write_optimizer(self, arrays: Params, values: Mapping[str, Any]) -> None:
         """Let the optimizer go on from what `read_optimizer` gave."""
-        optimizer_state.write(self.optimizer(), arrays, values)
+        optimizer_state.write(self.optimizer(), arrays, values, self._kept_scheduler)
+
+    @property
+    def _kept_scheduler(self) -> Any:
+        return None if self.scheduler_unit == "round" else self._scheduler
+
+    def _unpacked(self, params: Params) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in torch_params.unpack(params).items()}
+
+    def _packed(self, values: Mapping[str, torch.Tensor]) -> Params:
+        return torch_params.pack({name: value.detach() for name, value in values.items()})
+
+    def _model_formats(self) -> Mapping[str, ModelFormat]:
+        return model_files.FORMATS
+
+    def _model_object(self) -> dict[str, torch.Tensor]:
+        return model_files.state_of(self.model())
+
+    def _take_model_object(self, found: Any, path: str | Path) -> None:
+        model_files.take_state(self.model(), found, path)

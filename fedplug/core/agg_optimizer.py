@@ -1,0 +1,47 @@
+"""Optimizers at the researcher: how the global model moves once the nodes' updates are aggregated."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from fedplug.core.context import RoundContext
+from fedplug.core.errors import UsageError
+from fedplug.core.params import Params
+
+
+class AggOptimizer(ABC):
+    """Base of what ``Experiment(agg_optimizer=...)`` takes.
+
+    Without one, the aggregate is the next global model. With one, the way from the global model to the aggregate
+    counts as a step of gradient descent, ``g = start - aggregated`` (Reddi et al., Adaptive Federated Optimization,
+    ICLR 2021, algorithm 2, where it is ``-Delta_t``), and the optimizer decides how far the model goes.
+    """
+
+    @abstractmethod
+    def step(self, start: Params, aggregated: Params, ctx: RoundContext) -> Params:
+        """The next global parameters.
+
+        Args:
+            start: The global parameters that the nodes started from.
+            aggregated: What the aggregator made of their updates; laid out as ``start``.
+            ctx: The round.
+
+        Returns:
+            Parameters with the names, shapes and dtypes of ``start``. Arrays of whole numbers (counters of
+            normalisation layers) have no gradient: they are those of ``aggregated``.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a breakpoint, as plain data and `Params`."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            UsageError: The state holds something this optimizer does not know.
+        """
+        if state:
+            raise UsageError(f"{type(self).__name__} keeps no state, but was given {sorted(state)}.")

@@ -1,0 +1,159 @@
+"""What a history is made of: one entry per round, one part per node, as plain checked data.
+
+The same structures check what comes out of a breakpoint file, which may be anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from fedplug.core.context import RoundContext, RoundResult
+from fedplug.core.errors import CodecError
+from fedplug.core.messages import TrainReply
+
+TEST_GLOBAL, TEST_LOCAL, TRAIN, PRIVACY = "test_global", "test_local", "train", "privacy"
+"""Phases that a metric's name tells: ``test_global_accuracy`` is the metric ``accuracy`` of ``test_global``."""
+
+VALUE_CELLS = 10_000
+"""Larger values than this (a confusion matrix of more than 100 classes) are kept of the latest round only."""
+
+_PREFIXES = ((f"{TEST_GLOBAL}_", TEST_GLOBAL), (f"{TEST_LOCAL}_", TEST_LOCAL), ("dp_", PRIVACY))
+_MAX_DEPTH = 12
+_FLOAT = "$float"
+_STRANGE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class NodeEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one node did in a round. Metrics and values by the names that the node gave them."""
+
+    samples: Count
+    steps: Count = 0
+    metrics: dict[str, float] = {}
+    values: dict[str, Any] = {}
+    timing: dict[str, float] = {}
+    state: str = "none"
+
+
+class RoundEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What came out of a round; ``trained`` is false for an evaluation without training."""
+
+    round: Count
+    trained: bool
+    nodes: dict[str, NodeEntry]
+    dropped: dict[str, str] = {}
+    metrics: dict[str, float] = {}
+    values: dict[str, Any] = {}
+    seconds: float = 0.0
+    traffic: dict[str, int] = {}
+
+    @classmethod
+    def build(cls, ctx: RoundContext, result: RoundResult, trained: bool) -> RoundEntry:
+        """The entry of a finished round."""
+        return cls(
+            round=ctx.round,
+            trained=trained,
+            nodes={node: _node_entry(reply) for node, reply in sorted(result.replies.items())},
+            dropped=dict(sorted(result.dropped.items())),
+            metrics={str(name): float(value) for name, value in result.metrics.items()},
+            values=values_of(result),
+            seconds=float(result.seconds),
+            traffic={str(name): int(count) for name, count in result.traffic.items()},
+        )
+
+    def slim(self) -> RoundEntry:
+        """This entry without what is only kept of the latest round: the nodes' values, and large ones."""
+        if not self.values and not any(node.values for node in self.nodes.values()):
+            return self
+        return msgspec.structs.replace(
+            self,
+            nodes={name: msgspec.structs.replace(node, values={}) for name, node in self.nodes.items()},
+            values={name: value for name, value in self.values.items() if _cells(value) <= VALUE_CELLS},
+        )
+
+
+def values_of(source: RoundResult | TrainReply) -> dict[str, Any]:
+    """The results that are no single numbers, by name, as plain data; a confusion matrix is a list of lists."""
+    found: Mapping[str, Any] = getattr(source, "values", {})
+    return {str(name): plain_value(value) for name, value in found.items()}
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Phase and metric of a name: ``test_local_accuracy`` → ``("test_local", "accuracy")``."""
+    for prefix, phase in _PREFIXES:
+        if name.startswith(prefix) and len(name) > len(prefix):
+            return phase, name[len(prefix) :]
+    return TRAIN, name
+
+
+def plain_value(value: Any, depth: int = 0) -> Any:
+    """``value`` as numbers, text, lists and dicts; what is none of these becomes its text."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if depth < _MAX_DEPTH:
+        if callable(getattr(value, "tolist", None)):  # arrays and their scalars
+            return plain_value(value.tolist(), depth + 1)
+        if isinstance(value, Mapping):
+            return {str(key): plain_value(each, depth + 1) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain_value(each, depth + 1) for each in value]
+    return str(value)
+
+
+def pack(value: Any) -> Any:
+    """Plain data in which a number that JSON lacks is written as ``{"$float": "nan"}``."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_FLOAT: "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"}
+    if isinstance(value, dict):
+        return {key: pack(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [pack(each) for each in value]
+    return value
+
+
+def unpack(value: Any, depth: int = 0) -> Any:
+    """The opposite of `pack`.
+
+    Raises:
+        CodecError: It is nested too deeply, or holds something else than plain data.
+    """
+    if depth > _MAX_DEPTH + 8:
+        raise CodecError("This history is nested too deeply.")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        if value.keys() == {_FLOAT}:
+            strange = value[_FLOAT]
+            if isinstance(strange, str) and strange in _STRANGE:
+                return _STRANGE[strange]
+            raise CodecError(f"This history holds {strange!r} where a number should be.")
+        if not all(isinstance(key, str) for key in value):
+            raise CodecError("This history holds a name that is no text.")
+        return {key: unpack(each, depth + 1) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [unpack(each, depth + 1) for each in value]
+    raise CodecError(f"This history holds {type(value).__name__} where plain data should be.")
+
+
+def _node_entry(reply: TrainReply) -> NodeEntry:
+    return NodeEntry(
+        samples=reply.sample_count,
+        steps=reply.steps,
+        metrics={str(name): float(value) for name, value in reply.metrics.items()},
+        values=values_of(reply),
+        timing={str(name): float(value) for name, value in reply.timing.items()},
+        state=reply.state,
+    )
+
+
+def _cells(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(_cells(each) for each in value.values())
+    if isinstance(value, list):
+        return sum(_cells(each) for each in value)
+    return 1

@@ -1,0 +1,261 @@
+"""Breakpoints of an experiment: what is written down after a round, and how an experiment goes on from it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import warnings
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fedplug import __version__
+from fedplug.core.agg_optimizer import AggOptimizer
+from fedplug.core.aggregator import Aggregator
+from fedplug.core.component_config import config_of, make
+from fedplug.core.components import Kind, label
+from fedplug.core.errors import BreakpointError, FedplugError, FedplugWarning, UsageError
+from fedplug.core.messages import NodeInfo
+from fedplug.core.params import Params
+from fedplug.core.plain_state import freeze, thaw
+from fedplug.core.plan_source import PlanBundle, load_plan
+from fedplug.core.plugins import PluginHost
+from fedplug.core.strategy import Strategy
+from fedplug.core.training_args import TrainingArgs
+from fedplug.researcher.breakpoints import write_breakpoint
+from fedplug.researcher.federated_dataset import FederatedDataset
+from fedplug.researcher.history import History
+from fedplug.researcher.node_check import ask_nodes, differences
+from fedplug.researcher.search import usable_nodes
+from fedplug.researcher.settings import ExperimentSettings
+from fedplug.researcher.settings.base import QUERIES
+from fedplug.researcher.snapshot import VERSION, ComponentRecord, PlanRecord, Saved, Snapshot
+
+T = TypeVar("T")
+
+_UNSAVED = "could not be written down"
+
+
+class Resumable(ExperimentSettings):
+    """The part of an experiment that writes breakpoints and takes over what they hold."""
+
+    id: str
+    history: History
+    _seed: int
+    _transport: Any
+    _acked: dict[str, int]
+    _replies: dict[int, dict[str, dict[str, Any]]]
+
+    def _take_history(self, history: History) -> None:
+        """Let ``history`` be the experiment's, and follow the training."""
+        self.history = self._monitors.replace(getattr(self, "history", None), history)
+
+    @abstractmethod
+    def experimentation_path(self) -> Path:
+        """The experiment's folder; created on first use."""
+
+    def breakpoint(self) -> Path:
+        """Save a breakpoint now, and return its folder. ``save_breakpoints`` does it after each round.
+
+        Raises:
+            UsageError: Something that the experiment was given cannot be written down, such as an object in
+                ``model_args``.
+            StoreError: The disk is full, or the folder cannot be written.
+        """
+        folder = self.experimentation_path()
+        snapshot, arrays = self._snapshot(folder.name)
+        return write_breakpoint(folder, snapshot, arrays, self._bundle.code if self._bundle else "")
+
+    def _snapshot(self, folder: str) -> tuple[Snapshot, list[Params]]:
+        arrays: list[Params] = []
+        if self._bundle is not None:
+            freeze(self.params(), arrays)
+        bundle, data, optimizer = self._bundle, self._training_data, self._agg_optimizer
+        snapshot = Snapshot(
+            version=VERSION,
+            fedplug=__version__,
+            saved=dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
+            experiment_id=self.id,
+            folder=folder,
+            seed=str(self._seed),
+            round_current=self._round_current,
+            round_limit=self._round_limit,
+            tags=None if self._tags is None else tuple(self._tags),
+            nodes=None if self._nodes is None else tuple(self._nodes),
+            training_data={} if data is None else data.data(),
+            node_names={} if data is None else data.names(),
+            plan=None if bundle is None else PlanRecord(
+                class_name=bundle.class_name, source=bundle.source, dependencies=bundle.dependencies,
+                helpers=bundle.helpers, hash=bundle.hash,
+            ),
+            model_args=freeze(self._model_args, arrays, "model_args"),
+            training_args=self._training_args.dict(),
+            wanted_tests=tuple(sorted(self._wanted_tests)),
+            aggregator=_record("aggregator", self.aggregator(), self.host, arrays),
+            agg_optimizer=None if optimizer is None else _record(None, optimizer, self.host, arrays),
+            strategy=_record("strategy", self._strategy, self.host, arrays),
+            acked=dict(self._acked),
+            weights_matter=self._weights_matter,
+            tensorboard=self._tensorboard,
+            save_breakpoints=self._save_breakpoints,
+            retain_full_history=self._retain_full_history,
+            transport=self._transport or "" if isinstance(self._transport, str | None) else None,
+            min_nodes=self._min_nodes,
+            connect_timeout=self._connect_timeout,
+            replies=freeze({str(number): replies for number, replies in self._replies.items()}, arrays, "replies"),
+            history=freeze(self.history.to_plain(), arrays, "history"),
+            has_params=bool(self._bundle),
+            arrays=len(arrays),
+        )  # fmt: skip
+        return snapshot, arrays
+
+    def _restore(
+        self,
+        saved: Saved,
+        folder: Path,
+        aggregator: Any = None,
+        agg_optimizer: Any = None,
+        node_selection_strategy: Any = None,
+    ) -> None:
+        """Take over what a breakpoint holds, apart from what was given to the constructor.
+
+        Raises:
+            BreakpointError: Something of it cannot be made again.
+            FedplugError: A part of it is refused by its setter.
+        """
+        snapshot, arrays = saved.snapshot, saved.arrays
+        self.id, self._folder, self._folder_name = snapshot.experiment_id, folder, folder.name
+        self._round_current, self._round_limit = snapshot.round_current, snapshot.round_limit
+        self._tags = None if snapshot.tags is None else list(snapshot.tags)
+        self._nodes = None if snapshot.nodes is None else list(snapshot.nodes)
+        if snapshot.training_data:
+            named = {node: NodeInfo(node_id=node, name=name) for node, name in snapshot.node_names.items()}
+            self._training_data = FederatedDataset(snapshot.training_data, named)
+        self._model_args = thaw(snapshot.model_args, arrays)
+        self._training_args = TrainingArgs.from_dict(snapshot.training_args)
+        self._wanted_tests = set(snapshot.wanted_tests)
+        if snapshot.plan is not None:
+            self._bundle = _bundle(snapshot.plan)
+            self._plan_class = load_plan(self._bundle)
+        self._params = arrays[0] if snapshot.has_params and arrays else None
+        self._weights_matter = snapshot.weights_matter
+        self._acked = dict(snapshot.acked)
+        self.set_tensorboard(snapshot.tensorboard)
+        self.set_save_breakpoints(snapshot.save_breakpoints)
+        self.set_retain_full_history(snapshot.retain_full_history)
+        self._replies = {int(number): replies for number, replies in thaw(snapshot.replies, arrays).items()}
+        self._take_history(History.from_plain(thaw(snapshot.history, arrays)))
+        self._aggregator = _remake(
+            "aggregator", "aggregator", snapshot.aggregator, aggregator,
+            Aggregator, self.host,  # type: ignore[type-abstract]
+        )  # fmt: skip
+        self._strategy = _remake(
+            "strategy", "node_selection_strategy", snapshot.strategy, node_selection_strategy,
+            Strategy, self.host,  # type: ignore[type-abstract]
+        )  # fmt: skip
+        if snapshot.agg_optimizer is not None:
+            record = snapshot.agg_optimizer
+            self._agg_optimizer = _remake(
+                None, "agg_optimizer", record, agg_optimizer,
+                AggOptimizer, self.host,  # type: ignore[type-abstract]
+            )  # fmt: skip
+            _load_state(self._agg_optimizer, record, arrays)
+        elif agg_optimizer is not None:
+            self.set_agg_optimizer(agg_optimizer)
+        _load_state(self._aggregator, snapshot.aggregator, arrays)
+        _load_state(self._strategy, snapshot.strategy, arrays)
+
+    def _tell_differences(self, version: str) -> None:
+        """Look for the nodes of a breakpoint, and warn about what is not as it was."""
+        found = [] if version == __version__ else [f"FedPlug was {version} and is now {__version__}."]
+        data = self._training_data
+        if data is not None:
+            pool = self.pool()
+            wanted = usable_nodes(data, self._nodes, {})
+            self._monitors.message(f"Waiting at {pool.description} for {', '.join(wanted)} ...")
+            cards = ask_nodes(pool, next(QUERIES), wanted, self._connect_timeout)
+            found += differences(data, cards, {node: info.name for node, info in pool.nodes.items()}, self._tags)
+        if found:
+            listed = "\n".join(f"  - {text}" for text in found)
+            warnings.warn(
+                f"Since the breakpoint was saved:\n{listed}\nset_training_data(None, from_tags=True) takes the nodes "
+                "as they are now; run() goes on with those of the breakpoint, and the strategy decides about nodes "
+                "that are away.",
+                FedplugWarning,
+                stacklevel=3,
+            )
+
+
+def _record(kind: Kind | None, component: Any, host: PluginHost, arrays: list[Params]) -> ComponentRecord:
+    """A component as it can be written down."""
+    cls = type(component)
+    what = f"{cls.__module__}.{cls.__qualname__}"
+    config, problem = None, ""
+    name = "" if kind is None else _offered_as(kind, cls, host)
+    try:
+        config = config_of(component)
+    except UsageError as error:
+        problem = error.message
+    if not name:
+        problem = problem or f"no installed plugin offers {what}"
+    state = freeze(component.state_dict(), arrays, f"the state of {cls.__name__}")
+    return ComponentRecord(name=name, type=what, config=config, problem=problem, state=state)
+
+
+def _offered_as(kind: Kind, cls: type, host: PluginHost) -> str:
+    for offer in host.components(kind):
+        if offer.component.target in (cls, f"{cls.__module__}:{cls.__qualname__}"):
+            return offer.qualified
+    return ""
+
+
+def _remake(
+    kind: Kind | None, argument: str, record: ComponentRecord, given: Any, base: type[T], host: PluginHost
+) -> T:
+    """The component of a breakpoint: the one that was given, or one made from what was written down."""
+    what = "optimizer" if kind is None else label(kind)
+    if given is None:
+        if not record.name or record.config is None or kind is None:
+            raise BreakpointError(
+                f"The breakpoint's {what}, {record.type}, {_UNSAVED} ({record.problem}).",
+                cure=f"Make it yourself: load_breakpoint(..., {argument}=...). What it had learnt is in the breakpoint "
+                "and will be given to it.",
+            )
+        given = make(host.component(kind, record.name), record.config)
+    made = host.component(kind, given) if isinstance(given, str) and kind else given
+    made = made() if isinstance(made, type) else made
+    if not isinstance(made, base):
+        raise UsageError(f"load_breakpoint: {argument} must be a fedplug.{base.__name__}, got {given!r}.")
+    return made
+
+
+def _load_state(component: Any, record: ComponentRecord, arrays: tuple[Params, ...]) -> None:
+    state = thaw(record.state, arrays)
+    cls = type(component)
+    if not state:
+        return
+    if f"{cls.__module__}.{cls.__qualname__}" != record.type and cls.__qualname__ != record.type.rpartition(".")[2]:
+        warnings.warn(
+            f"The breakpoint's {record.type} is replaced by {cls.__name__}, which begins without what it had learnt.",
+            FedplugWarning,
+            stacklevel=4,
+        )
+        return
+    try:
+        component.load_state_dict(state)
+    except FedplugError:
+        raise
+    except Exception as error:
+        raise BreakpointError(
+            f"{cls.__name__} cannot take its state from the breakpoint: {type(error).__name__}: {error}.",
+            cure="Pass an object of the class that it was saved with.",
+        ) from error
+
+
+def _bundle(record: PlanRecord) -> PlanBundle:
+    bundle = PlanBundle(record.class_name, record.source, record.dependencies, record.helpers)
+    if bundle.hash != record.hash:
+        raise BreakpointError(
+            f"The training plan {record.class_name!r} in the breakpoint was changed: its text has another hash.",
+            cure="Load an earlier breakpoint.",
+        )
+    return bundle

@@ -1,0 +1,210 @@
+"""The rounds of an experiment: what happens between the settings and one `Round`."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from fedplug.core.context import RoundResult
+from fedplug.core.errors import FedplugError, FedplugWarning, SettingsError, UsageError
+from fedplug.core.messages import LogLine, Progress
+from fedplug.core.rng import SeedTree
+from fedplug.researcher.breakpoints import breakpoints_of, read_breakpoint
+from fedplug.researcher.evaluation import Evaluation
+from fedplug.researcher.folders import experiments_root
+from fedplug.researcher.kept_params import KeptParams
+from fedplug.researcher.progress.text import metrics_line
+from fedplug.researcher.results import reply_record, save_model
+from fedplug.researcher.resume import Resumable
+from fedplug.researcher.round import Round, RoundPlan
+from fedplug.researcher.schedule import Schedule, rounds_to_run
+from fedplug.researcher.search import await_nodes, usable_nodes
+from fedplug.researcher.spool import Spool
+
+MEMORY_BUDGET = 16 * 1024 * 1024
+"""Bytes of memory that updates which wait for their turn may take together."""
+
+
+class RoundLoop(Resumable):
+    """The part of an experiment that runs rounds."""
+
+    _seeds: SeedTree
+    _attempt: int
+
+    def training_replies(self) -> dict[int, dict[str, dict[str, Any]]]:
+        """What the nodes replied, without arrays: round → node id → record."""
+        return {number: dict(replies) for number, replies in self._replies.items()}
+
+    def aggregated_params(self) -> KeptParams:
+        """The global parameters after each round: ``{round: {"params": Params}}``, read from disk when asked for.
+
+        Those of the last round are always there, those of earlier rounds if ``retain_full_history`` was set.
+        """
+        last = None if self._params is None or self._round_current == 0 else self._params
+        return KeptParams(self._folder, self._round_current - 1, last)
+
+    # running -----------------------------------------------------------------------------------------------
+
+    def run(self, rounds: int | None = None, increase: bool = False) -> int:
+        """Run rounds.
+
+        Args:
+            rounds: How many; None for all up to the round limit. They do not pass the limit.
+            increase: Raise the round limit where ``rounds`` would pass it.
+
+        Returns:
+            The number of rounds that were run; 0 if the limit is reached.
+
+        Raises:
+            UsageError: Settings are missing, or neither ``rounds`` nor a round limit is given.
+            RoundError: A round could not be completed. Earlier rounds count; the next `run` goes on from there.
+        """
+        count, limit = rounds_to_run(rounds, increase, self._round_limit, self._round_current)
+        if count == 0:
+            self._monitors.message(
+                f"The round limit of {self._round_limit} is reached; run(rounds=1, increase=True) goes beyond it."
+            )
+            return 0
+        if problems := [*self.missing(), *self._folder_problems()]:
+            raise SettingsError("The experiment cannot run yet. Missing:", problems)
+        path, first = self.experimentation_path(), self._round_current
+        self._monitors.set_tensorboard(path / "runs" if self._tensorboard else None)
+        self._round_limit = limit
+        error: BaseException | None = None
+        try:
+            self._monitors.started(path, self.pool().nodes, count)
+            try:
+                for _ in range(count):
+                    self._run_round()
+            finally:
+                if self._round_current > first:
+                    save_model(self.params(), path / "model.safetensors")
+            if self._round_current == limit and self._training_args.test_on_global_updates:
+                self._test_last()
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            self._monitors.stopped(self._round_current - first, error)
+        return count
+
+    def run_once(self, increase: bool = False) -> int:
+        """Run one round: ``run(rounds=1, increase=increase)``."""
+        return self.run(rounds=1, increase=increase)
+
+    def evaluate(self) -> Evaluation:
+        """Test the global model, as it is now, on what the nodes hold out; nothing is trained.
+
+        It measures what ``set_test_metric`` and the plan's ``testing_step`` say, and needs a ``set_test_ratio`` above
+        zero. `run` does it by itself after the last round, if ``test_on_global_updates`` is set.
+
+        Raises:
+            UsageError: Settings are missing, or no sample is held out.
+            RoundError: A node cannot test, and the strategy does not do without it.
+        """
+        if problems := self.missing():
+            raise SettingsError("The experiment cannot test its model yet. Missing:", problems)
+        nodes, schedule = self._schedule()
+        job = schedule.plan_test(self._round_current, nodes, self.params(), self.aggregator(), self._strategy)
+        self._monitors.message(f"Testing the global model on {len(nodes)} nodes ...")
+        self._attempt += 1
+        spool = Spool(self.experimentation_path(), MEMORY_BUDGET)
+        result = Round(self.pool(), job, spool, self._watch, self._monitors).run()
+        self.history.add_round(job.ctx, result, self._node_names(), trained=False)
+        self._monitors.tested(job.ctx, result)
+        tested = f"{sum(reply.sample_count for reply in result.replies.values())} samples"
+        self._monitors.message(
+            f"The global model on {tested} of {len(result.replies)} nodes: {metrics_line(result.metrics)}."
+        )
+        return Evaluation.of(self._round_current, result)
+
+    def _test_last(self) -> None:
+        """Test the final model, which no later round does. That it fails is no reason to call the rounds failed."""
+        try:
+            self.evaluate()
+        except FedplugError as error:
+            warnings.warn(f"The final model could not be tested: {error}", FedplugWarning, stacklevel=3)
+
+    def _node_names(self) -> dict[str, str]:
+        return {node: info.name for node, info in self.pool().nodes.items()}
+
+    def _run_round(self) -> RoundResult:
+        number = self._round_current
+        job = self._plan_round(number)
+        ctx = job.ctx
+        self.host.round_start(ctx, ctx.node_ids)
+        self._monitors.round_started(ctx, ctx.node_ids)
+        spool = Spool(self.experimentation_path(), MEMORY_BUDGET)
+        self._attempt += 1  # whatever becomes of it, this attempt is used up
+        before = [(part, part.state_dict()) for part in (job.aggregator, job.agg_optimizer) if part is not None]
+        try:
+            result = Round(self.pool(), job, spool, self._watch, self._monitors).run()
+        except BaseException:
+            for part, state in before:  # a round that failed has taught nobody anything
+                part.load_state_dict(state)
+            raise
+        self._take_result(number, job, result)
+        return result
+
+    def _take_result(self, number: int, job: RoundPlan, result: RoundResult) -> None:
+        """The round is complete: first what the next one needs, then what is kept on disk, then who is told."""
+        self._params, self._round_current, self._attempt = result.params, number + 1, 0
+        self._weights_matter = True
+        self._acked.update(dict.fromkeys(result.replies, number))
+        self._replies[number] = {node: reply_record(reply) for node, reply in result.replies.items()}
+        if self._plan is not None:
+            self._plan.set_params(result.params)
+        self.history.add_round(job.ctx, result, self._node_names())
+        try:
+            if self._retain_full_history:
+                self.aggregated_params().keep()
+            if self._save_breakpoints:
+                self.breakpoint()
+        finally:
+            self._monitors.round_ended(job.ctx, result)
+            self.host.round_end(job.ctx, result)
+
+    def _plan_round(self, number: int) -> RoundPlan:
+        """Decide everything about a round before anything is sent."""
+        nodes, schedule = self._schedule()
+        return schedule.plan_round(number, nodes, self.params(), self.aggregator(), self._strategy, self._agg_optimizer)
+
+    def _schedule(self) -> tuple[list[str], Schedule]:
+        """The nodes that can be asked, and what they are asked with."""
+        if self._training_data is None or self._bundle is None:
+            raise UsageError("The experiment cannot run yet.", cure="Missing: " + "; ".join(self.missing()))
+        nodes = usable_nodes(self._training_data, self._nodes, self.pool().nodes)
+        await_nodes(self.pool(), nodes, self._connect_timeout, self._monitors.message, self._watch)
+        return nodes, Schedule(
+            experiment_id=self.id,
+            seeds=self._seeds,
+            bundle=self._bundle,
+            model_args=self._model_args,
+            training_args=self._training_args,
+            datasets={node: card.dataset_id for node, card in self._training_data.data().items()},
+            acked=self._acked,
+            attempt=self._attempt,
+            total_rounds=self._round_limit or 0,
+            host=self.host,
+        )
+
+    def _watch(self, sign: Progress | LogLine, node_id: str) -> None:
+        if isinstance(sign, Progress):
+            self._monitors.progress(node_id, sign)
+        else:
+            self._monitors.log(node_id, sign)
+
+    def _folder_problems(self) -> list[str]:
+        """Whether breakpoints of another experiment lie where this one's would go."""
+        if not self._save_breakpoints or self._folder_name is None:
+            return []
+        for point in reversed(breakpoints_of(experiments_root() / self._folder_name)):
+            try:
+                other = read_breakpoint(point, trusted=True, arrays=False).snapshot.experiment_id
+            except FedplugError:
+                continue
+            if other == self.id:
+                return []
+            problem = f"a folder of its own: {self._folder_name!r} holds breakpoints of another experiment."
+            return [f"{problem} set_experimentation_folder(...) chooses another; load_breakpoint goes on from them."]
+        return []

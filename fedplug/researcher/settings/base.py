@@ -1,0 +1,122 @@
+"""What all groups of settings share: the attributes, and the small checks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fedplug.core.agg_optimizer import AggOptimizer
+from fedplug.core.aggregator import Aggregator
+from fedplug.core.components import Kind
+from fedplug.core.errors import UsageError
+from fedplug.core.params import Params
+from fedplug.core.plan_source import PlanBundle
+from fedplug.core.plugins import PluginHost
+from fedplug.core.pool import NodePool
+from fedplug.core.strategy import DefaultStrategy, Strategy
+from fedplug.core.training_args import TrainingArgs
+from fedplug.core.training_plan import TrainingPlan
+from fedplug.researcher.federated_dataset import FederatedDataset
+from fedplug.researcher.monitors import MonitorGroup
+
+T = TypeVar("T")
+
+QUERIES = itertools.count(1)
+"""Numbers of searches. A pool may outlive an experiment, and its nodes know a search by its number."""
+
+
+class SettingsBase:
+    """The attributes that setters set.
+
+    Args:
+        host: The plugins that names are looked up in.
+        progress: How progress is shown.
+    """
+
+    def __init__(self, host: PluginHost, progress: str = "auto") -> None:
+        self.host = host
+        self._monitors = MonitorGroup(progress)
+        self._tags: list[str] | None = None
+        self._nodes: list[str] | None = None
+        self._training_data: FederatedDataset | None = None
+        self._plan_class: type | str | None = None
+        self._plan_path: Path | None = None
+        self._bundle: PlanBundle | None = None
+        self._plan: TrainingPlan | None = None
+        self._params: Params | None = None
+        self._weights_matter = False  # whether the global parameters are more than an initialisation
+        self._model_args: dict[str, Any] = {}
+        self._training_args = TrainingArgs()
+        self._wanted_tests: set[str] = set()  # tests that were switched on before there was data to test on
+        self._aggregator: Aggregator | None = None
+        self._agg_optimizer: AggOptimizer | None = None
+        self._strategy: Strategy = DefaultStrategy()
+        self._round_limit: int | None = None
+        self._round_current = 0
+        self._tensorboard = False
+        self._save_breakpoints = False
+        self._retain_full_history = False
+        self._folder_name: str | None = None
+        self._folder: Path | None = None
+        self._min_nodes: int | None = None
+        self._connect_timeout = 30.0
+
+    def pool(self) -> NodePool:
+        """The nodes, as this experiment reaches them."""
+        raise UsageError("These settings are not connected to any node.")
+
+    def _forget_acknowledged(self) -> None:
+        """What nodes have kept belongs to a model that is gone."""
+
+    def _component(self, kind: Kind, value: Any, base: type[T]) -> T:
+        """The component that ``value`` is, makes, or names."""
+        made = self.host.component(kind, value) if isinstance(value, str) else value
+        if isinstance(made, type):
+            made = made()
+        if not isinstance(made, base):
+            raise UsageError(
+                f"{value!r} is not {'an' if kind[0] in 'aeiou' else 'a'} {kind}.",
+                cure=f"Pass an instance or a class that derives from fedplug.{base.__name__}, or the name of an "
+                "installed one (fedplug plugins list).",
+            )
+        return made
+
+
+def is_whole_number(value: object, least: int) -> bool:
+    """Whether a user's value is an integer (not a truth value) of at least ``least``."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def checked_flag(name: str, value: object) -> bool:
+    """``value``, if it is a truth value.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} must be True or False, got {value!r}.")
+    return value
+
+
+def are_words(values: object) -> bool:
+    """Whether there is at least one value, and all are text that is not blank."""
+    listed = list(values) if isinstance(values, Iterable) else []
+    return bool(listed) and all(isinstance(value, str) and value.strip() for value in listed)
+
+
+def check_arguments(min_nodes: object, connect_timeout: object, seed: object, transport: object) -> None:
+    """Refuse arguments of `Experiment` that have no setter and cannot be what they are said to be.
+
+    Raises:
+        UsageError: One is of a wrong kind or out of range; it is named.
+    """
+    if min_nodes is not None and not is_whole_number(min_nodes, 1):
+        raise UsageError(f"min_nodes must be a whole number above zero or None, got {min_nodes!r}.")
+    if isinstance(connect_timeout, bool) or not isinstance(connect_timeout, int | float) or not connect_timeout >= 0:
+        raise UsageError(f"connect_timeout must be a number of seconds, got {connect_timeout!r}.")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise UsageError(f"seed must be a whole number or None, got {seed!r}.")
+    if transport is not None and not isinstance(transport, str | NodePool):
+        raise UsageError(f"transport must be an address or a federation, got {transport!r}.")
