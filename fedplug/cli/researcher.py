@@ -72,9 +72,8 @@ def datasets(
     options = TransportOptions(insecure_plaintext=insecure_plaintext)
     with ResearcherEndpoint(open_transport(url, default_host()), url, options) as pool:
         found = list_datasets(
-            pool, 1, nodes=node or None, tags=words(tags), min_nodes=min_nodes, timeout=timeout,
-            say=lambda text: put(sys.stderr, text),
-        )  # fmt: skip
+            pool, 1, node or None, min_nodes, timeout, lambda text: put(sys.stderr, text), tags=words(tags)
+        )
     if as_json:
         say_json(
             [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedplug.core import model_files
 from fedplug.core.errors import PlanError, UsageError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class PlanFiles:
     """Text and model of a plan, to and from files."""
 
-    framework: str
+    framework: ClassVar[str]
 
     # its text ----------------------------------------------------------------------------------------------
 

@@ -160,8 +160,8 @@ def bundle_plan(plan_class: type[TrainingPlan]) -> PlanBundle:
     _refuse_relative_imports(plan_class.__name__, source)
     helpers = collect_helpers(plan_class)
     lines = tuple(_dependencies(plan_class, helpers))
-    warn_of_neighbours("The plan", "\n".join(lines), folder_of(plan_class), helpers)
     bundle = PlanBundle(plan_class.__name__, source, lines, helpers)
+    warn_of_neighbours("The plan", bundle.code, folder_of(plan_class), helpers)
     if len(bundle.encode()) > MAX_SOURCE:
         largest = max([("its class", source), *helpers.items()], key=lambda part: len(part[1]))
         raise PlanSourceError(

@@ -158,7 +158,7 @@ class ProcessedSource(BatchSource):
                 )
         return self._checked(stream, args.batches_per_epoch(len(self)))
 
-    def _checked(self, stream: Batches, wanted: int) -> Iterator[tuple[Any, Any]]:
+    def _checked(self, stream: Iterable[Any], wanted: int) -> Iterator[tuple[Any, Any]]:
         names = ", ".join(getattr(method, "__name__", type(method).__name__) for method in self._methods)
         given = 0
         for batch in stream:

@@ -169,10 +169,11 @@ def judge_quorum(state: RoundState, needed: int, deadline: float | None, *, pati
             return Decision("wait")
         return Decision("enough", f"{_replies(replied)} had come before its own, and no more were needed")
     lost = sum(outcome == "lost" for outcome in state.outcomes.values())
+    possible = replied + training + (lost if deadline is not None else 0)
     if overdue:
         because = f"{_replies(replied)} of the {needed} needed had come by the deadline of {deadline:g} s"
-    elif replied + training + (lost if deadline is not None else 0) < needed:
-        because = f"{_replies(needed)} are needed, and only {replied + training} can still come together"
+    elif possible < needed:
+        because = f"{_replies(needed)} needed, of which at most {possible} can still be had"
     else:
         return Decision("wait")
     return Decision("abort", f"{because}: {_absentees(state)}.")

@@ -302,13 +302,18 @@ class TrainingPlan(PlanProcesses, PlanFiles, ABC):
 
     @property
     def _state(self) -> PlanSetup:
-        return self._ready("setup", self._setup)  # type: ignore[no-any-return]
+        if self._setup is None:
+            raise self._too_early("What a plan is told (arguments, data set, node, round)")
+        return self._setup
 
     def _ready(self, what: str, value: Any) -> Any:
         if value is None:
-            raise PlanError(
-                f"self.{what}() is not available yet.",
-                cure="Model, optimizer and arguments are there after initialisation: use them in training_data, "
-                "training_step or testing_step (the model in init_optimizer too).",
-            )
+            raise self._too_early(f"self.{what}()")
         return value
+
+    def _too_early(self, what: str) -> PlanError:
+        return PlanError(
+            f"{what} is not available yet.",
+            cure="Model, optimizer and arguments are there after initialisation: use them in training_data, "
+            "training_step or testing_step (the model in init_optimizer too).",
+        )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fedplug.core import local_state
 from fedplug.core.data import BatchSource, LoaderArgs, NodeDataset
-from fedplug.core.errors import DatasetError, PlanRunError
+from fedplug.core.errors import DatasetError, FedplugError, PlanRunError, TrainingCancelledError
 from fedplug.core.local_state import StateBook
 from fedplug.core.messages import LogLine, Progress, TrainReply, TrainRequest
 from fedplug.core.metrics import TEST_AUX
@@ -174,7 +174,7 @@ class _Task:
                 cure="Raise test_ratio in the training arguments.",
             )
         began = time.perf_counter()
-        self._test(trainer, samples, "global")
+        self._evaluate(trainer, "global")
         aux = self._guard("testing_step", self.tests.aux)
         reply = TrainReply(
             key=self.request.key,
@@ -263,14 +263,17 @@ class _Task:
             self._log(f"No sample is held out (test_ratio={self.args.test_ratio}): nothing was tested.")
             return
         try:
-            with self._plan_errors("testing_step"):
-                self.tests.add(when, trainer.evaluate(), trainer.metrics)
-        except PlanRunError as error:
-            if not self.request.train:
-                raise
+            self._evaluate(trainer, when)
+        except TrainingCancelledError:
+            raise
+        except FedplugError as error:
             # The training is worth more than a figure about it: it goes on, and everybody is told.
             text = f"The test on {when} updates failed, and its figures are missing. {error.message}"
             self._log(f"{text}\n{error.cure}".rstrip(), level="error")
+
+    def _evaluate(self, trainer: Trainer, when: Literal["global", "local"]) -> None:
+        with self._plan_errors("testing_step"):
+            self.tests.add(when, trainer.evaluate(), trainer.metrics)
 
     def _log(self, text: str, level: Literal["warning", "error"] = "warning") -> None:
         _LOG.log(logging.ERROR if level == "error" else logging.WARNING, "%s: %s", self.request.key, text)

@@ -38,7 +38,7 @@ def dataset_table(found: Mapping[str, Sequence[DatasetCard]], nodes: Mapping[str
         found: Node id → its data sets, as `list_datasets` returns them.
         nodes: What is known about the nodes; those that have a name are called by it.
     """
-    rows = [_HEADERS]
+    rows: list[tuple[str, ...]] = [_HEADERS]
     for node_id, cards in found.items():
         info = (nodes or {}).get(node_id)
         called = info.name if info and info.name else node_id

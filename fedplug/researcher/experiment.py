@@ -127,7 +127,7 @@ class Experiment(RoundLoop, Closing):
         self._min_nodes, self._connect_timeout = min_nodes, connect_timeout
         self._transport, self._transport_options = transport, transport_options or TransportOptions()
         self._pool: NodePool | None = None
-        self._attempt = 0
+        self._attempt, self._given_up = 0, set[str]()
         self._acked: dict[str, int] = {}
         self._replies: dict[int, dict[str, dict[str, Any]]] = {}
         self._plan_path = None if training_plan_path is None else Path(training_plan_path)

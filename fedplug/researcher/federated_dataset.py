@@ -40,14 +40,15 @@ class FederatedDataset:
     """
 
     def __init__(self, cards: Mapping[str, Any], nodes: Mapping[str, NodeInfo] | None = None) -> None:
-        if not isinstance(cards, Mapping) or not all(isinstance(node_id, str) and node_id for node_id in cards):
+        given: object = cards
+        if not isinstance(given, Mapping) or not all(isinstance(node_id, str) and node_id for node_id in given):
             raise UsageError(
-                f"A federated data set is made from a dictionary of node id and card, not from {_kind(cards)}.",
+                f"A federated data set is made from a dictionary of node id and card, not from {_kind(given)}.",
                 cure='E.g. {"node-a": card}; experiment.training_data().data() is one.',
             )
         if not cards:
             raise DatasetError("A federated data set needs at least one node.")
-        self._cards = {node_id: _card_of(node_id, given) for node_id, given in sorted(cards.items())}
+        self._cards = {node_id: _card_of(node_id, card) for node_id, card in sorted(cards.items())}
         self._names = {node_id: info.name for node_id, info in (nodes or {}).items()}
 
     @classmethod

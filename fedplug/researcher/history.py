@@ -13,7 +13,6 @@ from fedplug.core.errors import CodecError, UsageError
 from fedplug.core.messages import Progress
 from fedplug.core.monitor import Monitor
 from fedplug.researcher.history_entries import (
-    PRIVACY,
     TEST_GLOBAL,
     NodeEntry,
     RoundEntry,
@@ -53,6 +52,7 @@ class History(Monitor):
 
     def __init__(self) -> None:
         self._rounds: dict[tuple[int, bool], RoundEntry] = {}  # round, trained
+        self._latest = (-1, True)  # the entry that was added last; all others are slim
         self._names: dict[str, str] = {}
         self._curves = TrainingCurves()
 
@@ -71,9 +71,10 @@ class History(Monitor):
         """
         entry = RoundEntry.build(ctx, result, trained)
         self._names.update({node: str(name) for node, name in (names or {}).items() if name})
-        for key, earlier in self._rounds.items():
-            self._rounds[key] = earlier.slim()
-        self._rounds[ctx.round, trained] = entry
+        if self._latest in self._rounds:
+            self._rounds[self._latest] = self._rounds[self._latest].slim()
+        self._latest = ctx.round, trained
+        self._rounds[self._latest] = entry
         self._rounds = dict(sorted(self._rounds.items()))
         if trained:
             self._curves.end({node: reply.steps for node, reply in entry.nodes.items()})
@@ -161,6 +162,10 @@ class History(Monitor):
         """Training curves: node id → (round, optimizer steps of the node over all rounds, value) in order."""
         return self._curves.points(metric)
 
+    def steps(self) -> dict[str, int]:
+        """Node id → optimizer steps that it has made in all complete rounds."""
+        return self._curves.steps()
+
     def values(self, name: str) -> Any:
         """The latest value over all nodes of that full name, such as ``test_global_confusion_matrix``; or None."""
         return next((entry.values[name] for entry in reversed(self._rounds.values()) if name in entry.values), None)
@@ -175,6 +180,7 @@ class History(Monitor):
         """Everything as data that JSON can hold; NaN and infinity too."""
         return {
             "version": _VERSION,
+            "latest": list(self._latest),
             "names": dict(sorted(self._names.items())),
             "rounds": [pack(msgspec.to_builtins(entry)) for entry in self._rounds.values()],
             "training": pack(self._curves.to_plain()),
@@ -195,6 +201,7 @@ class History(Monitor):
         new = cls()
         new._rounds = {(entry.round, entry.trained): entry for entry in checked.rounds}
         new._rounds = dict(sorted(new._rounds.items()))
+        new._latest = checked.latest
         new._names, new._curves = checked.names, curves
         return new
 
@@ -246,6 +253,7 @@ class History(Monitor):
 
 class _Plain(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     version: Annotated[int, msgspec.Meta(ge=_VERSION, le=_VERSION)]
+    latest: tuple[int, bool]
     names: dict[str, str]
     rounds: list[RoundEntry]
     training: Any
@@ -262,11 +270,8 @@ def _node_records(entry: RoundEntry, names: Mapping[str, str]) -> Iterator[Recor
 def _common_records(entry: RoundEntry) -> Iterator[Record]:
     about = {"node_id": ALL, "node": ALL}
     counts = {"samples": _total(entry, "samples"), "steps": _total(entry, "steps")}
-    own = {name for node in entry.nodes.values() for name in node.metrics}
     for name, value in {**entry.metrics, **entry.values}.items():
         phase, metric = split_name(name)
-        if phase == PRIVACY and name in own:
-            continue  # a mean of the nodes' guarantees would be nobody's guarantee
         yield _record(entry, about, phase, metric, value, counts)
     yield _record(entry, about, "timing", "round", entry.seconds, counts)
     for name, size in entry.traffic.items():

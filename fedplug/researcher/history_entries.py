@@ -55,13 +55,14 @@ class RoundEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @classmethod
     def build(cls, ctx: RoundContext, result: RoundResult, trained: bool) -> RoundEntry:
         """The entry of a finished round."""
+        common, of_nodes = values_of(result)
         return cls(
             round=ctx.round,
             trained=trained,
-            nodes={node: _node_entry(reply) for node, reply in sorted(result.replies.items())},
+            nodes={node: _node_entry(reply, of_nodes.get(node, {})) for node, reply in sorted(result.replies.items())},
             dropped=dict(sorted(result.dropped.items())),
             metrics={str(name): float(value) for name, value in result.metrics.items()},
-            values=values_of(result),
+            values=common,
             seconds=float(result.seconds),
             traffic={str(name): int(count) for name, count in result.traffic.items()},
         )
@@ -77,10 +78,11 @@ class RoundEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         )
 
 
-def values_of(source: RoundResult | TrainReply) -> dict[str, Any]:
-    """The results that are no single numbers, by name, as plain data; a confusion matrix is a list of lists."""
-    found: Mapping[str, Any] = getattr(source, "values", {})
-    return {str(name): plain_value(value) for name, value in found.items()}
+def values_of(result: RoundResult) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The results that are no single numbers, as plain data: over all nodes by name, and by node and name."""
+    common: Mapping[str, Any] = getattr(result, "values", {})
+    of_nodes: Mapping[str, Mapping[str, Any]] = getattr(result, "node_values", {})
+    return _plain_values(common), {node: _plain_values(values) for node, values in of_nodes.items()}
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -140,12 +142,16 @@ def unpack(value: Any, depth: int = 0) -> Any:
     raise CodecError(f"This history holds {type(value).__name__} where plain data should be.")
 
 
-def _node_entry(reply: TrainReply) -> NodeEntry:
+def _plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(name): plain_value(value) for name, value in values.items()}
+
+
+def _node_entry(reply: TrainReply, values: dict[str, Any]) -> NodeEntry:
     return NodeEntry(
         samples=reply.sample_count,
         steps=reply.steps,
         metrics={str(name): float(value) for name, value in reply.metrics.items()},
-        values=values_of(reply),
+        values=values,
         timing={str(name): float(value) for name, value in reply.timing.items()},
         state=reply.state,
     )

@@ -62,8 +62,8 @@ def describe(exp: Experiment) -> ExperimentInfo:
             f"{data.names().get(node) or node}: {card.name!r}, shape {card.shape}" for node, card in data.data().items()
         ],
         "aggregator": _aggregator(exp),
-        "optimizer of the researcher": "-" if exp.agg_optimizer() is None else _component(exp.agg_optimizer()),
-        "strategy": _component(exp.strategy()),
+        "optimizer of the researcher": "-" if exp.agg_optimizer() is None else component_words(exp.agg_optimizer()),
+        "strategy": component_words(exp.strategy()),
         "rounds": f"{exp.round_current()} of {'any number' if limit is None else limit}",
         "tests": _tests(exp),
         "breakpoints": "after each round" if exp.save_breakpoints() else "no",
@@ -84,7 +84,8 @@ def _plan(exp: Experiment) -> str:
     return f"{bundle.class_name} ({bundle.hash[:12]})" + (f" from {path}" if path else "")
 
 
-def _component(component: object) -> str:
+def component_words(component: object) -> str:
+    """An aggregator, a strategy or an optimizer as one would write it, arguments that are None left out."""
     try:
         config = config_of(component)
     except FedplugError:
@@ -95,7 +96,7 @@ def _component(component: object) -> str:
 
 def _aggregator(exp: Experiment) -> str:
     try:
-        return _component(exp.aggregator())
+        return component_words(exp.aggregator())
     except FedplugError as error:
         return error.message
 

@@ -26,11 +26,18 @@ from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.errors import StoreError, UsageError
 from fedplug.core.messages import NodeInfo, Progress, TrainReply
 from fedplug.core.monitor import Monitor
+from fedplug.researcher.history import rounds_behind
+from fedplug.researcher.history_entries import PRIVACY, TEST_GLOBAL, TEST_LOCAL, TRAIN, split_name
 from fedplug.researcher.progress.board import Clock
+from fedplug.researcher.tensorboard_layout import layout, layout_value
 
 AGGREGATED = "aggregated"
 """Name of the run that holds what concerns all nodes together."""
 
+VALIDATION_GLOBAL, VALIDATION_LOCAL = "VALIDATION ON GLOBAL UPDATES", "VALIDATION ON LOCAL UPDATES"
+
+_GROUPS = {TRAIN: "ROUND", TEST_GLOBAL: VALIDATION_GLOBAL, TEST_LOCAL: VALIDATION_LOCAL, PRIVACY: "PRIVACY"}
+_TESTS = (TEST_GLOBAL, TEST_LOCAL)
 _log = logging.getLogger(__name__)
 _file_number = itertools.count()
 _MOST_TAGS = 200  # of one run: names of metrics come from the network and cost TensorBoard memory
@@ -55,12 +62,20 @@ class TensorBoardMonitor(Monitor):
     Watch them with ``tensorboard --logdir <log_dir>``, also while the experiment runs. Tags:
 
     - ``TRAINING/Loss`` (and ``TRAINING/<metric>``): nodes; step = optimizer steps of the node over all rounds.
-    - ``ROUND/<metric>``: nodes and aggregate; step = round, from 1.
+    - ``TRAINING/Round`` and ``TRAINING/Epoch``: nodes; which round and epoch those steps belong to, from 1.
+    - ``VALIDATION ON GLOBAL UPDATES/<METRIC>``, ``VALIDATION ON LOCAL UPDATES/<METRIC>``: nodes and aggregate;
+      step = rounds that have made the tested model: that of a round is tested on global updates before, and on
+      local updates after, its training.
+    - ``ROUND/<metric>``: nodes and aggregate, all other metrics of a round; step = round, from 1.
+    - ``PRIVACY/<name>``: nodes that keep their own account, and aggregate; step = round.
     - ``TIMING/<name>`` in seconds: nodes as they report it, ``TIMING/round`` for the aggregate; step = round.
-    - ``TRAFFIC/<name>`` in bytes: aggregate; step = round.
+    - ``TRAFFIC/<name>`` in bytes and ``TRAINING/Nodes``, ``TRAINING/Nodes dropped``: aggregate; step = round.
+
+    The page "Custom Scalars" puts the most important ones first, each with all nodes in one chart.
 
     Args:
         log_dir: The folder ``runs`` of the experiment; made when there is something to write.
+        steps: Optimizer steps that each node has made already, in rounds that were logged before.
         clock: Monotonic seconds.
         wall: Seconds since the epoch.
         flush_every: Seconds after which training scalars are written within a round.
@@ -72,6 +87,7 @@ class TensorBoardMonitor(Monitor):
     def __init__(
         self,
         log_dir: Path,
+        steps: Mapping[str, int] | None = None,
         *,
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
@@ -85,8 +101,11 @@ class TensorBoardMonitor(Monitor):
         self._flushed = clock()
         self._folders: dict[str, str] = {}
         self._runs: dict[str, _Run] = {}
-        self._offsets: Counter[str] = Counter()  # optimizer steps of each node in the rounds before this one
+        self._offsets = Counter(steps or {})  # optimizer steps of each node in the rounds before this one
         self._steps: dict[str, int] = {}  # and in this one
+        self._marks: dict[str, tuple[int, int]] = {}  # round and epoch that were noted last
+        self._tests: set[str] = set()  # tags of tests that the layout shows
+        self._layout: bytes | None = layout(())  # to be written
         self._round: int | None = None  # what a straggler says after its round is left out
 
     def started(self, experiment_path: Path, nodes: Mapping[str, NodeInfo], rounds: int) -> None:
@@ -108,6 +127,7 @@ class TensorBoardMonitor(Monitor):
         for name, value in progress.metrics.items():
             tag = "TRAINING/Loss" if name == "loss" else f"TRAINING/{_tag(name)}"
             self._add(node_id, tag, value, self._offsets[node_id] + step)
+        self._mark(node_id, progress.epoch, self._offsets[node_id] + step)
         if self._clock() - self._flushed >= self._flush_every:
             self.flush()
 
@@ -115,21 +135,29 @@ class TensorBoardMonitor(Monitor):
         """Note the node's metrics and times of the round."""
         if reply.key.round == self._round:
             self._steps[node_id] = max(reply.steps, self._steps.get(node_id, 0))
-        step = reply.key.round + 1
+            self._mark(node_id, 0, self._offsets[node_id] + self._steps[node_id], at_end=True)
         for name, value in reply.metrics.items():
-            self._add(node_id, f"ROUND/{_tag(name)}", value, step)
+            self._figure(node_id, name, value, reply.key.round)
         for name, value in reply.timing.items():
-            self._add(node_id, f"TIMING/{_tag(name)}", value, step)
+            self._add(node_id, f"TIMING/{_tag(name)}", value, reply.key.round + 1)
 
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """Note the figures of the round and write all of it."""
         step = ctx.round + 1
         for name, value in result.metrics.items():
-            self._add("", f"ROUND/{_tag(name)}", value, step)
+            self._figure("", name, value, ctx.round)
+        self._add("", "TRAINING/Nodes", len(result.replies), step)
+        self._add("", "TRAINING/Nodes dropped", len(result.dropped), step)
         self._add("", "TIMING/round", result.seconds, step)
         for name, size in result.traffic.items():
             self._add("", f"TRAFFIC/{_tag(name)}", size, step)
         self._end_steps()
+        self.flush()
+
+    def tested(self, ctx: RoundContext, result: RoundResult) -> None:
+        """Note what a test without training has found over all nodes; what each found was noted as it replied."""
+        for name, value in result.metrics.items():
+            self._figure("", name, value, ctx.round)
         self.flush()
 
     def stopped(self, rounds_done: int, error: BaseException | None) -> None:
@@ -148,8 +176,10 @@ class TensorBoardMonitor(Monitor):
             StoreError: They cannot be written.
         """
         self._flushed = self._clock()
+        if self._layout is not None and any(run.pending for run in self._runs.values()):
+            self._run("")  # it holds the layout
         for run in self._runs.values():
-            if run.pending:
+            if run.pending or (self._layout is not None and run is self._runs.get("")):
                 try:
                     self._append(run)
                 except OSError as error:
@@ -163,6 +193,9 @@ class TensorBoardMonitor(Monitor):
             self._event_type(wall_time=when, step=step, summary={"value": [{"tag": tag, "simple_value": value}]})
             for tag, value, step, when in run.pending
         ]
+        if run is self._runs.get("") and self._layout is not None:
+            events.append(self._event_type(wall_time=self._wall(), summary={"value": [layout_value(self._layout)]}))
+            self._layout = None
         if run.file is None:
             run.folder.mkdir(parents=True, exist_ok=True)
             now = self._wall()
@@ -175,6 +208,25 @@ class TensorBoardMonitor(Monitor):
             for event in events:
                 writer.write(event.SerializeToString())
         run.pending.clear()
+
+    def _figure(self, node_id: str, name: str, value: float, number: int) -> None:
+        """Note a metric of a round where people look for it."""
+        phase, metric = split_name(name)
+        tag = f"{_GROUPS[phase]}/{_tag(metric).upper() if phase in _TESTS else _tag(metric)}"
+        self._add(node_id, tag, value, rounds_behind(phase, number))
+        if phase in _TESTS and tag not in self._tests and len(self._tests) < _MOST_TAGS:
+            self._tests.add(tag)
+            self._layout = layout(self._tests)
+
+    def _mark(self, node_id: str, epoch: int, step: int, *, at_end: bool = False) -> None:
+        """Note which round and epoch a node's step belongs to, where that changes and at the end."""
+        number = (self._round or 0) + 1
+        before = self._marks.get(node_id, (0, 0))
+        self._marks[node_id] = number, epoch or before[1]
+        if number != before[0] or at_end:
+            self._add(node_id, "TRAINING/Round", number, step)
+        if epoch and (number, epoch) != before:
+            self._add(node_id, "TRAINING/Epoch", epoch, step)
 
     def _add(self, node_id: str, tag: str, value: float, step: int) -> None:
         run = self._run(node_id)

@@ -47,8 +47,12 @@ class MonitorGroup(Monitor):
         self._members.append(new)
         return new
 
-    def set_tensorboard(self, folder: Path | None) -> None:
+    def set_tensorboard(self, folder: Path | None, steps: Mapping[str, int] | None = None) -> None:
         """Write TensorBoard logs below ``folder`` from now on; None for none.
+
+        Args:
+            folder: Where.
+            steps: Optimizer steps that each node has made already, if rounds were run before.
 
         Raises:
             UsageError: The package tensorboard is not installed.
@@ -62,7 +66,7 @@ class MonitorGroup(Monitor):
         if folder is not None:
             from fedplug.researcher.monitor_tensorboard import TensorBoardMonitor
 
-            monitor = TensorBoardMonitor(folder)
+            monitor = TensorBoardMonitor(folder, steps)
             self._tensorboard = folder, monitor
             self.add(monitor)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import warnings
-from abc import abstractmethod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,11 +21,11 @@ from fedplug.core.plugins import PluginHost
 from fedplug.core.strategy import Strategy
 from fedplug.core.training_args import TrainingArgs
 from fedplug.researcher.breakpoints import write_breakpoint
+from fedplug.researcher.experiment_results import ExperimentResults
 from fedplug.researcher.federated_dataset import FederatedDataset
 from fedplug.researcher.history import History
 from fedplug.researcher.node_check import ask_nodes, differences
 from fedplug.researcher.search import usable_nodes
-from fedplug.researcher.settings import ExperimentSettings
 from fedplug.researcher.settings.base import QUERIES
 from fedplug.researcher.snapshot import VERSION, ComponentRecord, PlanRecord, Saved, Snapshot
 
@@ -35,11 +34,9 @@ T = TypeVar("T")
 _UNSAVED = "could not be written down"
 
 
-class Resumable(ExperimentSettings):
+class Resumable(ExperimentResults):
     """The part of an experiment that writes breakpoints and takes over what they hold."""
 
-    id: str
-    history: History
     _seed: int
     _transport: Any
     _acked: dict[str, int]
@@ -48,10 +45,6 @@ class Resumable(ExperimentSettings):
     def _take_history(self, history: History) -> None:
         """Let ``history`` be the experiment's, and follow the training."""
         self.history = self._monitors.replace(getattr(self, "history", None), history)
-
-    @abstractmethod
-    def experimentation_path(self) -> Path:
-        """The experiment's folder; created on first use."""
 
     def breakpoint(self) -> Path:
         """Save a breakpoint now, and return its folder. ``save_breakpoints`` does it after each round.

@@ -10,10 +10,9 @@ from fedplug.core.errors import FedplugError, FedplugWarning, SettingsError, Usa
 from fedplug.core.messages import LogLine, Progress
 from fedplug.core.rng import SeedTree
 from fedplug.researcher.breakpoints import breakpoints_of, read_breakpoint
-from fedplug.researcher.evaluation import Evaluation
+from fedplug.researcher.evaluation import Evaluation, evaluate
 from fedplug.researcher.folders import experiments_root
 from fedplug.researcher.kept_params import KeptParams
-from fedplug.researcher.progress.text import metrics_line
 from fedplug.researcher.results import reply_record, save_model
 from fedplug.researcher.resume import Resumable
 from fedplug.researcher.round import Round, RoundPlan
@@ -30,6 +29,7 @@ class RoundLoop(Resumable):
 
     _seeds: SeedTree
     _attempt: int
+    _given_up: set[str]  # nodes that a round of this run has waited for in vain
 
     def training_replies(self) -> dict[int, dict[str, dict[str, Any]]]:
         """What the nodes replied, without arrays: round → node id → record."""
@@ -68,8 +68,9 @@ class RoundLoop(Resumable):
         if problems := [*self.missing(), *self._folder_problems()]:
             raise SettingsError("The experiment cannot run yet. Missing:", problems)
         path, first = self.experimentation_path(), self._round_current
-        self._monitors.set_tensorboard(path / "runs" if self._tensorboard else None)
+        self._monitors.set_tensorboard(path / "runs" if self._tensorboard else None, self.history.steps())
         self._round_limit = limit
+        self._given_up.clear()
         error: BaseException | None = None
         try:
             self._monitors.started(path, self.pool().nodes, count)
@@ -105,18 +106,14 @@ class RoundLoop(Resumable):
         if problems := self.missing():
             raise SettingsError("The experiment cannot test its model yet. Missing:", problems)
         nodes, schedule = self._schedule()
-        job = schedule.plan_test(self._round_current, nodes, self.params(), self.aggregator(), self._strategy)
-        self._monitors.message(f"Testing the global model on {len(nodes)} nodes ...")
         self._attempt += 1
-        spool = Spool(self.experimentation_path(), MEMORY_BUDGET)
-        result = Round(self.pool(), job, spool, self._watch, self._monitors).run()
-        self.history.add_round(job.ctx, result, self._node_names(), trained=False)
-        self._monitors.tested(job.ctx, result)
-        tested = f"{sum(reply.sample_count for reply in result.replies.values())} samples"
-        self._monitors.message(
-            f"The global model on {tested} of {len(result.replies)} nodes: {metrics_line(result.metrics)}."
-        )
-        return Evaluation.of(self._round_current, result)
+        found = evaluate(
+            self.pool(), schedule, nodes, self.params(), number=self._round_current,
+            spool=Spool(self.experimentation_path(), MEMORY_BUDGET), strategy=self._strategy,
+            aggregator=self.aggregator(), watch=self._watch, monitor=self._monitors,
+        )  # fmt: skip
+        self.history.add_round(found.ctx, found.result, self._node_names(), trained=False)
+        return found
 
     def _test_last(self) -> None:
         """Test the final model, which no later round does. That it fails is no reason to call the rounds failed."""
@@ -174,7 +171,7 @@ class RoundLoop(Resumable):
         if self._training_data is None or self._bundle is None:
             raise UsageError("The experiment cannot run yet.", cure="Missing: " + "; ".join(self.missing()))
         nodes = usable_nodes(self._training_data, self._nodes, self.pool().nodes)
-        await_nodes(self.pool(), nodes, self._connect_timeout, self._monitors.message, self._watch)
+        await_nodes(self.pool(), nodes, self._connect_timeout, self._monitors.message, self._watch, self._given_up)
         return nodes, Schedule(
             experiment_id=self.id,
             seeds=self._seeds,

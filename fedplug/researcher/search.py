@@ -214,12 +214,12 @@ class NodeSearch:
 def list_datasets(
     pool: NodePool,
     query: int,
-    *,
     nodes: Sequence[str] | None = None,
-    tags: Sequence[str] = (),
     min_nodes: int | None = None,
     timeout: float = 30.0,
     say: Callable[[str], None] | None = None,
+    *,
+    tags: Sequence[str] = (),
 ) -> NodeDatasets:
     """The data sets of the nodes, to look at.
 
@@ -227,10 +227,10 @@ def list_datasets(
         pool: Where to look.
         query: A number that no search on this pool has used yet.
         nodes: Ids or names of the nodes to ask; None for all that connect.
-        tags: Only data sets that carry all of these.
         min_nodes: Number of nodes to wait for; None to wait until no more nodes come.
         timeout: Seconds to wait for nodes.
         say: Told what is being waited for.
+        tags: Only data sets that carry all of these.
 
     Returns:
         Node id → its data sets by name, for every node that was asked; some may have none. Printed it is a table.

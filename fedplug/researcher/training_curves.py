@@ -64,6 +64,7 @@ class TrainingCurves:
 
     def __init__(self) -> None:
         self._curves: dict[str, dict[str, Curve]] = {}
+        self._count = 0  # of curves
         self._offsets: dict[str, int] = {}  # optimizer steps of each node in the rounds before this one
         self._steps: dict[str, int] = {}  # and in this one
         self._round: int | None = None  # what a straggler says after its round is left out
@@ -86,6 +87,7 @@ class TrainingCurves:
                 if len(mine) >= MOST_METRICS:
                     continue
                 mine[name] = Curve()
+                self._count += 1
                 self._each(lambda curve: curve.thin(self._limit()))
             mine[name].add((number, self._offsets.get(node_id, 0) + step, float(value)), self._limit())
 
@@ -96,6 +98,10 @@ class TrainingCurves:
             self._offsets[node_id] = min(self._offsets.get(node_id, 0) + done, 2**62)
         self._steps.clear()
         self._round = None
+
+    def steps(self) -> dict[str, int]:
+        """Node id → optimizer steps that it has made in all complete rounds."""
+        return dict(self._offsets)
 
     def points(self, metric: str) -> dict[str, list[Point]]:
         """Node id → the points of ``metric``, in the order of their steps."""
@@ -118,11 +124,11 @@ class TrainingCurves:
         checked = msgspec.convert(plain, _Plain)
         new = cls()
         new._curves, new._offsets = checked.curves, checked.offsets
+        new._count = sum(len(mine) for mine in new._curves.values())
         return new
 
     def _limit(self) -> int:
-        count = sum(len(mine) for mine in self._curves.values())
-        return max(FEWEST_POINTS, min(MOST_POINTS, ALL_POINTS // max(count, 1)))
+        return max(FEWEST_POINTS, min(MOST_POINTS, ALL_POINTS // max(self._count, 1)))
 
     def _each(self, change: Callable[[Curve], None]) -> None:
         for mine in self._curves.values():

@@ -12,8 +12,11 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "training-plans.md"
 
 
 def test_the_pages_program_runs_and_learns(tmp_path):
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 6
+    page = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 12
+    for name, text in re.findall(r"^```python (\w+\.py)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(text, encoding="utf-8")
     script = tmp_path / "page.py"
     script.write_text("\n\n".join(blocks), encoding="utf-8")
     done = subprocess.run(
@@ -30,4 +33,9 @@ def test_the_pages_program_runs_and_learns(tmp_path):
     assert abs(line["offset"] - 1) < 0.2
     assert ast.literal_eval(told["shared parameters"]) == ["1.weight", "1.bias"]
     assert set(ast.literal_eval(told["state in the last round"]).values()) == {"kept"}
+    assert "the same plan: True" in done.stdout
+    assert re.findall(r"^(\w+) sends (\d+) arrays$", done.stdout, re.MULTILINE) == [
+        ("BlockPlan", "11"), ("AugmentedPlan", "2"), ("CosinePlan", "7"),
+    ]  # fmt: skip
+    assert "exported: ['0.bias', '0.num_batches_tracked', " in done.stdout
     assert "epochs: whole number >= 1 or None, default 1" in done.stdout

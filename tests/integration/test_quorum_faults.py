@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedplug import DataManager, Experiment, Monitor, NumpyTrainingPlan, QuorumStrategy
+from fedplug import DataManager, Experiment, Monitor, NumpyTrainingPlan, OverSelection, QuorumStrategy, Strategy
 from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.messages import Progress, TrainReply
 from fedplug.core.strategy import Decision, RoundState
@@ -110,7 +110,7 @@ def start(tmp_path: Path, fedplug_dir: Path) -> Iterator[Callable[..., tuple[Exp
     hospitals: dict[str, Hospital] = {}
     experiments: list[Experiment] = []
 
-    def started(strategy: QuorumStrategy, **options: Any) -> tuple[Experiment, dict[str, Hospital], Watch]:
+    def started(strategy: Strategy) -> tuple[Experiment, dict[str, Hospital], Watch]:
         gates = tmp_path / "gates"
         gates.mkdir()
         os.mkfifo(gates / "paris")
@@ -122,7 +122,7 @@ def start(tmp_path: Path, fedplug_dir: Path) -> Iterator[Callable[..., tuple[Exp
             },
             node_selection_strategy=strategy,
             transport="zmq://127.0.0.1:0",
-            transport_options=TransportOptions(**options),
+            transport_options=TransportOptions(heartbeat=60.0),  # silence must not be what ends a round
             min_nodes=3,
             connect_timeout=120,
             seed=1,
@@ -171,8 +171,7 @@ class ByHand(QuorumStrategy):
 
 def test_a_node_that_does_not_move_misses_the_deadline_and_takes_part_in_the_next_round(start, tmp_path) -> None:
     strategy = ByHand(2, deadline=DEADLINE)
-    # the silence of a node that stands still must not be what ends the round
-    exp, hospitals, watch = start(strategy, heartbeat=60.0)
+    exp, hospitals, watch = start(strategy)
 
     def stop() -> None:
         if watch.done == {"lyon", "nice"} and "paris" in watch.training and strategy.now == 0:
@@ -191,3 +190,18 @@ def test_a_node_that_does_not_move_misses_the_deadline_and_takes_part_in_the_nex
     assert sorted(watch.results[1].replies) == ["lyon", "nice", "paris"]
     assert watch.results[1].dropped == {}
     assert watch.results[1].replies["paris"].key.round == 1
+
+
+def test_of_three_nodes_the_first_two_count_and_the_third_does_not_disturb_later_rounds(start, tmp_path) -> None:
+    exp, _, watch = start(OverSelection(2, extra=0.5))
+    assert exp.run(1) == 1
+    late = {"paris": "2 replies had come before its own, and no more were needed"}
+    assert sorted(watch.results[0].replies) == ["lyon", "nice"]
+    assert watch.results[0].dropped == late
+    (tmp_path / "gates" / "paris").unlink()
+    assert exp.run(4) == 4
+    for number, result in enumerate(watch.results):
+        assert len(result.replies) == 2
+        assert sorted([*result.replies, *result.dropped]) == list(NODES)
+        assert {reply.key.round for reply in result.replies.values()} == {number}
+        assert set(result.dropped.values()) == set(late.values())

@@ -128,6 +128,8 @@ def test_wheels_hold_their_package_and_nothing_else(wheelhouse):
         assert {name.partition("/")[0] for name in names} == {package, info}
         assert f"{package}/py.typed" in names
         assert f"{info}/licenses/LICENSE" in names
+        if package == "fedplug":
+            assert "fedplug/researcher/report.css" in names
         assert not [name for name in names if "/tests/" in name or name.endswith((".pyc", ".log"))]
 
 

@@ -32,10 +32,6 @@ class PlanStatus(NamedTuple):
 class PlanApproval(SettingsBase):
     """The plan for other people's eyes."""
 
-    def experimentation_path(self) -> Path:
-        """The experiment's folder; created on first use."""
-        raise UsageError("These settings have no folder.")
-
     def training_plan_file(self, display: bool = True) -> Path:
         """Write the plan's text, to the letter as nodes execute it, into the experiment's folder, and return its path.
 

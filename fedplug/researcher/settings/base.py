@@ -67,6 +67,14 @@ class SettingsBase:
         """The nodes, as this experiment reaches them."""
         raise UsageError("These settings are not connected to any node.")
 
+    def experimentation_path(self) -> Path:
+        """The experiment's folder; created on first use."""
+        raise UsageError("These settings have no folder.")
+
+    def seed(self) -> int:
+        """The root of all random streams of this experiment."""
+        raise UsageError("These settings have no seed.")
+
     def _forget_acknowledged(self) -> None:
         """What nodes have kept belongs to a model that is gone."""
 

@@ -101,7 +101,7 @@ class DataSettings(SettingsBase):
         self._training_data = found
         return found
 
-    def list_datasets(self, nodes: Sequence[str] | None = None, verbose: bool = True) -> NodeDatasets:
+    def list_datasets(self, nodes: Sequence[str] | None = None, verbose: bool = False) -> NodeDatasets:
         """The data sets of the nodes, to choose tags and nodes by. It searches, and changes nothing.
 
         Args:

@@ -133,9 +133,10 @@ class PlanSettings(SettingsBase):
                 raise UsageError("There is no training plan yet.", cure="Call set_training_plan_class first.")
             plan_class = load_plan(self._bundle)
             with plan_errors(self._bundle, "init_model"):
-                self._plan = self._make_plan(plan_class)
+                plan = self._make_plan(plan_class)
             if self._params is not None:
-                self._plan.set_params(self._params)
+                plan.set_params(self._params)
+            self._plan = plan
         return self._plan
 
     def params(self) -> Params:

@@ -231,12 +231,18 @@ def test_a_relative_import_in_the_plan_is_refused(local):
         bundle_plan(local(body="from . import x"))
 
 
-@pytest.mark.parametrize(("lines", "who"), [('["import forgotten"]', "The plan"), ("[]", "Helper module 'my_layers'")])
+@pytest.mark.parametrize(
+    ("lines", "who"),
+    [
+        ('["import forgotten"]', "The plan imports 'forgotten' in line 4"),
+        ("[]", "Helper module 'my_layers' imports .* 2"),
+    ],
+)
 def test_a_module_beside_the_plan_that_does_not_travel_is_told(local, lines, who):
     plan = local(
         '["my_layers"]', lines, my_layers="def f():\n    import forgotten\n" if lines == "[]" else "", forgotten=""
     )
-    with pytest.warns(FedplugWarning, match=rf"{who} imports 'forgotten' in line \d, a module beside it") as caught:
+    with pytest.warns(FedplugWarning, match=rf"{who}, a module beside it") as caught:
         bundle_plan(plan)
     assert "return ['forgotten']" in str(caught[0].message)
 

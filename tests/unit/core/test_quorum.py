@@ -138,8 +138,10 @@ def test_a_round_that_is_given_up_says_who_is_missing_and_why():
     )
     out_of_reach = QuorumStrategy(2).judge(ctx(), state({"a": R, "b": F, "c": L}, reasons=reasons))
     assert out_of_reach.reason == (
-        "2 replies are needed, and only 1 can still come together: 'b' failed (no memory); 'c' lost (silence for 6 s)."
+        "2 replies needed, of which at most 1 can still be had: 'b' failed (no memory); 'c' lost (silence for 6 s)."
     )
+    with_deadline = QuorumStrategy(3, deadline=60).judge(ctx(), state({"a": R, "b": F, "c": L}, reasons=reasons))
+    assert with_deadline.reason.startswith("3 replies needed, of which at most 2 can still be had: 'b' failed")
 
 
 def test_of_many_missing_nodes_some_are_named():

@@ -210,7 +210,7 @@ def test_a_plan_knows_how_many_rounds_there_are():
     post = "def postprocess(self, params):\n        return {**params, 'own': np.full(1, float(self.total_rounds()))}"
     assert run(post, total=30)[1]["own"] == 30
     assert run(post)[1]["own"] == 0
-    with pytest.raises(PlanError, match=r"self\.setup\(\) is not available yet|not available yet"):
+    with pytest.raises(PlanError, match=r"node, round\) is not available yet"):
         Line().total_rounds()
 
 

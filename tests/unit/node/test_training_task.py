@@ -17,7 +17,9 @@ from fedplug.core.errors import (
     TrainingCancelledError,
     UnknownNameError,
 )
+from fedplug.core.local_state import StateBook
 from fedplug.core.messages import LogLine, Progress, TaskKey, TrainRequest
+from fedplug.core.metrics import TEST_AUX
 from fedplug.core.params import allocate
 from fedplug.core.plan_source import PlanBundle, bundle_plan
 from fedplug.core.plugins import PluginHost
@@ -318,3 +320,74 @@ def test_cancelling_passes_through():
 def test_errors_that_are_not_the_plans_stay_what_they_are(error, words, kwargs):
     with pytest.raises(error, match=words):
         run(**kwargs)
+
+
+# tests -----------------------------------------------------------------------------------------------------------
+
+OUTPUT = 'data @ self.model()["w"] + self.model()["b"]'
+MEASURED = variant(
+    ("    def training_step", f"    def forward(self, data):\n        return {OUTPUT}\n\n    def training_step"),
+)
+TESTED = {"test_ratio": 0.2, "test_metric": ["mean_squared_error", "r2_score"]}
+
+
+def run_request(bundle=MEASURED, state=None, emit=None, train=True, **args):
+    request = TrainRequest(
+        key=KEY, dataset_id="d", plan_class=bundle.class_name, training_args={**TESTED, **args}, seed=1, data_seed=1,
+        train=train,
+    )  # fmt: skip
+    heard = [] if emit is None else emit
+    return run_task(request, bundle, START, {}, Columns(), HOST, heard.append, state=state)
+
+
+def test_sums_of_all_tests_travel_under_the_reserved_name():
+    reply, _, aux = run_request(test_on_global_updates=True, test_on_local_updates=True)
+    assert reply.aux == (TEST_AUX,)
+    sums = aux[TEST_AUX]
+    names = [f"{when}/metric/{name}" for when in ("global", "local") for name in TESTED["test_metric"]]
+    assert list(sums) == names
+    assert all(array.dtype == np.float64 and array.ndim == 1 and array[0] == 10 for array in sums.values())
+    for when in ("global", "local"):
+        count, total = sums[f"{when}/metric/mean_squared_error"]
+        assert reply.metrics[f"test_{when}_mean_squared_error"] == total / count
+    assert set(reply.metrics) == {"loss", *(f"test_{n.split('/')[0]}_{n.split('/')[2]}" for n in names)}
+
+
+def test_without_a_test_nothing_travels():
+    reply, _, aux = run_request()
+    assert (reply.aux, aux) == ((), {})
+
+
+def test_a_mere_test_replies_without_parameters_and_leaves_nothing_behind():
+    base = StateBook()
+    base.keep("mine", {"a": np.ones(2)}, {"b": 1})
+    book = StateBook(base.result())
+    heard = []
+    reply, params, aux = run_request(train=False, state=book, emit=heard, test_on_global_updates=True)
+    assert len(params) == 0
+    assert book.result() is None
+    assert (reply.sample_count, reply.steps, reply.aux, reply.state) == (10, 0, (TEST_AUX,), "none")
+    assert set(reply.metrics) == {"test_global_mean_squared_error", "test_global_r2_score"}
+    assert set(reply.timing) == {"test", "setup"}
+    assert [sign.phase for sign in heard] == ["test-global"]
+    trained = run_request(test_on_global_updates=True)
+    assert aux == trained[2]
+
+
+def test_a_mere_test_needs_held_out_samples():
+    with pytest.raises(DatasetError, match=r"No sample is held out for testing \(test_ratio=0\.01\)"):
+        run_request(train=False, test_ratio=0.01)
+
+
+def test_a_plan_without_an_output_cannot_be_measured():
+    with pytest.raises(PlanRunError, match=r"'Linear': Linear has no method.*\nDefine forward\(self, data\)"):
+        run_request(BUNDLE, train=False)
+    signs = []
+    run_request(BUNDLE, emit=signs, test_on_global_updates=True)
+    (line,) = [sign for sign in signs if isinstance(sign, LogLine)]
+    assert re.search(r"'Linear': Linear has no method.*\nDefine forward\(self, data\)", line.text)
+
+
+def test_labels_are_needed_to_stratify():
+    with pytest.raises(DatasetError, match="stratify_testing_dataset needs one whole number per sample"):
+        run_request(stratify_testing_dataset=True)

@@ -279,11 +279,11 @@ def test_the_pages_own_spellings_are_there() -> None:
 
 def test_the_data_sets_of_the_nodes_can_be_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
     with Experiment(transport=federation(), progress="quiet") as exp:
-        found = exp.list_datasets()
+        found = exp.list_datasets(verbose=True)
         assert capsys.readouterr().out == f"{found}\n"
         assert sorted(found) == ["a", "b"]
         assert found["a"][0].columns == ("x", "y")
-        assert list(exp.list_datasets(nodes=["b"], verbose=False)) == ["b"]
+        assert list(exp.list_datasets(nodes=["b"])) == ["b"]
         assert capsys.readouterr().out == ""
         assert exp.training_data() is None
 

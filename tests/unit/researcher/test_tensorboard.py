@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,17 +25,18 @@ def key(number, node):
     return TaskKey(experiment_id="e", round=number, node_id=node)
 
 
-def tick(node, number, step, phase="train", **metrics):
-    return Progress(key=key(number, node), step=step, total_steps=3, phase=phase, metrics=metrics)
+def tick(node, number, step, phase="train", epoch=0, **metrics):
+    return Progress(key=key(number, node), step=step, total_steps=3, epoch=epoch, phase=phase, metrics=metrics)
 
 
 def reply(node, number, steps=3, **metrics):
     return TrainReply(key=key(number, node), sample_count=9, steps=steps, metrics=metrics, timing={"train": 1.5})
 
 
-def end(monitor, number, **metrics):
+def end(monitor, number, replies=(), **metrics):
+    answers = {each.key.node_id: each for each in replies}
     result = RoundResult(
-        params=PARAMS, replies={}, dropped={}, metrics=metrics, seconds=2.5, traffic={"bytes_sent": 1000}
+        params=PARAMS, replies=answers, dropped={}, metrics=metrics, seconds=2.5, traffic={"bytes_sent": 1000}
     )
     monitor.round_ended(RoundContext(round=number), result)
 
@@ -54,6 +56,21 @@ def scalars(folder):
     }
 
 
+def charts(folder):
+    """``{category: {chart: pattern}}`` of the page "Custom Scalars", as TensorBoard finds it in a run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert metadata.CONFIG_SUMMARY_TAG in events.PluginTagToContent(metadata.PLUGIN_NAME)
+    event = events.Tensors(metadata.CONFIG_SUMMARY_TAG)[-1]
+    found = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    return {
+        category.title: {chart.title: chart.multiline.tag[0] for chart in category.chart} for category in found.category
+    }
+
+
 def runs(folder):
     return sorted(path.name for path in (folder / "runs").iterdir())
 
@@ -69,7 +86,7 @@ def test_two_rounds_read_back(monitor, tmp_path):
     for number in (0, 1):
         start(monitor, number)
         for step in (1, 2, 3):
-            monitor.progress("n0", tick("n0", number, step, loss=10 * number + step))
+            monitor.progress("n0", tick("n0", number, step, epoch=(step + 1) // 2, loss=10 * number + step))
         monitor.progress("n1", tick("n1", number, 2, loss=0.5, accuracy=0.75))
         monitor.progress("n1", tick("n1", number, 9, phase="test-local", loss=99.0))
         monitor.replied("n0", reply("n0", number, loss=0.25))
@@ -81,21 +98,80 @@ def test_two_rounds_read_back(monitor, tmp_path):
     assert runs(tmp_path) == ["aggregated", "hospital-a", "hospital-b"]
     assert scalars(tmp_path / "runs" / "hospital-a") == {
         "TRAINING/Loss": [(1, 1.0), (2, 2.0), (3, 3.0), (4, 11.0), (5, 12.0), (6, 13.0)],
+        "TRAINING/Round": [(1, 1.0), (3, 1.0), (4, 2.0), (6, 2.0)],
+        "TRAINING/Epoch": [(1, 1.0), (3, 2.0), (4, 1.0), (6, 2.0)],
         "ROUND/loss": [(1, 0.25), (2, 0.25)],
         "TIMING/train": [(1, 1.5), (2, 1.5)],
     }
     assert scalars(tmp_path / "runs" / "hospital-b") == {
         "TRAINING/Loss": [(2, 0.5), (6, 0.5)],  # the reply says that round 1 had 4 steps
         "TRAINING/accuracy": [(2, 0.75), (6, 0.75)],
+        "TRAINING/Round": [(2, 1.0), (4, 1.0), (6, 2.0), (8, 2.0)],
         "ROUND/loss": [(1, 0.5), (2, 0.5)],
         "TIMING/train": [(1, 1.5), (2, 1.5)],
     }
     assert scalars(tmp_path / "runs" / "aggregated") == {
         "ROUND/loss": [(1, 0.375), (2, -0.625)],
         "ROUND/accuracy": [(1, 0.9), (2, 0.9)],
+        "TRAINING/Nodes": [(1, 0.0), (2, 0.0)],
+        "TRAINING/Nodes dropped": [(1, 0.0), (2, 0.0)],
         "TIMING/round": [(1, 2.5), (2, 2.5)],
         "TRAFFIC/bytes_sent": [(1, 1000.0), (2, 1000.0)],
     }
+
+
+def test_tests_stand_where_people_look_for_them(monitor, tmp_path):
+    for number in (0, 1):
+        start(monitor, number)
+        figures = {
+            "test_global_accuracy": 0.5 + number / 4,
+            "test_local_F1 score": 0.25,
+            "dp_epsilon": 1.0,
+            "loss": 2.0,
+        }
+        answers = [reply(node, number, **figures) for node in ("n0", "n1")]
+        for each in answers:
+            monitor.replied(each.key.node_id, each)
+        end(monitor, number, answers, **figures, dp_delta=0.5)
+    global_accuracy = [(0, 0.5), (1, 0.75)]  # of the model that so many rounds have made
+    for run in ("hospital-a", "hospital-b", "aggregated"):
+        found = scalars(tmp_path / "runs" / run)
+        assert found["VALIDATION ON GLOBAL UPDATES/ACCURACY"] == global_accuracy
+        assert found["VALIDATION ON LOCAL UPDATES/F1 SCORE"] == [(1, 0.25), (2, 0.25)]
+        assert found["ROUND/loss"] == [(1, 2.0), (2, 2.0)]
+        assert [tag for tag in found if tag.startswith("ROUND/")] == ["ROUND/loss"]
+    assert scalars(tmp_path / "runs" / "hospital-a")["PRIVACY/epsilon"] == [(1, 1.0), (2, 1.0)]
+    together = scalars(tmp_path / "runs" / "aggregated")
+    assert together["PRIVACY/epsilon"] == [(1, 1.0), (2, 1.0)]
+    assert together["PRIVACY/delta"] == [(1, 0.5), (2, 0.5)]
+    assert together["TRAINING/Nodes"] == [(1, 2.0), (2, 2.0)]
+
+
+def test_custom_scalars_show_the_curves_that_there_are(monitor, tmp_path):
+    start(monitor, 0)
+    answer = reply("n0", 0, **{"test_global_accuracy": 0.5, "test_local_a.b (c)": 0.5})
+    monitor.replied("n0", answer)
+    end(monitor, 0, [answer])
+    first = charts(tmp_path / "runs" / "aggregated")
+    start(monitor, 1)
+    end(monitor, 1, test_global_accuracy=0.5, test_global_mse=1.0)
+    found = charts(tmp_path / "runs" / "aggregated")
+    assert list(found) == ["TRAINING", "VALIDATION ON GLOBAL UPDATES", "VALIDATION ON LOCAL UPDATES", "COSTS"]
+    assert found["TRAINING"]["Loss over optimizer steps"] == "TRAINING/Loss$"
+    assert list(first["VALIDATION ON GLOBAL UPDATES"]) == ["ACCURACY"]
+    assert list(found["VALIDATION ON GLOBAL UPDATES"]) == ["ACCURACY", "MSE"]
+    patterns = [pattern for category in found.values() for pattern in category.values()]
+    tags = [*scalars(tmp_path / "runs" / "aggregated"), *scalars(tmp_path / "runs" / "hospital-a")]
+    tests = [tag for tag in tags if tag.startswith("VALIDATION")]
+    assert len(tests) == 4
+    assert all(sum(bool(re.match(pattern, tag)) for pattern in patterns) == 1 for tag in tests)
+
+
+def test_a_run_in_which_nothing_happens_writes_nothing(monitor, tmp_path):
+    start(monitor, 0)
+    monitor.stopped(0, RuntimeError())
+    monitor.close()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_round_is_on_disk_when_it_ends_and_training_after_some_seconds(tmp_path):
@@ -174,7 +250,7 @@ def test_tags_are_made_safe(monitor, tmp_path):
     monitor.replied("n0", reply("n0", 0, **{"test/f1 score": 1.0, "\x1b<b>\n": 2.0, "///": 3.0}))
     end(monitor, 0)
     tags = set(scalars(tmp_path / "runs" / "hospital-a"))
-    assert tags == {"ROUND/test/f1 score", "ROUND/__b__", "ROUND/_", "TIMING/train"}
+    assert tags == {"ROUND/test/f1 score", "ROUND/__b__", "ROUND/_", "TIMING/train", "TRAINING/Round"}
 
 
 def test_three_hundred_nodes_leave_no_file_open_and_no_thread(tmp_path):

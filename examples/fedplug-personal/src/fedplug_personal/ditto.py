@@ -119,7 +119,8 @@ class DittoTrainer(MultiModelTrainer):
             return result
         shared, personal = result.slots
         metrics = {**personal.metrics, **{f"{name}_of_global": value for name, value in shared.metrics.items()}}
-        return dataclasses.replace(result, num_samples=personal.num_samples, metrics=metrics)
+        found = {"metrics": metrics, "sums": personal.sums, "values": personal.values}
+        return dataclasses.replace(result, num_samples=personal.num_samples, **found)
 
     def _count_steps(self, ctx: Context) -> None:
         plan, steps = ctx.loop_plan, self.personal_steps
