@@ -36,8 +36,8 @@ class LocalTests:
             metrics: What was measured.
         """
         named = {f"test_{when}_{name}": value for name, value in result.metrics.items()}
-        self.metrics |= named
         self._sums |= {f"{when}/{name}": array for name, array in complete_sums(result, metrics).items()}
+        self.metrics |= named
         self._emit(Progress(key=self._key, samples=result.num_samples, phase=f"test-{when}", metrics=named))
 
     def aux(self) -> dict[str, Params]:

@@ -208,17 +208,19 @@ class _Process:
         self._lock = threading.Lock()
         self._ending = threading.Lock()
         self._reaped = False
+        self._killed = False
         self._watcher = threading.Thread(target=self._watch, name=f"fedplug-worker-{self.pid}", daemon=True)
         self._watcher.start()
 
     @property
     def alive(self) -> bool:
-        """Whether it runs, as far as we know."""
-        return not self._reaped
+        """Whether it runs, as far as we know, and nobody has killed it: that takes effect a little later."""
+        return not (self._reaped or self._killed)
 
     def kill(self) -> None:
         """Kill it and all that it has started."""
         with self._lock:
+            self._killed = True
             if not self._reaped:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self.pid, signal.SIGKILL)

@@ -381,7 +381,11 @@ def test_a_mere_test_needs_held_out_samples():
 
 def test_a_plan_without_an_output_cannot_be_measured():
     with pytest.raises(PlanRunError, match=r"'Linear': Linear has no method.*\nDefine forward\(self, data\)"):
-        run_request(BUNDLE, test_on_global_updates=True)
+        run_request(BUNDLE, train=False)
+    signs = []
+    run_request(BUNDLE, emit=signs, test_on_global_updates=True)
+    (line,) = [sign for sign in signs if isinstance(sign, LogLine)]
+    assert re.search(r"'Linear': Linear has no method.*\nDefine forward\(self, data\)", line.text)
 
 
 def test_labels_are_needed_to_stratify():

@@ -14,6 +14,7 @@ import pytest
 from fedplug.core.errors import CodecError
 from fedplug.core.messages import LogLine, Progress
 from fedplug.core.params import Params
+from fedplug.node import worker_process
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.ipc import pack, unpack
 from fedplug.node.jobs import Job, Trained
@@ -128,6 +129,23 @@ def test_a_job_cancelled_before_its_turn_is_not_run(worker, job):
     worker.cancel(task)
     assert worker.run(task, ignore).code == "cancelled"
     assert worker.pid == 0
+
+
+def test_a_cancellation_that_crosses_the_answer_does_not_cost_the_next_training(worker, job):
+    """The process that was killed for it takes a moment to die: it must not get another training meanwhile."""
+    for number in range(5):
+        task = job(number=number)
+
+        def crossed(*args, task=task, **named):
+            worker.cancel(task)
+            return unpack(*args, **named)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(worker_process, "unpack", crossed)
+            worker.run(task, ignore)
+        assert task.cancelled.is_set()
+        assert worker.pid == 0
+        assert isinstance(worker.run(job(number=100 + number), ignore), Trained)
 
 
 def test_closing_ends_a_training_that_never_would(worker, job, gone):
