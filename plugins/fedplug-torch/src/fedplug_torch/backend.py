@@ -17,6 +17,7 @@ from fedplug.core.params import Array, Params
 from fedplug.core.trainer import Backend, BackendState, Phase
 from fedplug_torch import optimizer_state
 from fedplug_torch import params as torch_params
+from fedplug_torch.losses import no_loss
 
 if TYPE_CHECKING:
     from fedplug_torch.plan import TorchTrainingPlan
@@ -69,7 +70,7 @@ class TorchBackend(Backend):
         loss: object = self._training_step(data, target)
         if isinstance(loss, torch.Tensor) and loss.numel() == 1 and loss.requires_grad:
             return loss
-        raise _no_loss(loss)
+        raise no_loss(loss)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Fresh gradients of ``loss``."""
@@ -98,7 +99,7 @@ class TorchBackend(Backend):
             loss: object = self._training_step(data, target)
             if isinstance(loss, torch.Tensor) and loss.numel() == 1:
                 return {"loss": float(loss)}
-            raise _no_loss(loss)
+            raise no_loss(loss)
 
     def release(self) -> None:
         """Put the module, and gradients, back into the mode they were in."""
@@ -324,21 +325,6 @@ class TorchModelBackend(TorchBackend):
     def _metrics_step(self, data: Any, label: Any) -> dict[str, Any]:
         loss = self._criterion_step(data, label)
         return {"loss": loss, **(self._metrics(self.output, label) if self._metrics else {})}
-
-
-def _no_loss(value: object) -> PlanError:
-    if value is None:
-        problem, cure = "nothing", "Is a return missing?"
-    elif not isinstance(value, torch.Tensor):
-        problem = f"a {type(value).__name__}"
-        cure = "Return the tensor itself: loss, not loss.item()." if isinstance(value, int | float) else ""
-    elif value.numel() != 1:
-        problem = f"a tensor of shape {tuple(value.shape)}"
-        cure = "Return the mean over the batch, e.g. loss.mean()."
-    else:
-        problem = "a loss that is detached from the model's parameters"
-        cure = "Do not detach it or compute it under torch.no_grad(), and see that some parameter requires a gradient."
-    return PlanError(f"training_step must return the loss as a scalar tensor, but returned {problem}.", cure=cure)
 
 
 def _to(data: Any, device: torch.device) -> Any:
