@@ -74,7 +74,7 @@ class ExperimentResults(ExperimentSettings):
             self.report_settings(),
             title=folder.name.replace("_", " "),
             planned_rounds=self.round_limit(),
-            plan_source=bundle.code if bundle else "",
+            plan_source=bundle.text if bundle else "",
             privacy=self.privacy(),
         )
 

@@ -58,7 +58,7 @@ class Resumable(ExperimentResults):
         """
         folder = self.experimentation_path()
         snapshot, arrays = self._snapshot(folder.name)
-        return write_breakpoint(folder, snapshot, arrays, self._bundle.code if self._bundle else "")
+        return write_breakpoint(folder, snapshot, arrays, self._bundle.text if self._bundle else "")
 
     def _snapshot(self, folder: str) -> tuple[Snapshot, list[Params]]:
         arrays: list[Params] = []

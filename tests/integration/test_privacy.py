@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_breast_cancer
 from torch import nn
 
-from fedplug import DataManager, Experiment, NumpyTrainingPlan
+from fedplug import DataManager, Experiment, NumpyTrainingPlan, ProcessTypes
 from fedplug.core.errors import PlanError, RoundError, UsageError
 from fedplug.core.messages import TaskKey, TrainReply
 from fedplug.core.monitor import Monitor
@@ -333,3 +333,48 @@ def test_the_account_and_the_noise_survive_crashes_and_restarts(inproc_url, tmp_
     rate = 25 / len(PARTS["lyon"][0])
     steps = math.ceil(1 / rate)
     assert exp.privacy()["lyon"]["epsilon"] == spent_epsilon([[1.5, rate, 2 * steps]], 1e-5)
+
+
+# together with the rest --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dp_args", [LOCAL, {"type": "central", "sigma": 1.0, "clip": 0.5}])
+def test_tests_and_breakpoints_go_together_with_privacy(dp_args: dict[str, Any]) -> None:
+    args = {"dp_args": dp_args, "test_ratio": 0.2, "test_metric": "accuracy", "test_on_global_updates": True}
+    with experiment(**args) as whole:
+        whole.run(3)
+        tested = whole.evaluate()
+    assert 0.5 < tested.metrics["test_global_accuracy"] <= 1
+    federation = Federation(PARTS)
+    with experiment(transport=federation, **args) as first:
+        first.set_save_breakpoints(True)
+        first.run(2)
+        spent = first.privacy()
+    with Experiment.load_breakpoint(first.experimentation_path(), transport=federation, progress="quiet") as second:
+        assert second.privacy() == spent
+        second.run(1)
+        assert second.params() == whole.params()
+        assert second.privacy() == whole.privacy()
+
+
+class Mixing(TorchTrainingPlan):
+    def mix(self, batches):
+        for data, target in batches:
+            yield data - data.mean(0), target
+
+    def init_model(self):
+        return nn.Linear(30, 2)
+
+    def training_data(self):
+        self.add_preprocess(self.mix, ProcessTypes.DATA_LOADER)
+        return DataManager(self.dataset.column("x"), self.dataset.column("y"))
+
+    def training_step(self, data, target):
+        return F.cross_entropy(self.forward(data), target)
+
+
+def test_batches_that_a_plan_mixes_cannot_be_protected_sample_by_sample() -> None:
+    with experiment(plan=Mixing, dp_args=LOCAL) as exp, pytest.raises(RoundError, match="may mix samples") as caught:
+        exp.run(1)
+    assert "Prepare the samples one by one in training_data" in str(caught.value)
+    assert trained(plan=Mixing, rounds=1, dp_args={"sigma": 1.0, "clip": 1.0})[1].privacy()["lyon"]["rounds"] == 1

@@ -9,6 +9,7 @@ from fedplug.core.data import BatchSource, LoaderArgs
 from fedplug.core.errors import UsageError
 from fedplug.core.metrics.making import make_metrics
 from fedplug.core.privacy import privacy_args
+from fedplug.core.processes import ProcessTypes
 from fedplug.core.rng import SeedTree
 from fedplug.core.trainer.defaults import Report
 from fedplug.core.trainer.hooks import hooks_of
@@ -60,7 +61,7 @@ def plan_trainer(
         plan.make_backend(), data, args=state.training_args, loader=loader, seed=seed, report=report,
         cancelled=cancelled, **{"log": state.log, **options},
     )  # fmt: skip
-    _require_protection(state.training_args, trainer)
+    _require_protection(state.training_args, plan, trainer)
     trainer.ctx.inbox = dict(state.aux)
     trainer.ctx.state = state.state
     trainer.ctx.round = state.round
@@ -73,9 +74,17 @@ def plan_trainer(
     return trainer
 
 
-def _require_protection(args: TrainingArgs, trainer: Trainer) -> None:
+def _require_protection(args: TrainingArgs, plan: TrainingPlan, trainer: Trainer) -> None:
     """``make_backend`` and ``make_trainer`` may be the plan's own: what they made must protect the samples too."""
-    if privacy_args(args.dict(), "local") and not all(each.protects_samples for each in trainer.backends()):
+    if not privacy_args(args.dict(), "local"):
+        return
+    if any(kind is ProcessTypes.DATA_LOADER for kind, _ in plan.pre_processes):
+        raise UsageError(
+            "dp_args ask for local differential privacy, but the plan changes batches by add_preprocess, which may mix "
+            "samples, so that a bound on the gradient of each would bound nothing.",
+            cure="Prepare the samples one by one in training_data, or leave dp_args out.",
+        )
+    if not all(each.protects_samples for each in trainer.backends()):
         raise UsageError(
             "dp_args ask for local differential privacy, but the plan's make_backend or make_trainer made a backend "
             "that does not protect the gradients of samples.",

@@ -42,7 +42,7 @@ class PlanApproval(SettingsBase):
             UsageError: No training plan class is set.
             StoreError: The file cannot be written.
         """
-        text = self._shown_bundle().code
+        text = self._shown_bundle().text
         path = self.experimentation_path() / PLAN_FILE
         try:
             path.write_text(text, encoding="utf-8")
