@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from fedplug.core.agg_optimizer import AggOptimizer
+from fedplug.core.context import RoundContext
 from fedplug.core.errors import FedplugError, RoundError, UpdateRejectedError
 from fedplug.core.metrics.sums import TEST_AUX, check_layout
 from fedplug.core.params import Params
@@ -87,6 +88,27 @@ def check_result(params: object, model: Params, maker: object) -> None:
     difference = model.spec.difference(params.spec)
     if difference or (difference := params.first_non_finite()):
         raise RoundError(f"{kind} {name} returned parameters that do not fit the model: {difference}.", cure=cure)
+
+
+def given_up(ctx: RoundContext, reason: str, details: Sequence[str], *, train: bool) -> RoundError:
+    """The error for a round, or a test without training, that its strategy has given up.
+
+    Args:
+        ctx: The round.
+        reason: Why.
+        details: Tracebacks of plans, as far as nodes have told.
+        train: Whether it was to train.
+    """
+    if not train:
+        message = f"The test of the global model was given up: {reason}"
+        cure = (
+            "Nothing has changed; test again when the cause is mended. A strategy decides what a test can do without."
+        )
+    else:
+        message = f"Round {ctx.round + 1} was given up: {reason}"
+        cure = "The global model is as it was before this round; run it again when the cause is mended. "
+        cure += "A strategy decides what a round can do without."
+    return RoundError(message, cure=cure, details="\n".join(details))
 
 
 @contextmanager

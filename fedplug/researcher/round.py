@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from fedplug.core.aggregator import StreamingAggregator
 from fedplug.core.context import RoundResult
-from fedplug.core.errors import FedplugError, ParamsError, RoundError, UpdateRejectedError
+from fedplug.core.errors import FedplugError, ParamsError, UpdateRejectedError
 from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply
 from fedplug.core.metrics import TEST_AUX, Findings
 from fedplug.core.monitor import Monitor
@@ -27,7 +27,7 @@ from fedplug.core.strategy import Outcome, RoundState
 from fedplug.core.update import Update
 from fedplug.researcher.node_tests import NodeTests, weighted_metrics
 from fedplug.researcher.progress.text import block
-from fedplug.researcher.refusals import blamed, check_decision, check_offer, check_result, check_update
+from fedplug.researcher.refusals import blamed, check_decision, check_offer, check_result, check_update, given_up
 from fedplug.researcher.round_plan import RoundPlan
 from fedplug.researcher.spool import Room, Spool
 
@@ -137,12 +137,7 @@ class Round:
                 answer = self.job.strategy.judge(self.job.ctx, self._round_state(began))
             decision = check_decision(answer, self.job.strategy)
             if decision.verdict == "abort":
-                raise RoundError(
-                    f"Round {self.job.ctx.round + 1} was given up: {decision.reason}",
-                    cure="The global model is as it was before this round; run it again when the cause is mended. "
-                    "A strategy decides what a round can do without.",
-                    details="\n".join(self._details),
-                )
+                raise given_up(self.job.ctx, decision.reason, self._details, train=self.job.train)
             if decision.verdict == "enough":
                 return decision.reason
             deadline = time.monotonic() + TICK
