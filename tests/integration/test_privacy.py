@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import runpy
 from collections.abc import Iterator
@@ -203,11 +204,14 @@ def test_what_cannot_be_protected_is_refused_before_anything_is_sent(args, error
 
 
 @contextmanager
-def real_nodes(url: str) -> Iterator[dict[str, NodeStore]]:
+def real_nodes(url: str, salt: str) -> Iterator[dict[str, NodeStore]]:
+    """Start nodes whose secrets are drawn beforehand, so that the outcome of a test does not hang on luck."""
     with ExitStack() as stack:
         stores = {}
         for node in NODES:
             store = stores[node] = stack.enter_context(NodeStore.in_memory(node, node_id=node))
+            with store.transaction() as db:
+                db.execute("INSERT INTO secret VALUES (1, ?)", (hashlib.sha256(f"{salt}{node}".encode()).digest(),))
             data = MemoryDataset(
                 f"{node}-data", {"x": PARTS[node][0], "y": PARTS[node][1]}, tags=["cancer"], target="y"
             )
@@ -215,8 +219,8 @@ def real_nodes(url: str) -> Iterator[dict[str, NodeStore]]:
         yield stores
 
 
-def on_real_nodes(url: str, **args: Any) -> tuple[Params, Experiment, dict[str, bytes]]:
-    with real_nodes(url) as stores, experiment(url, tags="cancer", **args) as exp:
+def on_real_nodes(url: str, salt: str = "", **args: Any) -> tuple[Params, Experiment, dict[str, bytes]]:
+    with real_nodes(url, salt) as stores, experiment(url, tags="cancer", **args) as exp:
         exp.run(3)
         return exp.params(), exp, {node: node_secret(store) for node, store in stores.items()}
 
@@ -241,7 +245,7 @@ def test_real_nodes_draw_noise_that_the_researcher_cannot_know(inproc_url, monke
         assert secret not in everything
         assert secret.hex().encode() not in everything
     # The same experiment with the same seed, elsewhere: all that the researcher knows gives other noise.
-    assert params != on_real_nodes(f"{inproc_url}-2", epochs=2, dp_args=LOCAL)[0]
+    assert params != on_real_nodes(f"{inproc_url}-2", "elsewhere", epochs=2, dp_args=LOCAL)[0]
     assert params != trained(rounds=3, epochs=2, dp_args=LOCAL)[0]
 
 
