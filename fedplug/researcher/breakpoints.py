@@ -7,6 +7,8 @@ A breakpoint is a folder with
 - ``state_1.safetensors`` and so on: what aggregator, optimizer and strategy keep,
 - ``training_plan.py``: the plan's text, for people to read.
 
+What the rounds came to lies beside it (`fedplug.researcher.round_log`).
+
 It is written under a name that nobody looks for, flushed to the disk and then renamed, so that a crash at any point
 leaves the last good one. Nothing in it is pickled. One that is there already under the same number, because an
 earlier breakpoint was loaded and its experiment took another way, is kept under another name.
@@ -60,12 +62,17 @@ def write_breakpoint(folder: Path, snapshot: Snapshot, arrays: Sequence[Params],
         sync(folder)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise StoreError(
-            f"The breakpoint {target} cannot be saved: {error.strerror or error}.",
-            cure="Free some disk space, or mend the folder, and call breakpoint(). The rounds count all the same: the "
-            "model is in Experiment.params(). The breakpoints before this one are whole.",
-        ) from error
+        raise cannot_save(folder, error) from error
     return target
+
+
+def cannot_save(folder: Path, error: OSError) -> StoreError:
+    """The error for a breakpoint that cannot be written into an experiment's folder."""
+    return StoreError(
+        f"A breakpoint cannot be saved in {folder}: {error.strerror or error}.",
+        cure="Free some disk space, or mend the folder, and call breakpoint(). The rounds count all the same: the "
+        "model is in Experiment.params(). The breakpoints before this one are whole.",
+    )
 
 
 def read_breakpoint(path: Path, *, trusted: bool = False, arrays: bool = True) -> Saved:

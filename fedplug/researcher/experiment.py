@@ -131,7 +131,6 @@ class Experiment(RoundLoop, Closing):
         self._attempt, self._given_up = 0, set[str]()
         self._privacy = PrivacyLedger()
         self._acked: dict[str, int] = {}
-        self._replies: dict[int, dict[str, dict[str, Any]]] = {}
         self._plan_path = None if training_plan_path is None else Path(training_plan_path)
         self._take_history(History())
         self._apply(

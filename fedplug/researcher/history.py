@@ -55,6 +55,7 @@ class History(Monitor):
         self._latest = (-1, True)  # the entry that was added last; all others are slim
         self._names: dict[str, str] = {}
         self._curves = TrainingCurves()
+        self._unsaved: list[tuple[int, bool]] = []
 
     # filling -----------------------------------------------------------------------------------------------
 
@@ -75,6 +76,7 @@ class History(Monitor):
             self._rounds[self._latest] = self._rounds[self._latest].slim()
         self._latest = ctx.round, trained
         self._rounds[self._latest] = entry
+        self._unsaved.append(self._latest)
         self._rounds = dict(sorted(self._rounds.items()))
         if trained:
             self._curves.end({node: reply.steps for node, reply in entry.nodes.items()})
@@ -176,15 +178,29 @@ class History(Monitor):
 
     # for breakpoints ---------------------------------------------------------------------------------------
 
-    def to_plain(self) -> dict[str, Any]:
-        """Everything as data that JSON can hold; NaN and infinity too."""
-        return {
+    def unsaved(self) -> list[Any]:
+        """The rounds and evaluations that were added since `saved`, each as data that JSON can hold, in order."""
+        return [pack(msgspec.to_builtins(self._rounds[key])) for key in self._unsaved]
+
+    def saved(self) -> None:
+        """What `unsaved` gave lies on a disk."""
+        self._unsaved.clear()
+
+    def to_plain(self, *, rounds: bool = True) -> dict[str, Any]:
+        """Everything as data that JSON can hold; NaN and infinity too.
+
+        Args:
+            rounds: Whether with the rounds; if not, `from_plain` needs them, under this name, of `unsaved`.
+        """
+        plain = {
             "version": _VERSION,
             "latest": list(self._latest),
             "names": dict(sorted(self._names.items())),
-            "rounds": [pack(msgspec.to_builtins(entry)) for entry in self._rounds.values()],
             "training": pack(self._curves.to_plain()),
         }
+        if rounds:
+            plain["rounds"] = [pack(msgspec.to_builtins(entry)) for entry in self._rounds.values()]
+        return plain
 
     @classmethod
     def from_plain(cls, plain: Any) -> History:
@@ -199,11 +215,19 @@ class History(Monitor):
         except msgspec.ValidationError as error:
             raise CodecError(f"This is no history: {error}.", cure="Was the file changed by hand?") from None
         new = cls()
-        new._rounds = {(entry.round, entry.trained): entry for entry in checked.rounds}
-        new._rounds = dict(sorted(new._rounds.items()))
         new._latest = checked.latest
+        entries = {(entry.round, entry.trained): entry for entry in checked.rounds}
+        new._rounds = {key: e if key == new._latest else e.slim() for key, e in sorted(entries.items())}
         new._names, new._curves = checked.names, curves
         return new
+
+    def replies(self) -> dict[int, dict[str, dict[str, Any]]]:
+        """What nodes replied in the rounds of training: round → node id → record."""
+        return {
+            number: {node: part.record(node, number) for node, part in entry.nodes.items()}
+            for (number, trained), entry in self._rounds.items()
+            if trained
+        }
 
     # for people --------------------------------------------------------------------------------------------
 

@@ -34,10 +34,24 @@ class NodeEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     samples: Count
     steps: Count = 0
+    attempt: Count = 0
     metrics: dict[str, float] = {}
     values: dict[str, Any] = {}
     timing: dict[str, float] = {}
     state: str = "none"
+
+    def record(self, node: str, number: int) -> dict[str, Any]:
+        """What ``node`` replied in round ``number``, for people and notebooks."""
+        return {
+            "node_id": node,
+            "round": number,
+            "attempt": self.attempt,
+            "sample_count": self.samples,
+            "steps": self.steps,
+            "metrics": dict(self.metrics),
+            "timing": dict(self.timing),
+            "state": self.state,
+        }
 
 
 class RoundEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -149,6 +163,7 @@ def _node_entry(reply: TrainReply, values: dict[str, Any]) -> NodeEntry:
     return NodeEntry(
         samples=reply.sample_count,
         steps=reply.steps,
+        attempt=reply.key.attempt,
         metrics={str(name): float(value) for name, value in reply.metrics.items()},
         values=values,
         timing={str(name): float(value) for name, value in reply.timing.items()},

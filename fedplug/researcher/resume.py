@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from fedplug import __version__
 from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.aggregator import Aggregator
@@ -21,11 +23,12 @@ from fedplug.core.plugins import PluginHost
 from fedplug.core.privacy_ledger import PrivacyLedger
 from fedplug.core.strategy import Strategy
 from fedplug.core.training_args import TrainingArgs
-from fedplug.researcher.breakpoints import write_breakpoint
+from fedplug.researcher.breakpoints import cannot_save, write_breakpoint
 from fedplug.researcher.experiment_results import ExperimentResults
 from fedplug.researcher.federated_dataset import FederatedDataset
 from fedplug.researcher.history import History
 from fedplug.researcher.node_check import ask_nodes, differences
+from fedplug.researcher.round_log import LogPlace, RoundLog
 from fedplug.researcher.search import usable_nodes
 from fedplug.researcher.settings.base import QUERIES
 from fedplug.researcher.snapshot import VERSION, ComponentRecord, PlanRecord, Saved, Snapshot
@@ -42,7 +45,7 @@ class Resumable(ExperimentResults):
     _transport: Any
     _acked: dict[str, int]
     _privacy: PrivacyLedger
-    _replies: dict[int, dict[str, dict[str, Any]]]
+    _log: RoundLog | None = None
 
     def _take_history(self, history: History) -> None:
         """Let ``history`` be the experiment's, and follow the training."""
@@ -57,10 +60,18 @@ class Resumable(ExperimentResults):
             StoreError: The disk is full, or the folder cannot be written.
         """
         folder = self.experimentation_path()
-        snapshot, arrays = self._snapshot(folder.name)
+        if self._log is None:
+            self._log = RoundLog(folder)
+        lines = [msgspec.json.encode(entry) for entry in self.history.unsaved()]
+        try:
+            place = self._log.append(lines)
+        except OSError as error:
+            raise cannot_save(folder, error) from error
+        self.history.saved()
+        snapshot, arrays = self._snapshot(folder.name, place)
         return write_breakpoint(folder, snapshot, arrays, self._bundle.text if self._bundle else "")
 
-    def _snapshot(self, folder: str) -> tuple[Snapshot, list[Params]]:
+    def _snapshot(self, folder: str, place: LogPlace) -> tuple[Snapshot, list[Params]]:
         arrays: list[Params] = []
         if self._bundle is not None:
             freeze(self.params(), arrays)
@@ -97,8 +108,8 @@ class Resumable(ExperimentResults):
             transport=self._transport or "" if isinstance(self._transport, str | None) else None,
             min_nodes=self._min_nodes,
             connect_timeout=self._connect_timeout,
-            replies=freeze({str(number): replies for number, replies in self._replies.items()}, arrays, "replies"),
-            history=freeze(self.history.to_plain(), arrays, "history"),
+            history=freeze(self.history.to_plain(rounds=False), arrays, "history"),
+            rounds=place,
             has_params=bool(self._bundle),
             arrays=len(arrays),
         )  # fmt: skip
@@ -139,8 +150,9 @@ class Resumable(ExperimentResults):
         self.set_tensorboard(snapshot.tensorboard)
         self.set_save_breakpoints(snapshot.save_breakpoints)
         self.set_retain_full_history(snapshot.retain_full_history)
-        self._replies = {int(number): replies for number, replies in thaw(snapshot.replies, arrays).items()}
-        self._take_history(History.from_plain(thaw(snapshot.history, arrays)))
+        self._log, lines = RoundLog.go_on(folder, snapshot.rounds)
+        rounds = [msgspec.json.decode(line) for line in lines]
+        self._take_history(History.from_plain({**thaw(snapshot.history, arrays), "rounds": rounds}))
         self._aggregator = _remake(
             "aggregator", "aggregator", snapshot.aggregator, aggregator,
             Aggregator, self.host,  # type: ignore[type-abstract]

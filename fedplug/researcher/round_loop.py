@@ -13,7 +13,7 @@ from fedplug.researcher.breakpoints import breakpoints_of, read_breakpoint
 from fedplug.researcher.evaluation import Evaluation, evaluate
 from fedplug.researcher.folders import experiments_root
 from fedplug.researcher.kept_params import KeptParams
-from fedplug.researcher.results import reply_record, save_model
+from fedplug.researcher.model_file import save_model
 from fedplug.researcher.resume import Resumable
 from fedplug.researcher.round import Round, RoundPlan
 from fedplug.researcher.schedule import Schedule, rounds_to_run
@@ -33,7 +33,7 @@ class RoundLoop(Resumable):
 
     def training_replies(self) -> dict[int, dict[str, dict[str, Any]]]:
         """What the nodes replied, without arrays: round → node id → record."""
-        return {number: dict(replies) for number, replies in self._replies.items()}
+        return self.history.replies()
 
     def privacy(self) -> dict[str, dict[str, Any]]:
         """What the rounds have spent of the nodes' privacy: node id → epsilon, delta and more.
@@ -155,7 +155,6 @@ class RoundLoop(Resumable):
         self._params, self._round_current, self._attempt = result.params, number + 1, 0
         self._weights_matter = True
         self._acked.update(dict.fromkeys(result.replies, number))
-        self._replies[number] = {node: reply_record(reply) for node, reply in result.replies.items()}
         if self._plan is not None:
             self._plan.set_params(result.params)
         self.history.add_round(job.ctx, result, self._node_names())

@@ -8,6 +8,7 @@ import msgspec
 
 from fedplug.core.messages import DatasetCard
 from fedplug.core.params import Params
+from fedplug.researcher.round_log import LogPlace
 
 VERSION = 1
 """Of the layout of a breakpoint; another one cannot be read."""
@@ -73,8 +74,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         transport: The address that the experiment was given, or empty; None if it was given an object.
         min_nodes: As for `Experiment`.
         connect_timeout: As for `Experiment`.
-        replies: What ``training_replies()`` returns, frozen, with rounds as text.
-        history: What ``history`` holds, frozen.
+        history: What ``history`` holds but for the rounds, frozen.
+        rounds: Where the rounds lie.
         has_params: Whether there are global parameters yet; they are the first of the arrays.
         arrays: Number of `Params` that belong to it.
     """
@@ -107,8 +108,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     transport: str | None
     min_nodes: int | None
     connect_timeout: float
-    replies: dict[str, Any]
-    history: Any
+    history: dict[str, Any]
+    rounds: LogPlace
     has_params: bool
     arrays: int
 
