@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
 
 from fedplug.core.context import RoundContext
-from fedplug.core.errors import UsageError
 from fedplug.core.params import Params
+from fedplug.core.stateful import Stateful
 
 
-class AggOptimizer(ABC):
+class AggOptimizer(Stateful, ABC):
     """Base of what ``Experiment(agg_optimizer=...)`` takes.
 
     Without one, the aggregate is the next global model. With one, the way from the global model to the aggregate
@@ -32,16 +30,3 @@ class AggOptimizer(ABC):
             Parameters with the names, shapes and dtypes of ``start``. Arrays of whole numbers (counters of
             normalisation layers) have no gradient: they are those of ``aggregated``.
         """
-
-    def state_dict(self) -> dict[str, Any]:
-        """What must survive a breakpoint, as plain data and `Params`."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned.
-
-        Raises:
-            UsageError: The state holds something this optimizer does not know.
-        """
-        if state:
-            raise UsageError(f"{type(self).__name__} keeps no state, but was given {sorted(state)}.")

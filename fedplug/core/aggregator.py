@@ -18,6 +18,7 @@ from fedplug.core.context import RoundContext
 from fedplug.core.errors import NoUpdatesError, UsageError
 from fedplug.core.mean import WeightedMean
 from fedplug.core.params import Params
+from fedplug.core.stateful import Stateful
 from fedplug.core.update import Aux, Update
 
 S = TypeVar("S")
@@ -60,7 +61,7 @@ class NodePayload:
     training_args: Mapping[str, Any]
 
 
-class Aggregator(ABC):
+class Aggregator(Stateful, ABC):
     """Base of all aggregators. Override `aggregate`; everything else has a working default."""
 
     tags: AggregatorTags = AggregatorTags()
@@ -107,19 +108,6 @@ class Aggregator(ABC):
             The share; None where there is no such bound, and then central differential privacy is refused.
         """
         return None
-
-    def state_dict(self) -> dict[str, Any]:
-        """What must survive a breakpoint, as plain data and `Params`."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned.
-
-        Raises:
-            UsageError: The state holds something this aggregator does not know.
-        """
-        if state:
-            raise UsageError(f"{type(self).__name__} keeps no state, but was given {sorted(state)}.")
 
 
 class StreamingAggregator(Aggregator, Generic[S]):

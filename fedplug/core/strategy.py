@@ -9,10 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import Literal, TypeGuard
 
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import UsageError
+from fedplug.core.stateful import Stateful
 
 Outcome = Literal["replied", "failed", "lost", "rejected"]
 
@@ -64,7 +65,7 @@ class RoundState:
         return sorted(node for node, outcome in self.outcomes.items() if outcome != "replied")
 
 
-class Strategy(ABC):
+class Strategy(Stateful, ABC):
     """Base of all strategies."""
 
     @abstractmethod
@@ -84,19 +85,6 @@ class Strategy(ABC):
         One reply at a time is taken in, and this is called after each. So the replies that count are those of
         ``state.replied`` when the answer is ``"enough"``: nobody slips in later.
         """
-
-    def state_dict(self) -> dict[str, Any]:
-        """What must survive a breakpoint beside the constructor's arguments, as plain data."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned.
-
-        Raises:
-            UsageError: The state holds something this strategy does not know.
-        """
-        if state:
-            raise UsageError(f"{type(self).__name__} keeps no state, but was given {sorted(state)}.")
 
 
 class DefaultStrategy(Strategy):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,27 +18,19 @@ def page() -> str:
     return PAGE.read_text(encoding="utf-8")
 
 
-def test_the_pages_program_runs(page: str, tmp_path: Path, fedplug_dir: Path) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 7
-    script = tmp_path / "page.py"
-    script.write_text("\n\n".join(blocks), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
-        cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert "missing: ['training data: set_tags(...) or set_training_data(...)'" in done.stdout
+def test_the_pages_program_runs(run_page: Callable[..., str], page: str, fedplug_dir: Path) -> None:
+    printed = run_page("experiment.md", 7, "-W", "error")
+    lines = printed.splitlines()
+    assert "missing: ['training data: set_tags(...) or set_training_data(...)'" in printed
     assert "Ready to run." in lines
     assert [line for line in lines if line.startswith(("rounds run", "and beyond"))] == [
         "rounds run: 2 of 3", "rounds run: 1", "rounds run at the limit: 0", "and beyond it: 1 limit now 4",
     ]  # fmt: skip
     assert re.search(
-        r"^after 5 rounds: test_global_mean_squared_error [\d.]+ on 36 samples of 3 nodes$", done.stdout, re.MULTILINE
+        r"^after 5 rounds: test_global_mean_squared_error [\d.]+ on 36 samples of 3 nodes$", printed, re.MULTILINE
     )
     assert "back after 5 rounds" in lines
-    slope = re.search(r"slope with momentum: \[([-\d.]+), ([-\d.]+)\]", done.stdout)
+    slope = re.search(r"slope with momentum: \[([-\d.]+), ([-\d.]+)\]", printed)
     assert (float(slope[1]), float(slope[2])) == (pytest.approx(3, abs=0.05), pytest.approx(-1, abs=0.05))
     first, second = sorted((fedplug_dir / "var" / "experiments").iterdir())
     assert (first / "final.safetensors").is_file()

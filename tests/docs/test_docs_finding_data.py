@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "finding-data.md"
 
 
-def test_the_pages_program_runs_and_finds_the_data(tmp_path):
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 4
-    script = tmp_path / "page.py"
-    script.write_text("\n\n".join(blocks), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert [re.split("  +", line) for line in done.stdout.splitlines()] == [
+def test_the_pages_program_runs_and_finds_the_data(run_page):
+    printed = run_page("finding-data.md", 4, "-W", "error")
+    assert [re.split("  +", line) for line in printed.splitlines()] == [
         ["NODE", "DATA SET", "TYPE", "TAGS", "SHAPE", "TARGET", "COLUMNS", "DESCRIPTION"],
         ["lyon", "lyon", "memory", "breast, 2024", "30 x 4", "ill", "x, ill", "-"],
         ["nice", "nice", "memory", "breast, 2024", "20 x 4", "ill", "x, ill", "-"],

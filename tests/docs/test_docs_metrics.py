@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from fedplug import MetricTypes
@@ -13,16 +11,9 @@ from fedplug import MetricTypes
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 
 
-def test_the_pages_program_runs_and_measures(tmp_path):
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 4
-    script = tmp_path / "page.py"
-    script.write_text("\n\n".join(blocks), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    told = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+def test_the_pages_program_runs_and_measures(run_page):
+    printed = run_page("metrics.md", 4)
+    told = dict(line.split(": ", 1) for line in printed.splitlines() if ": " in line)
     each = ast.literal_eval(told["accuracy by node"])
     pooled = float(told["accuracy of all"])
     matrix = ast.literal_eval(told["confusion matrix"])

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "results.md"
 
 
-def test_the_pages_program_runs(tmp_path, fedplug_dir):
+def test_the_pages_program_runs(run_page, tmp_path, fedplug_dir):
     text = PAGE.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 6
-    script = tmp_path / "results.py"
-    script.write_text("\n\n".join(blocks), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", str(script)],
-        cwd=tmp_path,
-        env=os.environ | {"FEDPLUG_PROGRESS": "quiet"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    printed = run_page("results.md", 6, "-W", "error::UserWarning", env={"FEDPLUG_PROGRESS": "quiet"})
+    lines = printed.splitlines()
     assert lines[0].startswith("History(4 rounds, 3 nodes; last loss ")
     accuracies = [float(line.split(": ")[1]) for line in lines if line.startswith("global model after")]
     assert len(accuracies) >= 4  # one more if the final model is tested too

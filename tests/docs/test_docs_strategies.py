@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "strategies.md"
 
 
-def test_the_pages_program_runs_and_rounds_do_without_the_broken_node(tmp_path):
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 5
-    script = tmp_path / "page.py"
-    script.write_text("\n\n".join(blocks), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    lines = [line.split(" at ")[0] for line in done.stdout.splitlines()]
+def test_the_pages_program_runs_and_rounds_do_without_the_broken_node(run_page):
+    printed = run_page("strategies.md", 5)
+    lines = [line.split(" at ")[0] for line in printed.splitlines()]
     broken = next(line for line in lines if line.startswith("- nice"))
     assert "the scanner is broken" in broken
     assert lines[:3] == ["quorum:", broken, "- round 1 has lille, lyon, paris"]

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "training-plans.md"
 
 
-def test_the_pages_program_runs_and_learns(tmp_path):
-    page = PAGE.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 12
-    for name, text in re.findall(r"^```python (\w+\.py)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    script = tmp_path / "page.py"
-    script.write_text("\n\n".join(blocks), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_pages_program_runs_and_learns(run_page):
+    printed = run_page("training-plans.md", 12)
     beginnings = ("accuracy", "slope", "shared", "state")
-    told = dict(line.split(": ", 1) for line in done.stdout.splitlines() if line.startswith(beginnings))
+    told = dict(line.split(": ", 1) for line in printed.splitlines() if line.startswith(beginnings))
     accuracies = ast.literal_eval(told["accuracy of the global model on held-out data"])
     assert sorted(accuracies) == ["lyon", "nice", "paris"]
     assert min(accuracies.values()) > 0.85
@@ -33,9 +21,9 @@ def test_the_pages_program_runs_and_learns(tmp_path):
     assert abs(line["offset"] - 1) < 0.2
     assert ast.literal_eval(told["shared parameters"]) == ["1.weight", "1.bias"]
     assert set(ast.literal_eval(told["state in the last round"]).values()) == {"kept"}
-    assert "the same plan: True" in done.stdout
-    assert re.findall(r"^(\w+) sends (\d+) arrays$", done.stdout, re.MULTILINE) == [
+    assert "the same plan: True" in printed
+    assert re.findall(r"^(\w+) sends (\d+) arrays$", printed, re.MULTILINE) == [
         ("BlockPlan", "11"), ("AugmentedPlan", "2"), ("CosinePlan", "7"),
     ]  # fmt: skip
-    assert "exported: ['0.bias', '0.num_batches_tracked', " in done.stdout
-    assert "epochs: whole number >= 1 or None, default 1" in done.stdout
+    assert "exported: ['0.bias', '0.num_batches_tracked', " in printed
+    assert "epochs: whole number >= 1 or None, default 1" in printed
