@@ -20,10 +20,14 @@ from fedplug import (
     NodePayload,
     NumpyTrainingPlan,
     Params,
+    QuorumStrategy,
     TrainingArgs,
 )
 from fedplug.core.errors import DatasetError, SettingsError, UnknownNameError, UsageError
+from fedplug.node import Node, NodeStore
+from fedplug.node.datasets.registry import inspect_file
 from fedplug.researcher.breakpoints import breakpoints_of
+from fedplug.researcher.folders import experiments_root
 from fedplug.simulation import Federation
 from fedplug_scaffold import FedAverage
 
@@ -104,9 +108,54 @@ def test_after_other_nodes_are_set_the_data_has_to_be_searched_anew() -> None:
         assert exp.training_data().node_ids() == ["a", "b"]
 
 
+def test_the_folder_of_all_experiments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FEDPLUG_DIR", str(tmp_path))
+    with experiment() as exp:
+        assert exp.experimentation_path() == tmp_path / "var" / "experiments" / "Experiment_0001"
+    monkeypatch.delenv("FEDPLUG_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert experiments_root() == tmp_path / "fedplug" / "var" / "experiments"
+
+
 def test_the_nodes_that_are_connected_can_be_looked_at() -> None:
     with experiment() as exp:
         assert {node: info.name for node, info in exp.pool().nodes.items()} == {"a": "a", "b": "b"}
+
+
+class FromPath(NumpyTrainingPlan):
+    """Reads the file of its data set by itself, in batches of the size that it is told."""
+
+    def init_dependencies(self):
+        return ["import numpy as np"]
+
+    def init_model(self):
+        return {"size": np.zeros(1), "sum": np.zeros(1)}
+
+    def training_data(self, batch_size):
+        self.batch_size = batch_size
+        with np.load(self.dataset_path) as file:
+            return DataManager(file["x"], file["y"], batch_size=batch_size)
+
+    def training_step(self, data, target):
+        self.model()["size"][...] = self.batch_size
+        self.model()["sum"][...] += data.sum()
+        return 0.0, {"size": np.zeros(1), "sum": np.zeros(1)}
+
+
+def test_a_plan_may_read_the_file_of_its_node_by_itself(inproc_url: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.ones((30, 2)), y=np.zeros(30))
+    with NodeStore.create(tmp_path / "node", name="nice", node_id="nice") as store:
+        store.add_dataset(inspect_file(tmp_path / "data.npz", tags=["real"])[0])
+    with (
+        experiment(tags=None, transport=inproc_url, training_plan_class=FromPath) as exp,
+        Node(tmp_path / "node", exp.pool().address, retry=0.05) as node,
+    ):
+        assert node.wait_connected(60)
+        exp.set_tags("real")
+        exp.set_training_args({"loader_args": {"batch_size": 7}})
+        exp.run(1)
+        assert exp.training_replies()[0]["nice"]["steps"] == 5
+        assert (exp.params()["size"].tolist(), exp.params()["sum"].tolist()) == ([7.0], [60.0])
 
 
 # components ----------------------------------------------------------------------------------------------------
@@ -123,6 +172,9 @@ def test_none_means_the_default_component() -> None:
         assert exp.set_agg_optimizer(None) is exp.agg_optimizer() is None
         exp.run()
         assert [sorted(replies) for replies in exp.training_replies().values()] == [["a", "b"]] * 2
+    with Experiment(transport=federation(), progress="quiet") as exp:
+        assert exp.set_strategy(None) is exp.strategy()  # before there is any data to select from
+        assert exp.training_data() is None
 
 
 class Demanding(FedAverage):
@@ -173,7 +225,7 @@ def test_scaffold_is_not_there_yet_and_what_is_there_is_named() -> None:
 
 
 def steps(**training_args: Any) -> dict[str, int]:
-    with experiment(training_args={**ARGS, **training_args}, transport=federation(a=8, b=23)) as exp:
+    with experiment(training_args={**ARGS, **training_args}, transport=federation(a=8, b=33)) as exp:
         exp.run(1)
         return {node: reply["steps"] for node, reply in exp.training_replies()[0].items()}
 
@@ -181,22 +233,35 @@ def steps(**training_args: Any) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("training_args", "expected"),
     [
-        ({"epochs": 2}, {"a": 4, "b": 12}),
+        ({"epochs": 2}, {"a": 4, "b": 18}),
         ({"num_updates": 5}, {"a": 5, "b": 5}),
         ({"num_updates": 5, "epochs": 3}, {"a": 5, "b": 5}),
         ({"epochs": 2, "batch_maxnum": 3}, {"a": 4, "b": 6}),
-        ({"epochs": 2, "batch_maxnum": 0}, {"a": 4, "b": 12}),
+        ({"epochs": 2, "batch_maxnum": 0}, {"a": 4, "b": 18}),
         ({"num_updates": 5, "batch_maxnum": 1}, {"a": 5, "b": 5}),
         ({"epochs": 2, "dry_run": True}, {"a": 1, "b": 1}),
-        ({}, {"a": 2, "b": 6}),
-        ({"loader_args": {"batch_size": 1}}, {"a": 8, "b": 23}),
-        ({"loader_args": {"batch_size": 4, "drop_last": True}}, {"a": 2, "b": 5}),
-        ({"test_ratio": 0.3}, {"a": 2, "b": 5}),  # floor(0.3 n) are held out: 6 and 17 are left
+        ({}, {"a": 2, "b": 9}),
+        ({"loader_args": {"batch_size": 1}}, {"a": 8, "b": 33}),
+        ({"loader_args": {}}, {"a": 1, "b": 2}),  # batches of 32
+        ({"loader_args": {"batch_size": 4, "drop_last": True}}, {"a": 2, "b": 8}),
+        ({"test_ratio": 0.3}, {"a": 2, "b": 6}),  # floor(0.3 n) are held out: 6 and 24 are left
     ],
     ids=str,
 )
 def test_the_number_of_steps_at_nodes_of_different_size(training_args, expected) -> None:
     assert steps(**training_args) == expected
+
+
+def test_shuffle_has_no_say_in_what_is_held_out() -> None:
+    found = []
+    for shuffle in (True, False):
+        args = {"loader_args": {"batch_size": 4, "shuffle": shuffle}, "test_ratio": 0.25}
+        with experiment(training_args=args) as exp:
+            tested = exp.evaluate().metrics
+            exp.run(1)
+            found.append((tested, exp.params()))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]
 
 
 def rounds_with(*random_seeds: int | None, seed: int) -> tuple[Params, list[tuple[list[float], float]]]:
@@ -318,6 +383,26 @@ def test_what_a_reply_says() -> None:
         assert exp.aggregated_params()[1]["params"] == exp.params()
 
 
+class FailsOnB(NumpyTrainingPlan):
+    def init_model(self):
+        return {"w": np.zeros(2)}
+
+    def training_data(self):
+        return DataManager(self.dataset.column("x"), self.dataset.column("y"))
+
+    def training_step(self, data, target):
+        if self.node_id() == "b":
+            raise ValueError("no such scanner")
+        return 0.0, {"w": np.zeros(2)}
+
+
+def test_a_node_that_failed_has_no_reply() -> None:
+    with experiment(training_plan_class=FailsOnB, node_selection_strategy=QuorumStrategy(1)) as exp:
+        exp.run(1)
+        assert list(exp.training_replies()[0]) == ["a"]
+        assert "no such scanner" in exp.report().read_text()
+
+
 def test_what_a_breakpoint_says() -> None:
     with experiment(
         save_breakpoints=True, retain_full_history=True, model_args={"batch": 3}, experimentation_folder="told",
@@ -356,6 +441,35 @@ def test_a_breakpoint_that_was_moved_can_be_loaded(fedplug_dir: Path) -> None:
         params = exp.params()
     with Experiment.load_breakpoint(moved, transport=federation(), progress="quiet") as exp:
         assert (exp.round_current(), exp.params()) == (1, params)
+
+
+class Remembers(FedAverage):
+    """Keeps the means of all rounds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means: list[Params] = []
+
+    def finalize(self, state: Any) -> Params:
+        self.means.append(super().finalize(state))
+        return self.means[-1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"means": list(self.means)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.means = list(state["means"])
+
+
+def test_the_state_of_an_aggregator_comes_back_with_a_breakpoint(fedplug_dir: Path) -> None:
+    with experiment(save_breakpoints=True, aggregator=Remembers()) as exp:
+        exp.run()
+        means = exp.aggregator().means
+        assert len(means) == 2
+    with Experiment.load_breakpoint(aggregator=Remembers, transport=federation(), progress="quiet") as exp:
+        assert exp.aggregator().means == means
+        exp.run(1, increase=True)
+        assert exp.aggregator().means == [*means, exp.params()]
 
 
 # the model -----------------------------------------------------------------------------------------------------
