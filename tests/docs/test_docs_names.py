@@ -34,22 +34,25 @@ SOURCES = {
     "Experiment": """
         Experiment tags set_tags nodes set_nodes all_federation_nodes filtered_federation_nodes
         training_data set_training_data from_tags
-        FederatedDataset data node_ids sample_sizes shapes set_federated_dataset
+        FederatedDataset FederatedDataSet data node_ids sample_sizes shapes set_federated_dataset
         Requests.list Requests.search Requests.ping_nodes verbose
         training_plan_class set_training_plan_class keep_weights training_plan_path training_plan
-        training_plan_file display check_training_plan_status training_plan_approve description
+        training_plan_file display check_training_plan_status TrainingPlanStatusReply
+        training_plan_approve description
         model_args set_model_args training_args set_training_args set_training_arguments
         aggregator set_aggregator agg_optimizer set_agg_optimizer node_selection_strategy strategy set_strategy
         round_limit set_round_limit round_current run rounds increase run_once test_after
         training_replies node_id node_name timing sample_size state_id experiment_id success msg dataset_id params
         params_path optimizer_args encrypted encryption_factor request_id protocol_version
         aggregated_params retain_full_history set_retain_full_history
-        test_ratio set_test_ratio test_metric set_test_metric test_metric_args set_test_metric_args
+        test_ratio set_test_ratio ratio shuffle_testing_dataset test_metric set_test_metric metric metric_args
+        test_metric_args set_test_metric_args flag
         test_on_local_updates set_test_on_local_updates test_on_global_updates set_test_on_global_updates
         tensorboard set_tensorboard monitor set_monitor Monitor tensorboard_results_path runs
         experimentation_folder set_experimentation_folder experimentation_path Experiment_0001 FEDBIOMED_DIR
-        id info researcher_id requests config_path secagg set_secagg secagg_setup analytics preprocessing
-        set_preprocessing commit_experiment_history save_aggregated_params save_training_replies load_training_replies
+        id info researcher_id requests config_path secagg set_secagg secagg_setup SecureAggregation LOM analytics
+        preprocessing set_preprocessing commit_experiment_history save_aggregated_params save_training_replies
+        load_training_replies
         exp_exceptions FederatedWorkflow TrainingPlanWorkflow TrainingJob Job
         job_id command training_plan_url params_url train_request training_reply n_features n_classes
     """,
