@@ -21,6 +21,7 @@ from fedplug import (
     NumpyTrainingPlan,
     Params,
     QuorumStrategy,
+    RandomStrategy,
     TrainingArgs,
 )
 from fedplug.core.errors import DatasetError, SettingsError, UnknownNameError, UsageError
@@ -296,6 +297,23 @@ def test_without_random_seed_every_round_and_node_draws_its_own() -> None:
     assert first[1] != second[1]
     assert rounds_with(None, None, seed=1) == (start, [first, second])
     assert rounds_with(None, None, seed=2)[0] != start
+
+
+def test_random_seed_has_no_say_in_who_trains_and_what_is_held_out() -> None:
+    tested, starts, chosen = [], [], []
+    for seed, random_seed in ((1, 42), (2, 42), (1, None), (1, 42)):
+        args = {**ARGS, "random_seed": random_seed, "test_ratio": 0.25}
+        with experiment(
+            training_args=args, seed=seed, round_limit=6, node_selection_strategy=RandomStrategy(count=1)
+        ) as exp:
+            starts.append(exp.params())
+            tested.append(exp.evaluate().metrics)
+            exp.run()
+            chosen.append([list(replies) for replies in exp.training_replies().values()])
+    assert starts[0] == starts[1] == starts[3] != starts[2]
+    assert tested[0] == tested[3] != tested[1]  # of the same model, on other samples
+    assert chosen[0] == chosen[2] == chosen[3] != chosen[1]
+    assert len({tuple(nodes) for nodes in chosen[0]}) == 2  # and not the same node in every round
 
 
 def test_with_random_seed_the_nodes_go_through_their_samples_in_one_order() -> None:
