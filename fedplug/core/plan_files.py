@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +18,9 @@ class PlanFiles:
     """Text and model of a plan, to and from files."""
 
     framework: ClassVar[str]
+
+    _imported: Callable[[], None] | None = None
+    """Told of a model that was imported: the experiment whose global model this plan holds goes on from it."""
 
     # its text ----------------------------------------------------------------------------------------------
 
@@ -86,6 +89,9 @@ class PlanFiles:
     def import_model(self, path: str | Path, trusted: bool = False) -> None:
         """Take over the model from a file that `export_model` or other software has written.
 
+        An experiment's own plan (``experiment.training_plan()``) takes it for the experiment: the next round starts
+        with it.
+
         Args:
             path: The file; its suffix says the format.
             trusted: Read it even if it holds more than arrays, which can run any code its maker has put in. Only
@@ -99,6 +105,8 @@ class PlanFiles:
         """
         self._model_object()  # no file is opened for a plan that was not set up
         self._take_model_object(model_files.read_model(path, self._model_formats(), trusted=trusted), path)
+        if self._imported is not None:
+            self._imported()
 
     def _model_formats(self) -> Mapping[str, ModelFormat]:
         """The formats of `_model_object`, by suffix."""

@@ -67,7 +67,7 @@ class TrainingArgs:
     keep_optimizer_state: bool = _arg("bool", False, "A node's optimizer goes on (momentum, moments) where its last acknowledged round ended.")  # noqa: E501
     use_gpu: bool = _arg("bool", False, "Train on a GPU where the node has one.")
     dp_args: Plain | None = _arg("dict", None, "Differential privacy: type (local or central), sigma, clip, delta, poisson.", optional=True)  # noqa: E501, RUF009
-    random_seed: int | None = _arg("int", None, "Seed of random, NumPy and the framework at the start of each round; None: from the experiment's seed.", low=0, below=2**63, optional=True)  # noqa: E501
+    random_seed: int | None = _arg("int", None, "Seed of random, NumPy, the framework and the order of samples, the same in each round; None: from the experiment's seed.", low=0, below=2**63, optional=True)  # noqa: E501
     threads: int = _arg("int", 1, "Processor threads that the framework may use for one training.", low=1, below=1025)
     # fmt: on
 

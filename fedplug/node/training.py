@@ -112,6 +112,8 @@ class _Task:
         self.bundle = bundle
         self.args = args
         self.seeds = seeds
+        # the page's random_seed rules the order of samples too: one order in every round and at every node
+        self.order = (seeds if args.random_seed is None else SeedTree.root(args.random_seed)).child("order")
         self.emit = emit
         self.cancelled = cancelled
         self.state = state
@@ -260,9 +262,8 @@ class _Task:
             )
 
         data = {"train": training, "test": testing}
-        order = self.seeds.child("order")
         make = functools.partial(plan_trainer, host=host, report=report, cancelled=self.cancelled, log=self._log)
-        return self._guard("make_backend", make, plan, data, loader, order)
+        return self._guard("make_backend", make, plan, data, loader, self.order)
 
     def _train(self, trainer: Trainer) -> FitResult:
         with self._plan_errors("training_step"):

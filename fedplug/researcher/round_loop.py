@@ -18,6 +18,7 @@ from fedplug.researcher.resume import Resumable
 from fedplug.researcher.round import Round, RoundPlan
 from fedplug.researcher.schedule import Schedule, rounds_to_run
 from fedplug.researcher.search import await_nodes, usable_nodes
+from fedplug.researcher.settings.base import checked_flag
 from fedplug.researcher.spool import Spool
 
 MEMORY_BUDGET = 16 * 1024 * 1024
@@ -96,9 +97,31 @@ class RoundLoop(Resumable):
             self._monitors.stopped(self._round_current - first, error)
         return count
 
-    def run_once(self, increase: bool = False) -> int:
-        """Run one round: ``run(rounds=1, increase=increase)``."""
-        return self.run(rounds=1, increase=increase)
+    def run_once(self, increase: bool = False, test_after: bool = False) -> int:
+        """Run one round: ``run(rounds=1, increase=increase)``.
+
+        Args:
+            increase: Raise the round limit if it is reached.
+            test_after: Test the new global model after the round, as `evaluate` does. That the test fails is told in
+                a warning; the round counts.
+
+        Returns:
+            1, or 0 if the round limit is reached.
+
+        Raises:
+            UsageError: As for `run`; or no sample is held out to test on.
+            RoundError: The round could not be completed.
+        """
+        if checked_flag("test_after", test_after) and self._training_args.test_ratio == 0:
+            raise UsageError(
+                "There is nothing to test on after the round: test_ratio is 0, so no node holds out any sample.",
+                cure="Call set_test_ratio(0.2), or leave test_after out.",
+            )
+        done = self.run(rounds=1, increase=increase)
+        tested = self._round_current == self._round_limit and self._training_args.test_on_global_updates
+        if done and test_after and not tested:
+            self._test_last()
+        return done
 
     def evaluate(self) -> Evaluation:
         """Test the global model, as it is now, on what the nodes hold out; nothing is trained.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,6 +137,7 @@ class PlanSettings(SettingsBase):
                 plan = self._make_plan(plan_class)
             if self._params is not None:
                 plan.set_params(self._params)
+            plan._imported = functools.partial(self._take_imported, plan)
             self._plan = plan
         return self._plan
 
@@ -159,6 +161,8 @@ class PlanSettings(SettingsBase):
     def import_model(self, path: str | Path, *, trusted: bool = False) -> None:
         """Go on from a model in a file: the next round starts with it.
 
+        The same as ``training_plan().import_model(path)``.
+
         Args:
             path: What `export_model` wrote, or other software.
             trusted: Whether you trust the file so far that it may run code on this machine when it is read. Kinds of
@@ -168,10 +172,12 @@ class PlanSettings(SettingsBase):
             UsageError: No training plan class is set, there is no such file, or it is of a kind that needs ``trusted``.
             ParamsError: It does not fit the model; what is missing and what is too much is listed.
         """
-        plan = self.training_plan()
-        plan.import_model(path, trusted=trusted)
-        self._params = plan.get_params()
-        self._weights_matter = True
+        self.training_plan().import_model(path, trusted=trusted)
+
+    def _take_imported(self, plan: TrainingPlan) -> None:
+        if plan is self._plan:  # one that was replaced meanwhile has no say
+            self._params = plan.get_params()
+            self._weights_matter = True
 
     def _make_plan(self, plan_class: type[TrainingPlan]) -> TrainingPlan:
         raise UsageError("These settings have no seed to make a model with.")

@@ -83,6 +83,7 @@ def test_all_problems_are_reported_at_once():
         ({"epochs": 10**400}, "epochs must be whole number >= 1"),
         ({"random_seed": -1}, "random_seed must be whole number >= 0"),
         ({"test_on_local_updates": True}, "test_on_local_updates need test_ratio > 0"),
+        ({"log_interval": -1}, "log_interval must be whole number >= 0"),
         ([1], "expected a dict"),
     ],
 )
