@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_breast_cancer
 from torch import nn
 
-from fedplug import DataManager, Experiment, NumpyTrainingPlan, ProcessTypes
+from fedplug import DataManager, Decision, DefaultStrategy, Experiment, NumpyTrainingPlan, ProcessTypes
 from fedplug.core.errors import PlanError, RoundError, UsageError
 from fedplug.core.messages import TaskKey, TrainReply
 from fedplug.core.monitor import Monitor
@@ -299,6 +299,13 @@ class Trapped(TorchTrainingPlan):
         return F.cross_entropy(self.forward(data), target)
 
 
+class HearsAll(DefaultStrategy):
+    """Gives a round up only when it has heard of every node."""
+
+    def judge(self, ctx, state):
+        return super().judge(ctx, state) if len(state.outcomes) == len(state.selected) else Decision("wait")
+
+
 class Replies(Monitor):
     def __init__(self) -> None:
         self.heard: list[tuple[TaskKey, dict[str, float]]] = []
@@ -318,6 +325,7 @@ def test_the_account_and_the_noise_survive_crashes_and_restarts(inproc_url, tmp_
     with Experiment(
         training_plan_class=Trapped, model_args={"trap": str(tmp_path)}, transport=inproc_url, min_nodes=2, seed=1,
         progress="quiet", training_args={"loader_args": {"batch_size": 25}, "dp_args": LOCAL}, connect_timeout=60,
+        node_selection_strategy=HearsAll,
     ) as exp:  # fmt: skip
         exp.add_monitor(replies)
         exp.pool()
