@@ -19,10 +19,9 @@ import fedplug_torch
 from fedplug import Experiment, TrainingArgs
 from fedplug.core import numpy_backend, processes
 from fedplug.core.data import LoaderArgs
-from fedplug.core.messages import TaskKey, TrainReply
 from fedplug.researcher import breakpoints, kept_params
 from fedplug.researcher.folders import experiments_root
-from fedplug.researcher.results import reply_record
+from fedplug.researcher.history_entries import NodeEntry
 from fedplug.researcher.snapshot import Snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,14 +144,13 @@ def plain(name: str) -> str:
 @cache
 def keys() -> dict[str, set[str]]:
     """What may stand in brackets after a word of the page."""
-    reply = TrainReply(key=TaskKey(experiment_id="e", round=0, node_id="n"), sample_count=1)
     dp = TrainingArgs.from_dict({"dp_args": {"sigma": 1, "clip": 1}}).dp_args or {}
     return {
         "training_args": set(TrainingArgs.default_scheme()),
         "optimizer_args": set(TrainingArgs().optimizer_args),
         "loader_args": set(LoaderArgs().as_dict()),
         "dp_args": set(dp),
-        "reply": set(reply_record(reply)),
+        "reply": set(NodeEntry(samples=1).record("n", 0)),
         "breakpoint.json": {field.name for field in msgspec.structs.fields(Snapshot)},
     }
 
