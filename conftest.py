@@ -5,7 +5,9 @@ It stands in the root because both trees need it. Nothing here imports fedplug o
 
 from __future__ import annotations
 
+import gzip
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -131,6 +133,30 @@ def cli() -> CliRunner:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the four files of Fashion-MNIST: those of Debian's package dataset-fashion-mnist.
+
+    Where it is not installed, scikit-learn's 1,797 handwritten digits stand in, enlarged and in the same format, so
+    that `make test` needs no more than Python. What is said of Fashion-MNIST itself is tested by the slow tests only.
+    """
+    there = Path("/usr/share/datasets/fashion-mnist")
+    return there if there.is_dir() else _digits(tmp_path_factory.mktemp("digits"))
+
+
+def _digits(folder: Path) -> Path:
+    import numpy as np  # noqa: PLC0415 - most sessions need none of it
+    from sklearn.datasets import load_digits  # noqa: PLC0415
+
+    digits = load_digits()
+    images = np.pad(np.kron(digits.images * 15, np.ones((1, 3, 3))).astype(np.uint8), ((0, 0), (2, 2), (2, 2)))
+    for name, rows in (("train", slice(0, 1500)), ("t10k", slice(1500, None))):
+        for values, kind in ((images[rows], "images-idx3"), (digits.target[rows].astype(np.uint8), "labels-idx1")):
+            head = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
+            (folder / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + values.tobytes()))
+    return folder
 
 
 def _lasting(thread: threading.Thread) -> bool:

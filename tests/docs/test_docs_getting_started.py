@@ -17,10 +17,13 @@ PLAN, PROGRAM, ARGS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | 
 
 # The page's program as it stands, on fewer pictures and with shorter rounds.
 SHORT = """
+import os
+import pathlib
+
 import fashion_data
 
-whole = fashion_data.load
-fashion_data.load = lambda part: tuple(array[:400] for array in whole(part))
+whole, source = fashion_data.load, pathlib.Path(os.environ["PICTURES"])
+fashion_data.load = lambda part: tuple(array[:400] for array in whole(part, source))
 import experiment
 
 experiment.TRAINING_ARGS["num_updates"] = 2
@@ -32,13 +35,14 @@ def test_the_page_shows_the_example_as_it_stands(block):
     assert f"\n{block}" in (FOLDER / "experiment.py").read_text(encoding="utf-8")
 
 
-def test_the_pages_program_runs(tmp_path, fedplug_dir):
+def test_the_pages_program_runs(tmp_path, fedplug_dir, pictures):
     script = tmp_path / "simulate.py"
     script.write_text(SHORT + PROGRAM, encoding="utf-8")
+    path = os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, script],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")])},
+        env={**os.environ, "PYTHONPATH": path, "PICTURES": str(pictures)},
         capture_output=True,
         text=True,
         timeout=300,
