@@ -133,6 +133,9 @@ class Params(Mapping[str, Array]):
     def __hash__(self) -> int:
         return hash(self.fingerprint())
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Params:
+        return self  # nobody can change it
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (_restore, (self.spec.table, self._buffer.tobytes()))
 

@@ -65,10 +65,12 @@ def thaw(value: Any, arrays: Sequence[Params], depth: int = 0) -> Any:
     """
     if depth > 2 * _MAX_DEPTH:
         raise CodecError("A saved state is nested too deep.")
-    if isinstance(value, list):
-        return [thaw(each, arrays, depth + 1) for each in value]
-    if not isinstance(value, dict):
+    if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, list | tuple):
+        return [thaw(each, arrays, depth + 1) for each in value]
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise CodecError(f"A saved state holds {type(value).__name__} where plain data should be.")
     special = [key for key in value if key.startswith("$")]
     if not special:
         return {key: thaw(each, arrays, depth + 1) for key, each in value.items()}

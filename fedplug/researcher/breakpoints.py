@@ -29,7 +29,8 @@ import msgspec
 from fedplug.core.errors import BreakpointError, CodecError, FedplugWarning, StoreError
 from fedplug.core.params import Params
 from fedplug.core.params_file import read_params, sync, write_params
-from fedplug.researcher.folders import experiments_root
+from fedplug.researcher.folders import experiments_root, set_aside
+from fedplug.researcher.round_log import read_lines
 from fedplug.researcher.snapshot import VERSION, Saved, Snapshot
 
 MANIFEST = "breakpoint.json"
@@ -41,8 +42,17 @@ _MOST_JSON = 256 * 2**20
 _MOST_ARRAYS = 10_000
 
 
-def write_breakpoint(folder: Path, snapshot: Snapshot, arrays: Sequence[Params], plan_text: str) -> Path:
+def write_breakpoint(
+    folder: Path, snapshot: Snapshot, arrays: Sequence[Params], plan_text: str, *, replace: bool = False
+) -> Path:
     """Write a breakpoint into an experiment's folder and return its path.
+
+    Args:
+        folder: The experiment's folder.
+        snapshot: What it holds.
+        arrays: The `Params` that belong to it.
+        plan_text: The plan, for people to read.
+        replace: Whether one of the same number is an earlier state of this way, which nobody needs any more.
 
     Raises:
         StoreError: It cannot be written; the breakpoints that are there stay as they are.
@@ -57,7 +67,10 @@ def write_breakpoint(folder: Path, snapshot: Snapshot, arrays: Sequence[Params],
         _write(draft / PLAN, plan_text.encode())
         _write(draft / MANIFEST, msgspec.json.format(msgspec.json.encode(snapshot), indent=1))
         sync(draft)
-        _set_aside(target)
+        if replace:
+            _remove(target)
+        for other in breakpoints_of(folder, first=snapshot.round_current):
+            set_aside(other)  # of another way that the experiment once took
         draft.rename(target)
         sync(folder)
     except OSError as error:
@@ -108,13 +121,13 @@ def read_breakpoint(path: Path, *, trusted: bool = False, arrays: bool = True) -
         params = tuple(read_params(path / _array_file(index)) for index in range(count))
     except (OSError, CodecError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BreakpointError(f"The breakpoint {path} is damaged: {error}", cure=_cure_of(path)) from None
-    return Saved(snapshot, params)
+    return Saved(snapshot, params, read_lines(path.parent, snapshot.rounds) if arrays else b"")
 
 
-def breakpoints_of(folder: Path) -> list[Path]:
-    """The breakpoints of an experiment's folder, from the first round to the last."""
+def breakpoints_of(folder: Path, first: int = 0) -> list[Path]:
+    """The breakpoints of an experiment's folder, from the first round (or that after ``first`` rounds) to the last."""
     found = [(int(match[1]), entry) for entry in _entries(folder) if (match := _NAME.fullmatch(entry.name))]
-    return [entry for _, entry in sorted(found)]
+    return [entry for number, entry in sorted(found) if number >= first]
 
 
 def find_breakpoints(path: str | os.PathLike[str] | None) -> list[Path]:
@@ -204,13 +217,12 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _set_aside(target: Path) -> None:
-    number = 1
-    while target.exists():
-        aside = target.with_name(f"{target.name}.replaced-{number}")
-        if not aside.exists():
-            target.rename(aside)
-        number += 1
+def _remove(target: Path) -> None:
+    """Remove a breakpoint so that it is never half there."""
+    if target.exists():
+        gone = target.with_name(f".{target.name}.{os.getpid()}.old.part")
+        target.rename(gone)
+        shutil.rmtree(gone)
 
 
 def _check_owner(path: Path) -> None:

@@ -128,9 +128,11 @@ class Experiment(RoundLoop, Closing):
         self._min_nodes, self._connect_timeout = min_nodes, connect_timeout
         self._transport, self._transport_options = transport, transport_options or TransportOptions()
         self._pool: NodePool | None = None
-        self._attempt, self._given_up = 0, set[str]()
+        self._first_attempt = self._attempt = 0
+        self._given_up = set[str]()
         self._privacy = PrivacyLedger()
         self._acked: dict[str, int] = {}
+        self._kept: dict[int, str] = {}
         self._plan_path = None if training_plan_path is None else Path(training_plan_path)
         self._take_history(History())
         self._apply(
@@ -296,8 +298,9 @@ class Experiment(RoundLoop, Closing):
         )  # fmt: skip
         try:
             experiment._restore(saved, place.parent, aggregator, agg_optimizer, node_selection_strategy)
-            # a task of the process that has ended may still be under way: its number must not be used again
-            experiment._attempt = secrets.randbelow(2**30)
+            # Nodes have seen numbers of before, for any round that another way from this breakpoint has reached: none
+            # of them may be used again, now or later.
+            experiment._first_attempt = experiment._attempt = 1 + secrets.randbelow(2**30)
             experiment._tell_differences(snapshot.fedplug)
         except BaseException:
             experiment.close()

@@ -64,3 +64,13 @@ def make_experiment_folder(name: str | None) -> Path:
             f"The folder for experiments cannot be created: {error}.",
             cure="Set the environment variable FEDPLUG_DIR to a folder that you may write to.",
         ) from None
+
+
+def set_aside(path: Path) -> None:
+    """Give what lies at ``path``, if anything, the first free name ``<name>.replaced-1``, ``-2`` and so on."""
+    number = 1
+    while path.exists():
+        aside = path.with_name(f"{path.name}.replaced-{number}")
+        if not aside.exists():
+            path.rename(aside)
+        number += 1

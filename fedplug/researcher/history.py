@@ -12,13 +12,12 @@ from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.errors import CodecError, UsageError
 from fedplug.core.messages import Progress
 from fedplug.core.monitor import Monitor
+from fedplug.core.plain_state import freeze, thaw
 from fedplug.researcher.history_entries import (
     TEST_GLOBAL,
     NodeEntry,
     RoundEntry,
-    pack,
     split_name,
-    unpack,
 )
 from fedplug.researcher.progress.text import duration, metric_names, metrics_line, number, one_line, plural
 from fedplug.researcher.training_curves import Point, TrainingCurves
@@ -180,7 +179,7 @@ class History(Monitor):
 
     def unsaved(self) -> list[Any]:
         """The rounds and evaluations that were added since `saved`, each as data that JSON can hold, in order."""
-        return [pack(msgspec.to_builtins(self._rounds[key])) for key in self._unsaved]
+        return [freeze(msgspec.to_builtins(self._rounds[key]), []) for key in self._unsaved]
 
     def saved(self) -> None:
         """What `unsaved` gave lies on a disk."""
@@ -196,10 +195,10 @@ class History(Monitor):
             "version": _VERSION,
             "latest": list(self._latest),
             "names": dict(sorted(self._names.items())),
-            "training": pack(self._curves.to_plain()),
+            "training": freeze(self._curves.to_plain(), []),
         }
         if rounds:
-            plain["rounds"] = [pack(msgspec.to_builtins(entry)) for entry in self._rounds.values()]
+            plain["rounds"] = [freeze(msgspec.to_builtins(entry), []) for entry in self._rounds.values()]
         return plain
 
     @classmethod
@@ -210,7 +209,7 @@ class History(Monitor):
             CodecError: ``plain`` is something else.
         """
         try:
-            checked = msgspec.convert(unpack(plain), _Plain)
+            checked = msgspec.convert(thaw(plain, ()), _Plain)
             curves = TrainingCurves.from_plain(checked.training)
         except msgspec.ValidationError as error:
             raise CodecError(f"This is no history: {error}.", cure="Was the file changed by hand?") from None

@@ -5,14 +5,12 @@ The same structures check what comes out of a breakpoint file, which may be anyt
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
 
 from fedplug.core.context import RoundContext, RoundResult
-from fedplug.core.errors import CodecError
 from fedplug.core.messages import TrainReply
 
 TEST_GLOBAL, TEST_LOCAL, TRAIN, PRIVACY = "test_global", "test_local", "train", "privacy"
@@ -23,8 +21,6 @@ VALUE_CELLS = 10_000
 
 _PREFIXES = ((f"{TEST_GLOBAL}_", TEST_GLOBAL), (f"{TEST_LOCAL}_", TEST_LOCAL), ("dp_", PRIVACY))
 _MAX_DEPTH = 12
-_FLOAT = "$float"
-_STRANGE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -118,41 +114,6 @@ def plain_value(value: Any, depth: int = 0) -> Any:
         if isinstance(value, list | tuple):
             return [plain_value(each, depth + 1) for each in value]
     return str(value)
-
-
-def pack(value: Any) -> Any:
-    """Plain data in which a number that JSON lacks is written as ``{"$float": "nan"}``."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return {_FLOAT: "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"}
-    if isinstance(value, dict):
-        return {key: pack(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [pack(each) for each in value]
-    return value
-
-
-def unpack(value: Any, depth: int = 0) -> Any:
-    """The opposite of `pack`.
-
-    Raises:
-        CodecError: It is nested too deeply, or holds something else than plain data.
-    """
-    if depth > _MAX_DEPTH + 8:
-        raise CodecError("This history is nested too deeply.")
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, dict):
-        if value.keys() == {_FLOAT}:
-            strange = value[_FLOAT]
-            if isinstance(strange, str) and strange in _STRANGE:
-                return _STRANGE[strange]
-            raise CodecError(f"This history holds {strange!r} where a number should be.")
-        if not all(isinstance(key, str) for key in value):
-            raise CodecError("This history holds a name that is no text.")
-        return {key: unpack(each, depth + 1) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [unpack(each, depth + 1) for each in value]
-    raise CodecError(f"This history holds {type(value).__name__} where plain data should be.")
 
 
 def _plain_values(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.aggregator import Aggregator
 from fedplug.core.component_config import config_of, make
 from fedplug.core.components import Kind, label
-from fedplug.core.errors import BreakpointError, FedplugError, FedplugWarning, UsageError
+from fedplug.core.errors import BreakpointError, FedplugError, FedplugWarning, SettingsError, UsageError
 from fedplug.core.messages import NodeInfo
 from fedplug.core.params import Params
 from fedplug.core.plain_state import freeze, thaw
@@ -46,6 +46,8 @@ class Resumable(ExperimentResults):
     _acked: dict[str, int]
     _privacy: PrivacyLedger
     _log: RoundLog | None = None
+    _last_breakpoint: int = -1
+    _kept: dict[int, str]
 
     def _take_history(self, history: History) -> None:
         """Let ``history`` be the experiment's, and follow the training."""
@@ -59,17 +61,43 @@ class Resumable(ExperimentResults):
                 ``model_args``.
             StoreError: The disk is full, or the folder cannot be written.
         """
+        if problems := self._folder_problems():
+            raise SettingsError("A breakpoint cannot be saved. Missing:", problems)
         folder = self.experimentation_path()
         if self._log is None:
             self._log = RoundLog(folder)
-        lines = [msgspec.json.encode(entry) for entry in self.history.unsaved()]
+        history = self.history
         try:
-            place = self._log.append(lines)
+            place = self._log.append(_lines(history.unsaved()), lambda: _lines(history.to_plain()["rounds"]))
         except OSError as error:
             raise cannot_save(folder, error) from error
         self.history.saved()
         snapshot, arrays = self._snapshot(folder.name, place)
-        return write_breakpoint(folder, snapshot, arrays, self._bundle.text if self._bundle else "")
+        text, number = self._bundle.text if self._bundle else "", self._round_current
+        path = write_breakpoint(folder, snapshot, arrays, text, replace=self._last_breakpoint == number)
+        self._last_breakpoint = number
+        return path
+
+    def _folder_problems(self) -> list[str]:
+        """Whether breakpoints of another experiment lie where this one's would go."""
+        return []
+
+    def _unsaveable(self) -> list[str]:
+        """What would keep a breakpoint from being saved, before a round is trained in vain."""
+        problems = []
+        for what, value in (
+            ("model_args", self._model_args),
+            ("the strategy's state", self._strategy.state_dict()),
+            ("the aggregator's state", self.aggregator().state_dict()),
+            ("the optimizer's state", self._agg_optimizer.state_dict() if self._agg_optimizer else {}),
+        ):
+            try:
+                freeze(value, [], what)
+            except UsageError as error:
+                problems.append(
+                    f"something that can be saved: {error.message} set_save_breakpoints(False) does without."
+                )
+        return problems
 
     def _snapshot(self, folder: str, place: LogPlace) -> tuple[Snapshot, list[Params]]:
         arrays: list[Params] = []
@@ -101,6 +129,7 @@ class Resumable(ExperimentResults):
             strategy=_record("strategy", self._strategy, self.host, arrays),
             privacy=freeze(self._privacy.state_dict(), arrays, "the account of privacy"),
             acked=dict(self._acked),
+            kept=dict(self._kept),
             weights_matter=self._weights_matter,
             tensorboard=self._tensorboard,
             save_breakpoints=self._save_breakpoints,
@@ -108,7 +137,7 @@ class Resumable(ExperimentResults):
             transport=self._transport or "" if isinstance(self._transport, str | None) else None,
             min_nodes=self._min_nodes,
             connect_timeout=self._connect_timeout,
-            history=freeze(self.history.to_plain(rounds=False), arrays, "history"),
+            history=self.history.to_plain(rounds=False),
             rounds=place,
             has_params=bool(self._bundle),
             arrays=len(arrays),
@@ -144,15 +173,19 @@ class Resumable(ExperimentResults):
             self._bundle = _bundle(snapshot.plan)
             self._plan_class = load_plan(self._bundle)
         self._params = arrays[0] if snapshot.has_params and arrays else None
+        self._kept = dict(snapshot.kept)
         self._weights_matter = snapshot.weights_matter
         self._privacy.load_state_dict(thaw(snapshot.privacy, arrays))
         self._acked = dict(snapshot.acked)
         self.set_tensorboard(snapshot.tensorboard)
         self.set_save_breakpoints(snapshot.save_breakpoints)
         self.set_retain_full_history(snapshot.retain_full_history)
-        self._log, lines = RoundLog.go_on(folder, snapshot.rounds)
-        rounds = [msgspec.json.decode(line) for line in lines]
-        self._take_history(History.from_plain({**thaw(snapshot.history, arrays), "rounds": rounds}))
+        self._log = RoundLog.go_on(folder, snapshot.rounds, saved.rounds)
+        try:
+            rounds = [msgspec.json.decode(line) for line in saved.rounds.splitlines()]
+        except msgspec.MsgspecError as error:
+            raise BreakpointError(f"The rounds of the breakpoint cannot be read: {error}.") from None
+        self._take_history(History.from_plain({**snapshot.history, "rounds": rounds}))
         self._aggregator = _remake(
             "aggregator", "aggregator", snapshot.aggregator, aggregator,
             Aggregator, self.host,  # type: ignore[type-abstract]
@@ -192,6 +225,10 @@ class Resumable(ExperimentResults):
                 FedplugWarning,
                 stacklevel=3,
             )
+
+
+def _lines(entries: list[Any]) -> list[bytes]:
+    return [msgspec.json.encode(entry) for entry in entries]
 
 
 def _record(kind: Kind | None, component: Any, host: PluginHost, arrays: list[Params]) -> ComponentRecord:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -49,55 +49,58 @@ class RoundLog:
         self._digest = hashlib.sha256()
 
     @classmethod
-    def go_on(cls, folder: Path, place: LogPlace) -> tuple[RoundLog, list[bytes]]:
-        """The log of a breakpoint, and its lines.
-
-        Raises:
-            BreakpointError: The file is not there, or is not what it was.
-        """
+    def go_on(cls, folder: Path, place: LogPlace, data: bytes) -> RoundLog:
+        """The log of a breakpoint, whose bytes are ``data``."""
         log = cls(folder)
-        path = log._folder / place.file
-        if Path(place.file).name != place.file or not place.file.endswith(".jsonl"):
-            raise BreakpointError(f"{place.file!r} cannot be the name of a log of rounds.")
-        try:
-            with path.open("rb") as file:
-                data = file.read(place.nbytes)
-                more = bool(file.read(1))
-        except OSError as error:
-            raise BreakpointError(
-                f"The rounds of the breakpoint cannot be read from {path}: {error.strerror or error}.",
-                cure="An experiment's folder must be moved as a whole.",
-            ) from None
-        log._digest.update(data)
-        if log._digest.hexdigest() != place.sha256:
-            raise BreakpointError(f"The rounds of the breakpoint are damaged: {path} has changed.")
+        log._file = log._folder / place.file
         log._nbytes = len(data)
-        if more:
-            log._start(data)
-        else:
-            log._file = path
-        return log, data.splitlines()
+        log._digest.update(data)
+        return log
 
-    def append(self, lines: Sequence[bytes]) -> LogPlace:
+    def append(self, lines: Sequence[bytes], all_lines: Callable[[], Sequence[bytes]]) -> LogPlace:
         """Add lines, durably, and return the place that a breakpoint names.
+
+        Args:
+            lines: What is new.
+            all_lines: Gives everything, for a file that was removed.
 
         Raises:
             OSError: They cannot be written; what was there stays.
         """
         if self._file is None:
             self._start(b"")
+        elif not self._is_ours():
+            # Somebody else has gone on in the file, or it is gone: nothing behind our bytes is ever touched.
+            before = self._before()
+            self._start(_joined(all_lines()) if before is None else before)
+            lines = [] if before is None else lines
         assert self._file is not None
-        data = b"".join(line + b"\n" for line in lines)
+        data = _joined(lines)
         if data:
-            with self._file.open("r+b") as file:
-                file.truncate(self._nbytes)  # what a full disk has left of an earlier try
-                file.seek(self._nbytes)
+            with self._file.open("ab") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             self._nbytes += len(data)
             self._digest.update(data)
         return LogPlace(file=self._file.name, nbytes=self._nbytes, sha256=self._digest.hexdigest())
+
+    def _is_ours(self) -> bool:
+        """Whether the file ends where we have stopped writing."""
+        assert self._file is not None
+        try:
+            return self._file.stat().st_size == self._nbytes
+        except OSError:
+            return False
+
+    def _before(self) -> bytes | None:
+        """What we have written so far; None if it is not there any more."""
+        assert self._file is not None
+        place = LogPlace(file=self._file.name, nbytes=self._nbytes, sha256=self._digest.hexdigest())
+        try:
+            return read_lines(self._folder.parent, place)
+        except BreakpointError:
+            return None
 
     def _start(self, data: bytes) -> None:
         """Begin a file that nobody else writes to, with ``data``."""
@@ -115,3 +118,37 @@ class RoundLog:
                 number += 1
         sync(self._folder)
         self._file = path
+        self._nbytes, self._digest = len(data), hashlib.sha256(data)
+
+
+def read_lines(folder: Path, place: LogPlace) -> bytes:
+    """The bytes of a log that belong to a breakpoint.
+
+    Args:
+        folder: The experiment's folder.
+        place: Where they lie.
+
+    Raises:
+        BreakpointError: The file is not there, or is not what it was.
+    """
+    path = folder / FOLDER / place.file
+    if Path(place.file).name != place.file or not place.file.endswith(".jsonl"):
+        raise BreakpointError(f"{place.file!r} cannot be the name of a log of rounds.")
+    try:
+        with path.open("rb") as file:
+            data = file.read(max(0, place.nbytes))
+    except OSError as error:
+        raise BreakpointError(
+            f"The rounds of the breakpoint cannot be read from {path}: {error.strerror or error}.",
+            cure="An experiment's folder must be moved as a whole.",
+        ) from None
+    if hashlib.sha256(data).hexdigest() != place.sha256:
+        raise BreakpointError(
+            f"The rounds of the breakpoint are damaged: {path} has changed.",
+            cure="Load an earlier breakpoint: fewer of these bytes belong to it.",
+        )
+    return data
+
+
+def _joined(lines: Sequence[bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in lines)

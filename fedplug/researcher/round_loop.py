@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 from fedplug.core.context import RoundResult
@@ -29,6 +32,7 @@ class RoundLoop(Resumable):
     """The part of an experiment that runs rounds."""
 
     _seeds: SeedTree
+    _first_attempt: int
     _attempt: int
     _given_up: set[str]  # nodes that a round of this run has waited for in vain
 
@@ -49,7 +53,7 @@ class RoundLoop(Resumable):
         Those of the last round are always there, those of earlier rounds if ``retain_full_history`` was set.
         """
         last = None if self._params is None or self._round_current == 0 else self._params
-        return KeptParams(self._folder, self._round_current - 1, last)
+        return KeptParams(self._folder, self._kept, self._round_current - 1, last)
 
     # running -----------------------------------------------------------------------------------------------
 
@@ -73,7 +77,10 @@ class RoundLoop(Resumable):
                 f"The round limit of {self._round_limit} is reached; run(rounds=1, increase=True) goes beyond it."
             )
             return 0
-        if problems := [*self.missing(), *self._folder_problems()]:
+        problems = self.missing()
+        if self._save_breakpoints:
+            problems += [*self._folder_problems(), *self._unsaveable()]
+        if problems:
             raise SettingsError("The experiment cannot run yet. Missing:", problems)
         path, first = self.experimentation_path(), self._round_current
         self._monitors.set_tensorboard(path / "runs" if self._tensorboard else None, self.history.steps())
@@ -137,11 +144,12 @@ class RoundLoop(Resumable):
             raise SettingsError("The experiment cannot test its model yet. Missing:", problems)
         nodes, schedule = self._schedule()
         self._attempt += 1
-        found = evaluate(
-            self.pool(), schedule, nodes, self.params(), number=self._round_current,
-            spool=Spool(self.experimentation_path(), MEMORY_BUDGET), strategy=self._strategy,
-            aggregator=self.aggregator(), watch=self._watch, monitor=self._monitors,
-        )  # fmt: skip
+        with self._learning():
+            found = evaluate(
+                self.pool(), schedule, nodes, self.params(), number=self._round_current,
+                spool=Spool(self.experimentation_path(), MEMORY_BUDGET), strategy=self._strategy,
+                aggregator=self.aggregator(), watch=self._watch, monitor=self._monitors,
+            )  # fmt: skip
         self.history.add_round(found.ctx, found.result, self._node_names(), trained=False)
         return found
 
@@ -151,41 +159,58 @@ class RoundLoop(Resumable):
             self.evaluate()
         except FedplugError as error:
             warnings.warn(f"The final model could not be tested: {error}", FedplugWarning, stacklevel=3)
+            return
+        if self._save_breakpoints:
+            self.breakpoint()  # again: what was found belongs to it
 
     def _node_names(self) -> dict[str, str]:
         return {node: info.name for node, info in self.pool().nodes.items()}
 
     def _run_round(self) -> RoundResult:
         number = self._round_current
-        job = self._plan_round(number)
-        ctx = job.ctx
-        self.host.round_start(ctx, ctx.node_ids)
-        self._monitors.round_started(ctx, ctx.node_ids)
-        spool = Spool(self.experimentation_path(), MEMORY_BUDGET)
-        self._attempt += 1  # whatever becomes of it, this attempt is used up
-        before = [(part, part.state_dict()) for part in (job.aggregator, job.agg_optimizer) if part is not None]
-        try:
+        with self._learning() as keep:
+            job = self._plan_round(number)
+            ctx = job.ctx
+            self.host.round_start(ctx, ctx.node_ids)
+            self._monitors.round_started(ctx, ctx.node_ids)
+            spool = Spool(self.experimentation_path(), MEMORY_BUDGET)
+            self._attempt += 1  # whatever becomes of it, this attempt is used up
             result = self._privacy.note(ctx, Round(self.pool(), job, spool, self._watch, self._monitors).run())
-        except BaseException:
-            for part, state in before:  # a round that failed has taught nobody anything
-                part.load_state_dict(state)
-            raise
+            keep()
         self._take_result(number, job, result)
         return result
 
+    @contextmanager
+    def _learning(self) -> Iterator[Callable[[], None]]:
+        """What aggregator, optimizer and strategy learn meanwhile is undone, unless the function given is called.
+
+        So a round that failed is repeated as if it had never been tried, and a test teaches nobody anything.
+        """
+        parts = [part for part in (self.aggregator(), self._agg_optimizer, self._strategy) if part is not None]
+        before = [deepcopy(part.state_dict()) for part in parts]
+        kept: list[bool] = []
+        try:
+            yield lambda: kept.append(True)
+        finally:
+            if not kept:
+                for part, state in zip(parts, before, strict=True):
+                    part.load_state_dict(state)
+
     def _take_result(self, number: int, job: RoundPlan, result: RoundResult) -> None:
         """The round is complete: first what the next one needs, then what is kept on disk, then who is told."""
-        self._params, self._round_current, self._attempt = result.params, number + 1, 0
+        self._params, self._round_current, self._attempt = result.params, number + 1, self._first_attempt
         self._weights_matter = True
         self._acked.update(dict.fromkeys(result.replies, number))
         if self._plan is not None:
             self._plan.set_params(result.params)
         self.history.add_round(job.ctx, result, self._node_names())
         try:
-            if self._retain_full_history:
-                self.aggregated_params().keep()
-            if self._save_breakpoints:
-                self.breakpoint()
+            try:
+                if self._retain_full_history:
+                    self._kept[number] = self.aggregated_params().keep()
+            finally:
+                if self._save_breakpoints:
+                    self.breakpoint()
         finally:
             self._monitors.round_ended(job.ctx, result)
             self.host.round_end(job.ctx, result)
@@ -223,7 +248,7 @@ class RoundLoop(Resumable):
 
     def _folder_problems(self) -> list[str]:
         """Whether breakpoints of another experiment lie where this one's would go."""
-        if not self._save_breakpoints or self._folder_name is None:
+        if self._folder_name is None:
             return []
         for point in reversed(breakpoints_of(experiments_root() / self._folder_name)):
             try:
@@ -233,5 +258,7 @@ class RoundLoop(Resumable):
             if other == self.id:
                 return []
             problem = f"a folder of its own: {self._folder_name!r} holds breakpoints of another experiment."
-            return [f"{problem} set_experimentation_folder(...) chooses another; load_breakpoint goes on from them."]
+            return [
+                f"{problem} Experiment(experimentation_folder=...) chooses another; load_breakpoint goes on from it."
+            ]
         return []

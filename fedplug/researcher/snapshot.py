@@ -67,6 +67,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         strategy: The strategy.
         privacy: What the account of the nodes' privacy holds, frozen.
         acked: Node id → the last round that was committed with an update of it.
+        kept: Round → fingerprint of its global parameters, for those that were kept on disk.
         weights_matter: Whether the parameters are more than an initialisation.
         tensorboard: Whether TensorBoard logs are written.
         save_breakpoints: Whether a breakpoint is saved after each round.
@@ -101,6 +102,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     strategy: ComponentRecord
     privacy: dict[str, Any]
     acked: dict[str, int]
+    kept: dict[int, str]
     weights_matter: bool
     tensorboard: bool
     save_breakpoints: bool
@@ -115,7 +117,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """A snapshot with its `Params`."""
+    """A snapshot with its `Params`, and the lines of its rounds."""
 
     snapshot: Snapshot
     arrays: tuple[Params, ...]
+    rounds: bytes = b""

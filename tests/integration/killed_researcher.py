@@ -112,7 +112,7 @@ def main(url: str, point: str, *nodes: str) -> None:
     before(ResearcherEndpoint, "commit", "aggregated, nothing committed")
     before(resume, "write_breakpoint", "committed, no breakpoint")
     before(breakpoints, "_write", "breakpoint half written")
-    before(breakpoints, "_set_aside", "breakpoint not renamed")
+    before(breakpoints, "breakpoints_of", "breakpoint not renamed")
     with experiment(url, list(nodes), monitor=killer) as exp:
         exp.run()
     print("not killed")

@@ -75,14 +75,31 @@ class SettingsBase:
         """The root of all random streams of this experiment."""
         raise UsageError("These settings have no seed.")
 
+    def _arguments_changed(self, before: TrainingArgs) -> None:
+        """The training arguments are others than ``before``: what was made by them may have to be made anew."""
+
     def _forget_acknowledged(self) -> None:
         """What nodes have kept belongs to a model that is gone."""
+
+    def _made(self, component: type) -> Any:
+        """An object of a component's class, made without arguments.
+
+        Raises:
+            UsageError: It needs some, or cannot be made.
+        """
+        try:
+            return component()
+        except TypeError as error:
+            raise UsageError(
+                f"{component.__name__} cannot be made without arguments: {error}.",
+                cure=f"Make it yourself, and pass the object: {component.__name__}(...).",
+            ) from error
 
     def _component(self, kind: Kind, value: Any, base: type[T]) -> T:
         """The component that ``value`` is, makes, or names."""
         made = self.host.component(kind, value) if isinstance(value, str) else value
         if isinstance(made, type):
-            made = made()
+            made = self._made(made)
         if not isinstance(made, base):
             raise UsageError(
                 f"{value!r} is not {'an' if kind[0] in 'aeiou' else 'a'} {kind}.",

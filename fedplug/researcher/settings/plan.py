@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from fedplug.core.errors import ParamsError, UsageError
 from fedplug.core.params import Params
 from fedplug.core.plan_errors import plan_errors
 from fedplug.core.plan_source import PlanBundle, bundle_plan, load_plan
+from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import TrainingPlan
 from fedplug.researcher.settings.base import SettingsBase, checked_flag
 
@@ -108,7 +111,7 @@ class PlanSettings(SettingsBase):
         if not isinstance(args, Mapping) or not all(isinstance(key, str) for key in args):
             raise UsageError(f"model_args must be a dictionary with string keys, got {model_args!r}.")
         checked_flag("keep_weights", keep_weights)
-        before, self._model_args = self._model_args, dict(args)
+        before, self._model_args = self._model_args, deepcopy(dict(args))
         try:
             self._renew_model(keep_weights)
         except BaseException:
@@ -117,8 +120,8 @@ class PlanSettings(SettingsBase):
         return self.model_args()
 
     def model_args(self) -> dict[str, Any]:
-        """The model arguments."""
-        return dict(self._model_args)
+        """The model arguments, a copy."""
+        return deepcopy(self._model_args)
 
     # the model ---------------------------------------------------------------------------------------------
 
@@ -194,6 +197,22 @@ class PlanSettings(SettingsBase):
                 cure="Pass the class itself, not an instance of it.",
             )
         return bundle_plan(found) if issubclass(found, TrainingPlan) else self.host.wrap_model(found)
+
+    def _arguments_changed(self, before: TrainingArgs) -> None:
+        """Let the researcher's plan follow: it must not matter whether somebody has looked at it before."""
+        now = self._training_args
+        other_layout = before.share_persistent_buffers != now.share_persistent_buffers
+        if not self._weights_matter:
+            if other_layout or before.random_seed != now.random_seed:
+                self._plan = self._params = None
+        elif other_layout:
+            trained, self._plan, self._params = self._params, None, None
+            fresh = self.training_plan().get_params()
+            known = {} if trained is None else dict(trained)
+            self._params = Params.from_arrays({name: known.get(name, array) for name, array in fresh.items()})
+            self.training_plan().set_params(self._params)
+        if self._plan is not None and self._plan._setup is not None:
+            self._plan._setup = dataclasses.replace(self._plan._setup, training_args=now)
 
     def _renew_model(self, keep_weights: bool) -> None:
         """The plan or the arguments of its model have changed: start anew, or go on with the same parameters."""

@@ -37,7 +37,7 @@ class RoundSettings(SettingsBase):
         Raises:
             UsageError: It is no such optimizer.
         """
-        made = agg_optimizer() if isinstance(agg_optimizer, type) else agg_optimizer
+        made = self._made(agg_optimizer) if isinstance(agg_optimizer, type) else agg_optimizer
         if made is not None and not isinstance(made, AggOptimizer):
             raise UsageError(
                 f"agg_optimizer must be an optimizer for the researcher or None, got {agg_optimizer!r}.",

@@ -22,8 +22,11 @@ class TrainingSettings(SettingsBase):
             TrainingArgsError: With everything that is wrong.
             UnknownNameError: There is no such metric, or it has no such argument.
         """
-        self._take(training_args if isinstance(training_args, TrainingArgs) else TrainingArgs.from_dict(training_args))
-        self._wanted_tests.clear()
+        args = training_args if isinstance(training_args, TrainingArgs) else TrainingArgs.from_dict(training_args)
+        given = training_args if isinstance(training_args, Mapping) else args.dict()
+        waiting = self._wanted_tests - given.keys()  # asked for by a setter before there was data to test on
+        self._take(args.updated(dict.fromkeys(waiting, True)) if args.test_ratio else args)
+        self._wanted_tests = set() if args.test_ratio else waiting
         return self.training_args()
 
     set_training_arguments = set_training_args
@@ -127,7 +130,12 @@ class TrainingSettings(SettingsBase):
 
     def _take(self, args: TrainingArgs) -> None:
         make_metrics(args.test_metric, args.test_metric_args, self.host)  # a name that nobody offers is told now
-        self._training_args = args
+        before, self._training_args = self._training_args, args
+        try:
+            self._arguments_changed(before)
+        except BaseException:
+            self._training_args = before
+            raise
 
     def _test_problems(self) -> list[str]:
         """What is still needed for the tests that were asked for."""
