@@ -114,8 +114,8 @@ class TensorBoardMonitor(Monitor):
         self._folders.update(folder_names(new, taken=self._folders.values()))
 
     def round_started(self, ctx: RoundContext, node_ids: Sequence[str]) -> None:
-        """Go on counting each node's steps where the last round ended."""
-        self._end_steps()
+        """Go on counting each node's steps where the last complete round ended."""
+        self._drop_steps()
         self._round = ctx.round
 
     def progress(self, node_id: str, progress: Progress) -> None:
@@ -151,7 +151,8 @@ class TensorBoardMonitor(Monitor):
         self._add("", "TIMING/round", result.seconds, step)
         for name, size in result.traffic.items():
             self._add("", f"TRAFFIC/{_tag(name)}", size, step)
-        self._end_steps()
+        self._offsets.update(self._steps)
+        self._drop_steps()
         self.flush()
 
     def tested(self, ctx: RoundContext, result: RoundResult) -> None:
@@ -161,8 +162,8 @@ class TensorBoardMonitor(Monitor):
         self.flush()
 
     def stopped(self, rounds_done: int, error: BaseException | None) -> None:
-        """Write what an unfinished round has left."""
-        self._end_steps()
+        """Write what an unfinished round has left. It is not counted: when it is repeated, it gives the same steps."""
+        self._drop_steps()
         self.flush()
 
     def close(self) -> None:
@@ -252,8 +253,7 @@ class TensorBoardMonitor(Monitor):
             run = self._runs[node_id] = _Run(self.log_dir / folder)
         return run
 
-    def _end_steps(self) -> None:
-        self._offsets.update(self._steps)
+    def _drop_steps(self) -> None:
         self._steps.clear()
         self._round = None
 

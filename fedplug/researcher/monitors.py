@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedplug.core.context import RoundContext, RoundResult
-from fedplug.core.errors import UsageError
+from fedplug.core.errors import FedplugError, UsageError
 from fedplug.core.messages import LogLine, NodeInfo, Progress, TrainReply
 from fedplug.core.monitor import Monitor
 
@@ -60,7 +60,8 @@ class MonitorGroup(Monitor):
         if self._tensorboard and self._tensorboard[0] == folder and self._tensorboard[1] in self._members:
             return
         if self._tensorboard:
-            _close(self._tensorboard[1])
+            if self._tensorboard[1] in self._members:  # one that was left out is closed already
+                _close(self._tensorboard[1])
             self._members = [member for member in self._members if member is not self._tensorboard[1]]
             self._tensorboard = None
         if folder is not None:
@@ -107,8 +108,8 @@ class MonitorGroup(Monitor):
         for monitor in list(self._members):
             try:
                 getattr(monitor, what)(*args)
-            except Exception:  # noqa: BLE001 - whatever it is, it must not stop a training
-                _log.warning("%s failed and is left out from now on.", type(monitor).__name__, exc_info=True)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop a training
+                _tell_failure(monitor, "failed and is left out from now on", error)
                 self._members.remove(monitor)
                 if what != "close":
                     _close(monitor)
@@ -118,5 +119,13 @@ def _close(monitor: Monitor) -> None:
     """Let a monitor that failed give back what it holds, such as the terminal."""
     try:
         monitor.close()
-    except Exception:  # noqa: BLE001 - it has failed already
-        _log.warning("%s could not be closed.", type(monitor).__name__, exc_info=True)
+    except Exception as error:  # noqa: BLE001 - it has failed already
+        _tell_failure(monitor, "could not be closed", error)
+
+
+def _tell_failure(monitor: Monitor, what: str, error: Exception) -> None:
+    """An error of FedPlug says itself what to do; of any other the place is needed."""
+    if isinstance(error, FedplugError):
+        _log.warning("%s %s: %s", type(monitor).__name__, what, error)
+    else:
+        _log.warning("%s %s.", type(monitor).__name__, what, exc_info=error)

@@ -17,6 +17,7 @@ from fedplug.core.errors import (
     FedplugError,
     PlanSourceError,
     RoundError,
+    StoreError,
     TrainingArgsError,
     UnknownNameError,
     UsageError,
@@ -464,6 +465,25 @@ def test_a_monitor_that_raises_is_left_out_and_the_training_goes_on(caplog: pyte
         assert exp.run() == 3
     assert Broken.calls == 1
     assert "Broken failed" in caplog.text
+    assert "RuntimeError: no paper" in caplog.text
+
+
+def test_a_monitor_that_knows_what_is_wrong_is_told_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    class Full(Monitor):
+        closed = 0
+
+        def round_started(self, ctx: RoundContext, node_ids: Sequence[str]) -> None:
+            raise StoreError("The disk is full.", cure="Make room.")
+
+        def close(self) -> None:
+            Full.closed += 1
+
+    with experiment() as exp:
+        exp.add_monitor(Full())
+        assert exp.run() == 3
+    assert "Full failed and is left out from now on: The disk is full.\nMake room." in caplog.text
+    assert "Traceback" not in caplog.text
+    assert Full.closed == 1
 
 
 def test_evaluation_at_the_nodes_is_reported() -> None:

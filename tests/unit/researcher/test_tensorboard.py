@@ -220,6 +220,24 @@ def test_second_run_appends_and_counts_on(monitor, tmp_path):
     assert scalars(tmp_path / "runs" / other)["TRAINING/Loss"] == [(1, 0.2)]
 
 
+def test_steps_of_a_round_that_failed_are_not_counted(monitor, tmp_path):
+    """The history does not count them either, so that a run in one process looks like one from a breakpoint."""
+    start(monitor, 0)
+    monitor.progress("n0", tick("n0", 0, 2, loss=0.5))
+    monitor.stopped(0, KeyboardInterrupt())
+    start(monitor, 0)  # of the next attempt, and given up without a word
+    monitor.progress("n0", tick("n0", 0, 2, loss=0.5))
+    start(monitor, 0)
+    monitor.progress("n0", tick("n0", 0, 2, loss=0.5))
+    monitor.replied("n0", reply("n0", 0, steps=3))
+    end(monitor, 0)
+    start(monitor, 1)
+    monitor.progress("n0", tick("n0", 1, 1, loss=0.4))
+    end(monitor, 1)
+    losses = scalars(tmp_path / "runs" / "hospital-a")["TRAINING/Loss"]
+    assert [step for step, _ in losses] == [2, 2, 2, 4]
+
+
 def test_figures_that_float32_cannot_hold(monitor, tmp_path):
     start(monitor, 0)
     for step, value in enumerate((math.nan, math.inf, 1e300), start=1):
