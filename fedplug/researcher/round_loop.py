@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from typing import Any
 
@@ -14,6 +15,7 @@ from fedplug.researcher.evaluation import Evaluation, evaluate
 from fedplug.researcher.folders import experiments_root
 from fedplug.researcher.kept_params import KeptParams
 from fedplug.researcher.model_file import save_model
+from fedplug.researcher.privacy_file import write_ledger
 from fedplug.researcher.resume import Resumable
 from fedplug.researcher.round import Round, RoundPlan
 from fedplug.researcher.schedule import Schedule, rounds_to_run
@@ -39,7 +41,8 @@ class RoundLoop(Resumable):
     def privacy(self) -> dict[str, dict[str, Any]]:
         """What the rounds have spent of the nodes' privacy: node id → epsilon, delta and more.
 
-        Empty while ``dp_args`` were never set. See `fedplug.core.privacy_ledger.PrivacyLedger.report`.
+        Empty while ``dp_args`` were never set. It is about all that was published, on whatever path: `load_breakpoint`
+        and a model that is set anew take nothing back. See `fedplug.core.privacy_ledger.PrivacyLedger.report`.
         """
         return self._privacy.report()
 
@@ -164,11 +167,16 @@ class RoundLoop(Resumable):
         spool = Spool(self.experimentation_path(), MEMORY_BUDGET)
         self._attempt += 1  # whatever becomes of it, this attempt is used up
         before = [(part, part.state_dict()) for part in (job.aggregator, job.agg_optimizer) if part is not None]
+        asked = job.asked()
+        work = Round(self.pool(), job, spool, self._watch, self._monitors)
         try:
-            result = self._privacy.note(ctx, Round(self.pool(), job, spool, self._watch, self._monitors).run())
+            result = self._privacy.note(ctx, work.run(), asked)
         except BaseException:
             for part, state in before:  # a round that failed has taught nobody anything
                 part.load_state_dict(state)
+            self._privacy.note_unfinished(ctx, work.replies, asked)
+            with contextlib.suppress(FedplugError):  # what is under way says more
+                write_ledger(self._privacy, self.experimentation_path(), self.id)
             raise
         self._take_result(number, job, result)
         return result
@@ -182,6 +190,7 @@ class RoundLoop(Resumable):
             self._plan.set_params(result.params)
         self.history.add_round(job.ctx, result, self._node_names())
         try:
+            write_ledger(self._privacy, self.experimentation_path(), self.id)
             if self._retain_full_history:
                 self.aggregated_params().keep()
             if self._save_breakpoints:
