@@ -72,7 +72,7 @@ def request_key(
 ) -> bytes:
     """The key of all randomness that protects the samples in one training.
 
-    It depends on everything that the training depends on, but for the number of the attempt. So a request that is
+    It depends on everything that the training depends on, and not on the number of the attempt. So a request that is
     repeated (its reply was lost, the researcher has crashed) is answered with the same bits and tells nothing new,
     and any other request gets noise of its own.
 
@@ -88,18 +88,43 @@ def request_key(
     Raises:
         UsageError: The arguments hold something that is not plain data, as they may in a simulation.
     """
-    first = msgspec.structs.replace(request, key=msgspec.structs.replace(request.key, attempt=0))
-    arrays = [(name, each.fingerprint()) for name, each in sorted(aux.items())]
     base = ("", "") if state is None else (state.arrays.fingerprint(), hashlib.sha256(state.values).hexdigest())
-    facts = (first, plan_hash, params.fingerprint(), arrays, base, data)
+    return derive_key(secret, b"request", _encoded((_facts(request, plan_hash, params, aux), base, data)))
+
+
+def request_digest(request: TrainRequest, plan_hash: str, params: Params, aux: Mapping[str, Params]) -> str:
+    """All that a researcher decides about one training with local privacy, as SHA-256 in hex.
+
+    To two requests with one digest, a node whose data and state have not changed gives the same answer.
+
+    Args:
+        request: What is asked for.
+        plan_hash: Identity of the training plan.
+        params: The parameters that go with it.
+        aux: The extra arrays that go with it.
+
+    Raises:
+        UsageError: As for `request_key`.
+    """
+    return hashlib.sha256(_encoded(_facts(request, plan_hash, params, aux))).hexdigest()
+
+
+def _facts(request: TrainRequest, plan_hash: str, params: Params, aux: Mapping[str, Params]) -> tuple[Any, ...]:
+    """A request apart from what cannot change the training: the attempt, and how often progress is told."""
+    args = {name: value for name, value in request.training_args.items() if name != "log_interval"}
+    key = msgspec.structs.replace(request.key, attempt=0)
+    arrays = [(name, each.fingerprint()) for name, each in sorted(aux.items())]
+    return msgspec.structs.replace(request, key=key, training_args=args), plan_hash, params.fingerprint(), arrays
+
+
+def _encoded(facts: Any) -> bytes:
     try:
-        encoded = msgspec.msgpack.encode(facts, order="deterministic")
+        return msgspec.msgpack.encode(facts, order="deterministic")
     except (TypeError, ValueError, OverflowError) as error:
         raise UsageError(
             f"With local differential privacy, model_args must be plain data: {error}.",
             cure="Use numbers, text, lists and dicts, as a node in a network would need them too.",
         ) from None
-    return derive_key(secret, b"request", encoded)
 
 
 # central -----------------------------------------------------------------------------------------------------

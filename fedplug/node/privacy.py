@@ -23,7 +23,7 @@ from fedplug.core.plan_source import PlanBundle
 from fedplug.core.privacy import check_clippable, clip_update, privacy_args, request_key
 from fedplug.core.trainer import Trainer
 from fedplug.core.training_args import TrainingArgs
-from fedplug.core.training_plan import Allocate
+from fedplug.core.training_plan import Allocate, TrainingPlan
 from fedplug.node.datasets.base import DatasetRecord
 from fedplug.node.store import NodeStore
 
@@ -73,6 +73,14 @@ def check_update(args: TrainingArgs, params: Params) -> None:
         check_clippable(params.spec)
 
 
+def guard(args: TrainingArgs, plan: TrainingPlan) -> Params | None:
+    """The shared parameters from which a training with local privacy begins; None without.
+
+    To be asked for before the plan has seen any data.
+    """
+    return plan.get_params() if privacy_args(args.dict(), "local") else None
+
+
 def account(trainer: Trainer, state: StateBook, request: TrainRequest) -> dict[str, float]:
     """Write down what a training has spent of its samples' privacy; returns what the researcher is told of it."""
     told: dict[str, float] = {}
@@ -87,8 +95,11 @@ def protected(
     read: Callable[[Allocate | None], Params],
     aux: Mapping[str, Params],
     allocate: Allocate | None,
+    trainer: Trainer,
 ) -> Params:
     """The parameters that leave the node: with central privacy, those of the clipped update.
+
+    With local privacy, they are those that the last step of the training has left, to the bit.
 
     Args:
         args: The training arguments.
@@ -96,9 +107,11 @@ def protected(
         read: Reads the trained ones.
         aux: What would leave beside them.
         allocate: Gives the memory to build them in.
+        trainer: What has trained.
 
     Raises:
         PlanRunError: Something would leave that privacy does not cover.
+        PlanError: With local privacy: something else than the training has changed the parameters.
         ParamsError: The update is not finite, so there is nothing to shorten.
     """
     if args.dp_args and aux:
@@ -109,7 +122,11 @@ def protected(
         )
     central = privacy_args(args.dict(), "central")
     if central is None:
-        return read(allocate)
+        params = read(allocate)
+        if args.dp_args:
+            for backend in trainer.backends():
+                backend.check_shared(params)
+        return params
     return clip_update(start, read(None), central["clip"], allocate)
 
 

@@ -147,8 +147,12 @@ class _Task:
         self._guard("setup", plan.setup, setup)
         plan.set_params(params)
         missing = self._restore(plan)
+        guarded = privacy.guard(self.args, plan)
         training, testing, loader = self._data(plan, host)
         trainer = self._trainer(plan, training, testing, loader, host)
+        if guarded is not None:
+            for backend in trainer.backends():
+                backend.guard(guarded)
         if not self.request.train:
             return self._only_test(trainer, len(testing), time.perf_counter() - began)
         trainer.make_plan(Phase.TRAIN)  # nobody waits for a test if there is nothing to train on
@@ -174,7 +178,8 @@ class _Task:
             aux=tuple(aux),
         )
         read = functools.partial(self._guard, "get_params", plan.get_params)
-        return reply, privacy.protected(self.args, params, read, extra, allocate), aux
+        protected = functools.partial(privacy.protected, self.args, params, read, extra, allocate, trainer)
+        return reply, self._guard("get_params", protected), aux
 
     def _only_test(
         self, trainer: Trainer, samples: int, setup_seconds: float

@@ -28,6 +28,7 @@ from fedplug.researcher.experiment_results import ExperimentResults
 from fedplug.researcher.federated_dataset import FederatedDataset
 from fedplug.researcher.history import History
 from fedplug.researcher.node_check import ask_nodes, differences
+from fedplug.researcher.privacy_file import load_ledger
 from fedplug.researcher.round_log import LogPlace, RoundLog
 from fedplug.researcher.search import usable_nodes
 from fedplug.researcher.settings.base import QUERIES
@@ -175,7 +176,7 @@ class Resumable(ExperimentResults):
         self._params = arrays[0] if snapshot.has_params and arrays else None
         self._kept = dict(snapshot.kept)
         self._weights_matter = snapshot.weights_matter
-        self._privacy.load_state_dict(thaw(snapshot.privacy, arrays))
+        load_ledger(self._privacy, folder, self.id, thaw(snapshot.privacy, arrays))
         self._acked = dict(snapshot.acked)
         self.set_tensorboard(snapshot.tensorboard)
         self.set_save_breakpoints(snapshot.save_breakpoints)

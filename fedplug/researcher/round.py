@@ -86,6 +86,11 @@ class Round:
     def __post_init__(self) -> None:
         self._tests = NodeTests(self.job.metrics)
 
+    @property
+    def replies(self) -> dict[str, TrainReply]:
+        """The replies whose updates have come so far, by node id."""
+        return dict(self._replies)
+
     def run(self) -> RoundResult:
         """Do the round.
 

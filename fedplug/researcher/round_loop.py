@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from typing import Any
 
@@ -17,6 +17,7 @@ from fedplug.researcher.evaluation import Evaluation, evaluate
 from fedplug.researcher.folders import experiments_root
 from fedplug.researcher.kept_params import KeptParams
 from fedplug.researcher.model_file import save_model
+from fedplug.researcher.privacy_file import write_ledger
 from fedplug.researcher.resume import Resumable
 from fedplug.researcher.round import Round, RoundPlan
 from fedplug.researcher.schedule import Schedule, rounds_to_run
@@ -43,7 +44,8 @@ class RoundLoop(Resumable):
     def privacy(self) -> dict[str, dict[str, Any]]:
         """What the rounds have spent of the nodes' privacy: node id → epsilon, delta and more.
 
-        Empty while ``dp_args`` were never set. See `fedplug.core.privacy_ledger.PrivacyLedger.report`.
+        Empty while ``dp_args`` were never set. It is about all that was published, on whatever path: `load_breakpoint`
+        and a model that is set anew take nothing back. See `fedplug.core.privacy_ledger.PrivacyLedger.report`.
         """
         return self._privacy.report()
 
@@ -170,12 +172,19 @@ class RoundLoop(Resumable):
         number = self._round_current
         with self._learning() as keep:
             job = self._plan_round(number)
-            ctx = job.ctx
+            ctx, asked = job.ctx, job.asked()
             self.host.round_start(ctx, ctx.node_ids)
             self._monitors.round_started(ctx, ctx.node_ids)
             spool = Spool(self.experimentation_path(), MEMORY_BUDGET)
             self._attempt += 1  # whatever becomes of it, this attempt is used up
-            result = self._privacy.note(ctx, Round(self.pool(), job, spool, self._watch, self._monitors).run())
+            work = Round(self.pool(), job, spool, self._watch, self._monitors)
+            try:
+                result = self._privacy.note(ctx, work.run(), asked)
+            except BaseException:
+                self._privacy.note_unfinished(ctx, work.replies, asked)
+                with suppress(FedplugError):  # what is under way says more
+                    write_ledger(self._privacy, self.experimentation_path(), self.id)
+                raise
             keep()
         self._take_result(number, job, result)
         return result
@@ -206,6 +215,7 @@ class RoundLoop(Resumable):
         self.history.add_round(job.ctx, result, self._node_names())
         try:
             try:
+                write_ledger(self._privacy, self.experimentation_path(), self.id)
                 if self._retain_full_history:
                     self._kept[number] = self.aggregated_params().keep()
             finally:

@@ -12,6 +12,8 @@ from fedplug.core.messages import TrainRequest
 from fedplug.core.metrics import Metric
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
+from fedplug.core.privacy import privacy_args, request_digest
+from fedplug.core.privacy_ledger import Asked
 from fedplug.core.strategy import Strategy
 from fedplug.researcher.central_privacy import CentralPrivacy
 
@@ -52,3 +54,14 @@ class RoundPlan:
     def expected(self) -> Params:
         """What an update must be laid out as."""
         return self.params if self.train else _NOTHING
+
+    def asked(self) -> dict[str, Asked]:
+        """What each node is asked, for the account of privacy."""
+        local = privacy_args(self.ctx.training_args, "local")
+        found = {}
+        for node, request in self.requests.items():
+            payload = self.payloads.get(node)
+            aux = payload.aux if payload else {}
+            digest = request_digest(request, self.plan.hash, self.params, aux) if local else ""
+            found[node] = Asked(request.acked_round, digest)
+        return found

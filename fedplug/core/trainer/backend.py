@@ -86,6 +86,16 @@ class Backend(ABC):
         """
         return split_data.sized(source, loader, source.epoch(loader, seed))
 
+    def guard(self, start: Params) -> None:
+        """Be told the shared parameters that a protected training begins with, before any data have been read."""
+
+    def check_shared(self, params: Params) -> None:
+        """Look at the shared parameters that are about to leave the node after a protected training.
+
+        Raises:
+            PlanError: Something else than the steps of the training has changed them.
+        """
+
     def account(self, book: StateBook, *, first: bool) -> dict[str, float]:
         """Write down what the trainings of this round have spent of the samples' privacy.
 

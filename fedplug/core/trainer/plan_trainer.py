@@ -84,6 +84,14 @@ def _require_protection(args: TrainingArgs, plan: TrainingPlan, trainer: Trainer
             "samples, so that a bound on the gradient of each would bound nothing.",
             cure="Prepare the samples one by one in training_data, or leave dp_args out.",
         )
+    changes = [getattr(method, "__name__", "a method") for kind, method in plan.pre_processes]
+    changes += ["postprocess"] if getattr(plan, "postprocess", None) is not None else []
+    if changes:
+        raise UsageError(
+            f"dp_args ask for local differential privacy, but {changes[0]} changes the parameters after the training, "
+            "and what it changes has no noise.",
+            cure="Leave it out, or use dp_args of type 'central', which covers whatever leaves the node.",
+        )
     if not all(each.protects_samples for each in trainer.backends()):
         raise UsageError(
             "dp_args ask for local differential privacy, but the plan's make_backend or make_trainer made a backend "

@@ -131,6 +131,13 @@ def views(params: Params) -> dict[str, torch.Tensor]:
     return found
 
 
+def bits_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors are equal to the bit, be they NaN or not."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    return torch.equal(*(each.contiguous().reshape(-1).view(torch.uint8) for each in (one, other)))
+
+
 def _chosen(tensors: dict[str, torch.Tensor], only: Collection[str] | None) -> dict[str, torch.Tensor]:
     return tensors if only is None else {name: tensors[name] for name in only}
 

@@ -10,6 +10,9 @@ Abadi et al., Deep Learning with Differential Privacy, CCS 2016, algorithm 1, in
 
 All of it up to the noise happens in `backward`. Whatever a hook does with the gradient after that (FedProx, gradient
 clipping, control variates) works on what is private already, and costs no privacy.
+
+Nothing else may move a shared parameter. The training begins with what the researcher has sent (`guard`); before each
+step they must be as the step before has left them, and so must those that leave the node (`check_shared`).
 """
 
 from __future__ import annotations
@@ -28,13 +31,15 @@ from fedplug.core.data import BatchSource, LoaderArgs
 from fedplug.core.errors import PlanError, UsageError
 from fedplug.core.local_state import StateBook
 from fedplug.core.noise import NoiseStream, derive_key
-from fedplug.core.params import Array
+from fedplug.core.params import Params
 from fedplug.core.privacy import PRIVACY, privacy_args
 from fedplug.core.rng import SeedTree
 from fedplug.core.trainer import Phase
 from fedplug.core.trainer.split_data import LoaderSource
+from fedplug_torch import params as torch_params
 from fedplug_torch.backend import TorchBackend
 from fedplug_torch.privacy import Spent, add_spent, spent_epsilon
+from fedplug_torch.private_batches import pick
 
 if TYPE_CHECKING:
     from fedplug_torch.plan import TorchTrainingPlan
@@ -110,7 +115,7 @@ class PrivateTorchBackend(TorchBackend):
         self._private: NoisyOptimizer | None = None
         self._hooked: GradSampleModule | None = None
         self._history: list[Spent] = []
-        self._fixed: dict[str, tuple[int, int]] = {}  # where the parameters that must not move lie, and their version
+        self._left: dict[str, torch.Tensor] = {}  # the shared parameters as the last step has left them
         self._size = -1  # samples of the batch that was drawn; -1: there is none, or it has been used
         self._divisor = 1.0
         self._rate = 1.0
@@ -135,7 +140,7 @@ class PrivateTorchBackend(TorchBackend):
             self._rate = min(1.0, loader.batch_size / count)
             while True:
                 picked = np.flatnonzero(self._sampling.uniform(count) < self._rate)
-                batch = _pick(source, picked, loader)
+                batch = pick(source, picked, loader)
                 self._size, self._divisor = len(picked), self._rate * count
                 yield batch, len(picked)
         self._rate = 1.0
@@ -154,7 +159,7 @@ class PrivateTorchBackend(TorchBackend):
         if phase is not Phase.EVAL and self._hooked is None:
             # The wrapper itself is not called: its hooks sit in the plan's own module, whose names stay as they are.
             self._hooked = GradSampleModule(self.model, batch_first=True, loss_reduction="mean")
-            self._fixed = self._fixed or self._standing()
+            self._left = self._left or self._shared()
 
     def forward(self, data: Any, target: Any) -> torch.Tensor:
         """The plan's loss, checked; 0 for an empty sample, of which no plan could make a loss."""
@@ -194,6 +199,19 @@ class PrivateTorchBackend(TorchBackend):
         for p in private.params:  # the largest part of the memory
             p.grad_sample = p.summed_grad = None
 
+    def step(self) -> None:
+        """One step of the optimizer, from where the one before has ended.
+
+        Raises:
+            PlanError: Something else has changed a shared parameter or buffer meanwhile.
+        """
+        self._check(self._shared(copied=False))
+        super().step()
+        moved = self._moved()
+        for name, now in self._shared(copied=False).items():
+            if id(now) in moved:
+                self._left[name].copy_(now)
+
     def discharge(self) -> None:
         """Forget gradients, and take Opacus's hooks out of the module."""
         super().discharge()
@@ -219,12 +237,7 @@ class PrivateTorchBackend(TorchBackend):
     # the account -------------------------------------------------------------------------------------------
 
     def account(self, book: StateBook, *, first: bool) -> dict[str, float]:
-        """As `Backend.account`.
-
-        Raises:
-            PlanError: Training has changed a shared parameter or buffer that the noise does not cover.
-        """
-        self._check_standing()
+        """As `Backend.account`."""
         found = book.values(PRIVACY)
         history: list[Spent] = [list(entry) for entry in found.get("history", [])]
         # Rounds that left no account may have been without any noise.
@@ -278,45 +291,42 @@ class PrivateTorchBackend(TorchBackend):
                 cure="Penalise weights with the optimizer's weight_decay; let layers be called as modules.",
             )
 
-    def _standing(self) -> dict[str, tuple[int, int]]:
-        """The shared parameters and buffers that the optimizer does not move."""
-        groups = [] if self.optimizer is None else self.optimizer.param_groups
-        moved = {id(p) for group in groups for p in group["params"]}
-        local = set(self._plan.parameter_tags().local)
-        state = self.model.state_dict(keep_vars=True)
-        return {n: (t.data_ptr(), t._version) for n, t in state.items() if id(t) not in moved and n not in local}
+    # nothing else moves ------------------------------------------------------------------------------------
 
-    def _check_standing(self) -> None:
-        if not self._fixed:
-            return
-        state = self.model.state_dict(keep_vars=True)
-        for name, before in self._fixed.items():
-            if (state[name].data_ptr(), state[name]._version) != before:
+    def guard(self, start: Params) -> None:
+        """As `Backend.guard`."""
+        self._left = {name: tensor.to(self.device) for name, tensor in torch_params.unpack(start).items()}
+
+    def check_shared(self, params: Params) -> None:
+        """As `Backend.check_shared`."""
+        self._check({name: tensor.to(self.device) for name, tensor in torch_params.views(params).items()})
+
+    def _shared(self, *, copied: bool = True) -> dict[str, torch.Tensor]:
+        """The shared parameters and buffers."""
+        tensors = torch_params.distinct(self.model.state_dict(keep_vars=True))[0]
+        local = set(self._plan.parameter_tags().local)
+        return {n: t.detach().clone() if copied else t for n, t in tensors.items() if n not in local}
+
+    def _moved(self) -> set[int]:
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        return {id(p) for group in groups for p in group["params"]}
+
+    def _check(self, found: Mapping[str, torch.Tensor]) -> None:
+        for name, now in found.items():
+            before = self._left.get(name)
+            if before is not None and torch_params.bits_equal(now.detach(), before):
+                continue
+            moved = self._moved()
+            if any(n == name and id(t) not in moved for n, t in self._shared(copied=False).items()):
                 raise PlanError(
                     f"Training has changed {name!r}, which the optimizer does not move; local differential privacy "
                     "protects what the optimizer moves, and this would leave the node without noise.",
                     cure="Keep it at the node: tag it 'local' in tag_parameters, or set "
                     "training_args['share_persistent_buffers'] = False.",
                 )
-
-
-def _pick(source: BatchSource, picked: Array, loader: LoaderArgs) -> tuple[Any, Any]:
-    """One batch of the samples ``picked``; of no samples, tensors without rows."""
-    extra = dict(loader.extra or {})
-    # A pool of workers for each batch would cost more than it brings.
-    kept = {"collate_fn": extra["collate_fn"]} if "collate_fn" in extra else None
-    rows = picked if picked.size else np.zeros(1, np.int64)
-    args = LoaderArgs(len(rows), shuffle=False, extra=kept)
-    data, target = next(iter(source.subset(rows).batches(args, None)))
-    return (data, target) if picked.size else (_none_of(data), _none_of(target))
-
-
-def _none_of(data: Any) -> Any:
-    if isinstance(data, torch.Tensor):
-        return data[:0]
-    if isinstance(data, Mapping):
-        return {key: _none_of(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        parts = (_none_of(value) for value in data)
-        return type(data)(*parts) if hasattr(data, "_fields") else type(data)(parts)
-    return data
+            raise PlanError(
+                f"Something else than the optimizer's steps has changed {name!r}; local differential privacy protects "
+                "what the steps do, and this would leave the node without noise.",
+                cure="Do not write to the model's parameters in training_data, training_step, testing_step or hooks: "
+                "change gradients in on_batch_backward. Or use dp_args of type 'central'.",
+            )
