@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
-from fedplug.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, say, say_error
+from fedplug.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ListingGroup, say, say_error
 
 
 class _Place(NamedTuple):
@@ -34,7 +34,7 @@ _COMMANDS = {
 }
 
 
-class _LazyGroup(TyperGroup):
+class _LazyGroup(ListingGroup):
     """A group whose commands are imported when they are called; for the list of commands, their names do."""
 
     def __init__(self, **attributes: Any) -> None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedplug.cli.output import say, say_json, say_table, words
+from fedplug.cli.output import ListingGroup, say, say_json, say_table, words
+from fedplug.node.commands import DEFAULT_FOLDER, node_command
 
 if TYPE_CHECKING:
     from fedplug.node.datasets.base import DatasetRecord
     from fedplug.node.status import NodeStatus
     from fedplug.node.store import NodeStore
 
-DEFAULT_FOLDER = Path("fedplug-node")
-
 app = typer.Typer(
+    cls=ListingGroup,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -29,6 +28,7 @@ app = typer.Typer(
     "  fedplug node start --researcher zmq://127.0.0.1:7400",
 )
 dataset_app = typer.Typer(
+    cls=ListingGroup,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -43,6 +43,9 @@ _Folder = Annotated[
         file_okay=True,
     ),
 ]  # fmt: skip
+_Plaintext = Annotated[
+    bool, typer.Option("--insecure-plaintext", help="Allow unencrypted traffic beyond this machine.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
 
@@ -61,19 +64,26 @@ def init(
         str,
         typer.Option(help="Address of the researcher that 'start' connects to.", show_default="zmq://127.0.0.1:7400"),
     ] = "",
+    insecure_plaintext: _Plaintext = False,
 ) -> None:
     """Make a node: a folder for its identity and its list of data sets.
 
     \b
     Example:
-      fedplug node init /srv/fedplug --name hospital-a --researcher zmq://10.0.0.5:7400
+      fedplug node init /srv/fedplug --name hospital-a --researcher zmq://127.0.0.1:7400
     """  # noqa: D301
     from fedplug.node.store import DEFAULT_URL, NodeStore
 
     place = folder or ctx.obj
+    if researcher:
+        from fedplug.transports.registry import check_address
+
+        check_address(researcher, insecure_plaintext=insecure_plaintext)
     with NodeStore.create(place, name=name, node_id=node_id, researcher=researcher or DEFAULT_URL) as store:
         who = store.identity
         say(f"Node {who.name!r} is made in {store.folder}. Its id is {who.node_id}.")
+    if insecure_plaintext:
+        say("Its traffic is not encrypted: 'start' needs --insecure-plaintext as well.")
     _next("add data", place, "dataset", "add", "FILE.csv", "--tags", "WORD,WORD", "--target", "COLUMN")
 
 
@@ -205,9 +215,7 @@ def start(
     researcher: Annotated[
         str, typer.Option(help="Address of the researcher; by default the one that 'init' was given.")
     ] = "",
-    insecure_plaintext: Annotated[
-        bool, typer.Option("--insecure-plaintext", help="Allow unencrypted traffic beyond this machine.")
-    ] = False,
+    insecure_plaintext: _Plaintext = False,
     memory_limit: Annotated[
         int, typer.Option(min=0, help="Most address space of the training process, in MiB; 0 for no limit.")
     ] = 0,
@@ -243,7 +251,7 @@ def start(
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda *_: node.request_stop()) for number in numbers]
     if not node.store.datasets():
-        command = _command(ctx.obj, "dataset", "add", "FILE.csv", "--tags", "WORD,WORD")
+        command = node_command(ctx.obj, "dataset", "add", "FILE.csv", "--tags", "WORD,WORD")
         logging.getLogger("fedplug.node").warning("This node has no data set yet. Add one with: %s", command)
     try:
         node.run_forever()
@@ -336,14 +344,5 @@ def _state(now: NodeStatus) -> str:
     return f"{now.connection}{reason} (process {now.pid}, last sign {since})"
 
 
-def _command(folder: Path, *words: str) -> str:
-    """A command to type next; the folder is named only if it is not where the command looks anyway."""
-    import os
-
-    usual = Path(os.environ.get("FEDPLUG_NODE", DEFAULT_FOLDER)).absolute()
-    place = [] if folder.absolute() == usual else ["--folder", str(folder)]
-    return shlex.join(["fedplug", "node", *place, *words])
-
-
 def _next(what: str, folder: Path, *words: str) -> None:
-    say(f"To {what}: {_command(folder, *words)}")
+    say(f"To {what}: {node_command(folder, *words)}")

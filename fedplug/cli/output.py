@@ -6,7 +6,10 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
+
+from typer.core import TyperGroup
 
 from fedplug.core.errors import FedplugError, UsageError
 
@@ -15,6 +18,18 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 """Wrong usage, or something that was asked for does not exist."""
 EXIT_INTERRUPTED = 130
+
+
+class ListingGroup(TyperGroup):
+    """A group that lists its commands when it is asked for one that it does not have."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that ``args`` begin with."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            near = get_close_matches(args[0], self.commands, n=1, cutoff=0.6)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint} Commands: {', '.join(self.list_commands(ctx))}.")
+        return super().resolve_command(ctx, args)
 
 
 def say(text: str = "") -> None:

@@ -6,13 +6,14 @@ from typing import Any
 
 import typer
 
-from fedplug.cli.output import EXIT_FAILED, say, say_json, say_table
+from fedplug.cli.output import EXIT_FAILED, ListingGroup, say, say_json, say_table
 from fedplug.core.components import KINDS, label
 from fedplug.core.errors import PluginError, UnknownNameError
 from fedplug.core.plugin_checks import PluginRecord
 from fedplug.core.plugins import PluginHost, default_host
 
 app = typer.Typer(
+    cls=ListingGroup,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from fedplug.cli.output import say, say_json, words
+from fedplug.cli.output import ListingGroup, say, say_json, words
 
 app = typer.Typer(
+    cls=ListingGroup,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

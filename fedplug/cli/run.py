@@ -33,6 +33,11 @@ def run(
     """
     if not script.is_file():
         raise UsageError(f"There is no file {str(script)!r}.", cure="Name the Python file that holds your experiment.")
+    if script.suffix != ".py":
+        raise UsageError(
+            f"{str(script)!r} is no Python file: its name does not end in .py.",
+            cure="Name the Python file that holds your experiment.",
+        )
     if quiet or as_json:
         os.environ["FEDPLUG_PROGRESS"] = "json" if as_json else "quiet"
     sys.argv = [str(script), *(arguments or [])]

@@ -302,21 +302,31 @@ class NodeDataset(ABC):
     def table(self, columns: Sequence[str] | None = None, *, without: Sequence[str] = ()) -> Array:
         """Numeric columns side by side, as float64 of shape ``(samples, columns)``.
 
+        Nothing is left out unasked: the target is among all columns. The features alone are
+        ``table(without=[self.dataset.target])``.
+
         Args:
             columns: The columns, in this order; all by default.
             without: Columns to leave out, such as the target.
 
         Raises:
-            DatasetError: A column does not exist or is not numeric.
+            DatasetError: A column does not exist, is not numeric, or holds several values per row.
         """
+        for name in without:
+            self.column(name)
         names = [n for n in (self.arrays() if columns is None else columns) if n not in without]
         picked = [self.column(name) for name in names]
         for name, values in zip(names, picked, strict=True):
-            if values.dtype.kind not in "biuf" or values.ndim != 1:
+            if values.ndim != 1:
+                shape = " x ".join(map(str, values.shape[1:]))
+                raise DatasetError(
+                    f"Column {name!r} of data set {self.name!r} holds {shape} values per row, so it does not fit a "
+                    "table.",
+                    cure=f"Use column({name!r}).",
+                )
+            if values.dtype.kind not in "biuf":
                 raise DatasetError(
                     f"Column {name!r} of data set {self.name!r} is not numeric.",
                     cure="Leave it out (without=...), or turn it into numbers in training_data.",
                 )
-        for name in without:
-            self.column(name)
         return np.column_stack([np.asarray(values, np.float64) for values in picked])

@@ -12,9 +12,17 @@ from fedplug.core.errors import PlanError
 
 def requires_argument(method: Callable[..., Any]) -> bool:
     """Whether a method of the user's cannot be called without an argument."""
-    return any(
-        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in _parameters(method)
-    )
+    return any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in _parameters(method))
+
+
+def call_with_option(method: Callable[..., Any], name: str, value: Any) -> Any:
+    """Call a method of the user's with one argument if it has one of that name, requires one or takes any number."""
+    parameters = _parameters(method)
+    if any(p.name == name and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters):
+        return method(**{name: value})
+    if requires_argument(method) or any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return call_flexibly(method, value)
+    return method()
 
 
 def _parameters(method: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:

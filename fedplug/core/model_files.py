@@ -124,8 +124,10 @@ def require_finite(path: str | Path, bad: list[str]) -> None:
 def damaged(path: Path, error: BaseException) -> CodecError:
     """The error for a file that cannot be read as what its suffix says."""
     said = next(iter(str(error).splitlines()), "")
+    # That some key was not found says nothing to anybody who has not written the reader.
+    reason = "" if isinstance(error, LookupError) else f" ({type(error).__name__}{said and ': '}{said})"
     return CodecError(
-        f"{path} is damaged, or no {path.suffix} file ({type(error).__name__}{said and ': '}{said}).",
+        f"{path} is damaged, or no {path.suffix} file{reason}.",
         cure="Check where it comes from, and its suffix.",
     )
 

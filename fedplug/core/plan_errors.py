@@ -6,7 +6,7 @@ import linecache
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, FunctionType
 
 from fedplug.core.errors import FedplugError, PlanError, PlanRunError, TrainingCancelledError
 from fedplug.core.plan_source import PlanBundle, plan_file
@@ -63,7 +63,19 @@ def plan_run_error(error: BaseException, bundle: PlanBundle, method: str) -> Pla
     text = str(error)
     text = text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + " ..."
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return PlanRunError(f"Training plan {bundle.class_name!r} failed {where}\n{said}", details=_details(error, bundle))
+    message = f"Training plan {bundle.class_name!r} failed {where}\n{said}"
+    return PlanRunError(message, cure=_uncalled(error), details=_details(error, bundle))
+
+
+def _uncalled(error: BaseException) -> str:
+    """What to write where a plan uses one of our methods as if it were what the method gives."""
+    method = getattr(error, "obj", None) if isinstance(error, AttributeError) else None
+    method = getattr(method, "__func__", method)
+    if not isinstance(method, FunctionType) or not method.__module__.startswith("fedplug"):
+        return ""
+    owner = "self.dataset" if "Dataset" in method.__qualname__ else "self"
+    call = f"{owner}.{method.__name__}()"
+    return f"{method.__name__} is a method: write {call}.{getattr(error, 'name', '')}"
 
 
 def _plan_frames(error: BaseException, bundle: PlanBundle) -> list[tuple[FrameType, int]]:

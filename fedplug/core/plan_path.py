@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from importlib.util import decode_source
 from pathlib import Path
 
+import fedplug
 from fedplug.core.errors import PlanSourceError, UnknownNameError, UsageError
 from fedplug.core.helper_import import name_problem, top_of
 from fedplug.core.helper_source import INSTALLED
@@ -33,7 +34,8 @@ def load_plan_class(path: str | Path, class_name: str | None = None) -> type:
         class_name: Name of the class; None: the only training plan that the file defines.
 
     Raises:
-        UsageError: There is no such file, or it defines several training plans (or none) and no name was given.
+        UsageError: There is no such file, or its name does not end in ``.py``; or it defines several training plans (or
+            none) and no name was given.
         UnknownNameError: It has no class of that name; the nearest is given.
         PlanSourceError: It is not Python, or raises when it is executed.
     """
@@ -41,6 +43,11 @@ def load_plan_class(path: str | Path, class_name: str | None = None) -> type:
     if not file.is_file():
         kind = "is a folder" if file.is_dir() else "is not there"
         raise UsageError(f"The file of a training plan, {file}, {kind}.", cure="Check training_plan_path.")
+    if file.suffix != ".py":
+        raise UsageError(
+            f"{file} is no Python file: its name does not end in .py.",
+            cure="training_plan_path names the .py file that defines the plan.",
+        )
     module = _execute(file)
     classes = {name: value for name, value in vars(module).items() if isinstance(value, type)}
     if class_name is not None:
@@ -85,8 +92,16 @@ def _execute(file: Path) -> types.ModuleType:
             frames = traceback.walk_tb(error.__traceback__)
             lines = [line for frame, line in frames if frame.f_code.co_filename == str(file)]
             where = f" in line {lines[-1]}" if lines else ""
-            raise PlanSourceError(f"{file} failed{where}: {type(error).__name__}: {error}.") from error
+            cure = _import_cure(error.name) if isinstance(error, NameError) else ""
+            raise PlanSourceError(f"{file} failed{where}: {type(error).__name__}: {error}.", cure=cure) from error
     return module
+
+
+def _import_cure(name: str) -> str:
+    """What to do about a name that a file uses without having it."""
+    home = "fedplug_torch" if name == "TorchTrainingPlan" else "fedplug" if name in fedplug.__all__ else ""
+    example = f": from {home} import {name}" if home else ", e.g. from fedplug_torch import TorchTrainingPlan"
+    return f"The file is executed here as it stands, so it must import what it uses{example}"
 
 
 @contextmanager

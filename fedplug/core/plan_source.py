@@ -25,8 +25,10 @@ import msgspec
 
 from fedplug.core.class_source import class_attributes, class_source, free_names
 from fedplug.core.errors import FedplugWarning, PlanError, PlanSourceError
+from fedplug.core.foreign_names import cure_of
 from fedplug.core.helper_import import MAX_HELPERS, PlanImports, forget, name_problem, remember, top_of
 from fedplug.core.helper_source import collect_helpers, folder_of, warn_of_neighbours
+from fedplug.core.plan_methods import check_methods
 
 if TYPE_CHECKING:
     from fedplug.core.training_plan import TrainingPlan
@@ -158,6 +160,7 @@ def bundle_plan(plan_class: type[TrainingPlan]) -> PlanBundle:
             warnings.warn(text, FedplugWarning, stacklevel=2)
     source = class_source(plan_class)
     _refuse_relative_imports(plan_class.__name__, source)
+    check_methods(plan_class, source)
     helpers = collect_helpers(plan_class)
     lines = tuple(_dependencies(plan_class, helpers))
     bundle = PlanBundle(plan_class.__name__, source, lines, helpers)
@@ -170,16 +173,20 @@ def bundle_plan(plan_class: type[TrainingPlan]) -> PlanBundle:
             cure="Data does not belong into source: have it read from the data set, or name fewer modules in "
             "init_helpers.",
         )
-    return checked_bundle(bundle)
+    return checked_bundle(bundle, plan_class.__module__)
 
 
-def checked_bundle(bundle: PlanBundle) -> PlanBundle:
+def checked_bundle(bundle: PlanBundle, home: str = "") -> PlanBundle:
     """The same bundle, after it was found to need nothing that does not travel, and to define its class.
+
+    Args:
+        bundle: The bundle.
+        home: Name of the module that the class was defined in, for better advice.
 
     Raises:
         PlanSourceError: It uses names that do not travel, does not compile, or does not define its class.
     """
-    _refuse_foreign_names(bundle)
+    _refuse_foreign_names(bundle, home)
     load_plan(bundle)
     return bundle
 
@@ -207,7 +214,7 @@ def load_plan(bundle: PlanBundle) -> type[TrainingPlan]:
     return found
 
 
-def _refuse_foreign_names(bundle: PlanBundle) -> None:
+def _refuse_foreign_names(bundle: PlanBundle, home: str) -> None:
     """Raise if the source refers to names that neither it nor its import lines define."""
     used = free_names(bundle.source, bundle.class_name)
     namespace: dict[str, Any] = {}
@@ -219,14 +226,10 @@ def _refuse_foreign_names(bundle: PlanBundle) -> None:
     missing = sorted(used - set(namespace))
     if not missing:
         return
-    own = class_attributes(bundle.source)
-    if missing[0] in own:
+    if missing[0] in class_attributes(bundle.source):
         cure = f"It is defined inside the class: write self.{missing[0]}."
     else:
-        cure = (
-            f"Return the import of {missing[0]!r} from init_dependencies (as a string, e.g. "
-            '"import numpy as np"), or define it inside the class and write self.' + missing[0] + "."
-        )
+        cure = cure_of(missing[0], home)
     raise PlanSourceError(
         f"Training plan {bundle.class_name!r} uses {', '.join(map(repr, missing))}, not defined inside the class. "
         "Only the class and its import lines travel to the nodes.",

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 from fedplug.core.data import DataManager, LoaderArgs, NodeDataset
 from fedplug.core.errors import PlanError
-from fedplug.core.flexible_calls import call_flexibly, requires_argument
+from fedplug.core.flexible_calls import call_with_option, requires_argument
 from fedplug.core.local_state import StateBook
 from fedplug.core.param_tags import ParamTags, matches
 from fedplug.core.params import Params
@@ -240,8 +240,10 @@ class TrainingPlan(PlanProcesses, PlanFiles, ABC):
             PlanError: It returned something else than a `DataManager`.
         """
         asked = self.loader_args().get("batch_size")
-        own_default = asked is None and not requires_argument(self.training_data)
-        manager = call_flexibly(self.training_data, *(() if own_default else (asked or LoaderArgs.batch_size,)))
+        if asked is None and not requires_argument(self.training_data):
+            manager = self.training_data()
+        else:
+            manager = call_with_option(self.training_data, "batch_size", asked or LoaderArgs.batch_size)
         if not isinstance(manager, DataManager):
             raise PlanError(
                 f"training_data must return a DataManager, but returned {type(manager).__name__}.",

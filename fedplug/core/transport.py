@@ -170,6 +170,13 @@ class Transport(ABC):
             AddressError: The address is malformed, in use, or refused for safety.
         """
 
+    def check(self, url: str, options: TransportOptions) -> None:
+        """Refuse an address that `connect` would refuse, without connecting.
+
+        Raises:
+            AddressError: The address is malformed or refused for safety.
+        """
+
     @abstractmethod
     def connect(self, url: str, options: TransportOptions) -> Channel:
         """Open a node's end. Returns at once; `Opened` or `Closed` follows from `Channel.receive`.

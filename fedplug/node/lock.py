@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from fedplug.core.errors import StoreError
+from fedplug.node.commands import node_command
 
 LOCK_FILE = "node.lock"
 
@@ -34,7 +35,7 @@ class FolderLock:
                     pid = os.pread(self._file, 20, 0).decode("ascii", "replace").strip()
                     raise StoreError(
                         f"A node is running in {folder} (process {pid or 'unknown'}).",
-                        cure="Stop it first, or look at it with: fedplug node status",
+                        cure=f"Stop it first, or look at it with: {node_command(folder, 'status')}",
                     )
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)

@@ -35,6 +35,7 @@ from fedplug.node.status import StatusBoard, TaskStatus
 from fedplug.node.store import NodeStore
 
 _log = logging.getLogger("fedplug.node")
+_LEVELS = {"warning": logging.WARNING, "error": logging.ERROR}
 
 
 class Runtime:
@@ -271,7 +272,8 @@ class Runtime:
         if isinstance(sign, Progress):
             self._board.progress(sign)
         else:
-            _log.info("%s", sign.text)
+            text = f"{sign.key}: {sign.text}" if sign.key else sign.text
+            _log.log(_LEVELS.get(sign.level, logging.INFO), "%s", text)
         self._link.report(sign)
 
     def _memory_names(self) -> list[str]:

@@ -21,6 +21,7 @@ import msgspec
 from fedplug.core.closing import Closing
 from fedplug.core.errors import StoreError, UnknownNameError, UsageError
 from fedplug.core.plan_source import PlanBundle
+from fedplug.node.commands import node_command
 from fedplug.node.datasets.base import DatasetRecord
 from fedplug.node.store_schema import APPLICATION_ID, MIGRATIONS
 
@@ -90,7 +91,9 @@ class NodeStore(Closing):
         try:
             if path.exists() and path.stat().st_size:
                 raise UsageError(
-                    f"{folder} is a node already.", cure="Choose another folder, or go on with: fedplug node start"
+                    f"{folder} is a node already.",
+                    cure=f"Choose another folder, or go on with: {node_command(folder, 'start')}\n"
+                    "With --researcher URL it connects to another address.",
                 )
             # The store says where the data lie, which is nobody else's business.
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -167,9 +170,10 @@ class NodeStore(Closing):
         text = msgspec.json.encode(record).decode()
         with self.transaction() as db:
             if db.execute("SELECT 1 FROM datasets WHERE name = ?", (record.name,)).fetchone():
+                remove = node_command(self.folder, "dataset", "remove", record.name)
                 raise UsageError(
                     f"This node has a data set named {record.name!r} already.",
-                    cure=f"Choose another --name, or remove it first: fedplug node dataset remove {record.name!r}",
+                    cure=f"Choose another --name, or remove it first: {remove}",
                 )
             db.execute("INSERT INTO datasets VALUES (?, ?, ?)", (record.dataset_id, record.name, text))
 

@@ -6,7 +6,6 @@ This is what a worker process runs, and what a simulation calls directly. It run
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 Emit = Callable[[Progress | LogLine], None]
 
 _T = TypeVar("_T")
-_LOG = logging.getLogger(__name__)
 
 
 def run_task(
@@ -292,7 +290,7 @@ class _Task:
             self.tests.add(when, trainer.evaluate(), trainer.metrics)
 
     def _log(self, text: str, level: Literal["warning", "error"] = "warning") -> None:
-        _LOG.log(logging.ERROR if level == "error" else logging.WARNING, "%s: %s", self.request.key, text)
+        # Whoever takes the signs shows this: a node in its log, a simulation in the researcher's progress.
         self.emit(LogLine(level=level, text=text, key=self.request.key))
 
     def _guard(self, method: str, call: Callable[..., _T], *args: Any) -> _T:

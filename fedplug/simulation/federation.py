@@ -51,14 +51,15 @@ class Federation(NodePool):
     """Virtual nodes, one data set each.
 
     Args:
-        nodes: Node id → its data: a ``(data, target)`` pair of arrays, a mapping of named arrays, or a
-            `MemoryDataset`. Pairs become the arrays ``"x"`` and ``"y"``.
+        nodes: Node id → its data: a ``(data, target)`` pair of arrays, a mapping of named arrays, a pandas
+            ``DataFrame``, or a `MemoryDataset`. Pairs become the arrays ``"x"`` and ``"y"``.
         tags: Tags that all data sets carry.
-        target: Name of the array that is to be predicted, for mappings.
+        target: Name of the array that is to be predicted, for mappings; by default ``"y"`` where there is one.
         host: The plugins to use; all installed ones by default.
 
     Raises:
         UsageError: There is no node, or its data is of another kind.
+        DatasetError: The arrays of a node do not fit each other, or it has no array named ``target``.
     """
 
     def __init__(
@@ -66,9 +67,14 @@ class Federation(NodePool):
         nodes: Mapping[str, Any],
         *,
         tags: str | Sequence[str] = ("simulation",),
-        target: str = "y",
+        target: str | None = None,
         host: PluginHost | None = None,
     ) -> None:
+        if not isinstance(nodes, Mapping):
+            raise UsageError(
+                f"A federation needs the data of each node under its id, but got {_kind(nodes)}.",
+                cure="E.g. Federation({'paris': (x1, y1), 'lyon': (x2, y2)}).",
+            )
         if not nodes:
             raise UsageError("A federation needs at least one node.", cure="E.g. Federation({'paris': (x, y)}).")
         labels = (tags,) if isinstance(tags, str) else tuple(tags)
@@ -176,17 +182,29 @@ class Federation(NodePool):
         return done
 
 
-def _dataset(node: str, data: Any, tags: tuple[str, ...], target: str) -> MemoryDataset:
+def _dataset(node: str, data: Any, tags: tuple[str, ...], target: str | None) -> MemoryDataset:
     if isinstance(data, MemoryDataset):
         return data
     if isinstance(data, tuple) and len(data) == 2:
-        return MemoryDataset(node, {"x": data[0], "y": data[1]}, tags=tags, target="y")
+        data = {"x": data[0], "y": data[1]}
+    elif hasattr(data, "columns") and hasattr(data, "items"):  # pandas, which the core does not import
+        data = {str(name): _texts(column.to_numpy()) for name, column in data.items()}
     if isinstance(data, Mapping):
-        return MemoryDataset(node, data, tags=tags, target=target if target in data else "")
+        usual = "y" if "y" in data else ""
+        return MemoryDataset(node, data, tags=tags, target=usual if target is None else target)
     raise UsageError(
-        f"The data of node {node!r} is {type(data).__name__}.",
-        cure="Give a pair (data, target), a mapping of named arrays, or a MemoryDataset.",
+        f"The data of node {node!r} is {_kind(data)}.",
+        cure="Give a pair (data, target), a mapping of named arrays, a DataFrame, or a MemoryDataset.",
     )
+
+
+def _texts(column: Any) -> Any:
+    """A column of a table; pandas keeps texts as objects."""
+    return column.astype(str) if column.dtype == object and all(isinstance(v, str) for v in column) else column
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def _key_of(event: PoolEvent) -> TaskKey | None:

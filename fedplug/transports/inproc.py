@@ -53,6 +53,10 @@ class InprocTransport(Transport):
             listener = _listeners[name] = _InprocListener(name)
             return listener
 
+    def check(self, url: str, options: TransportOptions) -> None:
+        """As `Transport.check`."""
+        _name(url)
+
     def connect(self, url: str, options: TransportOptions) -> Channel:
         """As `Transport.connect`."""
         name = _name(url)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from fedplug.core.errors import AddressError, PluginError, UnknownNameError
-from fedplug.core.plugins import PluginHost
-from fedplug.core.transport import Transport
+from fedplug.core.plugins import PluginHost, default_host
+from fedplug.core.transport import Transport, TransportOptions
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.+)", re.DOTALL)
 
@@ -52,3 +52,16 @@ def open_transport(url: str, host: PluginHost) -> Transport:
             cure="It must derive from fedplug.core.transport.Transport.",
         )
     return transport
+
+
+def check_address(url: str, *, insecure_plaintext: bool = False) -> None:
+    """Refuse an address that a node could not connect to, whether a researcher is there or not.
+
+    Args:
+        url: E.g. ``"zmq://127.0.0.1:7400"``.
+        insecure_plaintext: Allow unencrypted traffic beyond this machine.
+
+    Raises:
+        AddressError: It is malformed or refused for safety, or nothing serves its scheme.
+    """
+    open_transport(url, default_host()).check(url, TransportOptions(insecure_plaintext=insecure_plaintext))

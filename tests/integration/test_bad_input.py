@@ -159,7 +159,7 @@ BAD_PLANS = {
     ),
     "uses a name from outside": (
         PLAN.replace("np.zeros(2)", "np.zeros(SIZE)") + "SIZE = 2\n",
-        ["'SIZE'", "init_dependencies"],
+        ["'SIZE'", "self.SIZE"],
     ),
     "has a syntax error": (PLAN.replace("residual = data", "residual = = data"), ["line", "invalid syntax"]),
     "imports what the node does not have": (
@@ -252,6 +252,8 @@ def test_a_mistake_in_the_script_itself_names_its_line(cli: Callable[..., Any], 
     script.write_text("x = 1\nx.nothing()\n")
     assert_clear(cli("run", script), ["mine.py, line 2", "AttributeError"])
     assert_clear(cli("run", tmp_path / "gone.py"), ["gone.py"])
+    (tmp_path / "data.csv").write_text("a,b\n")
+    assert_clear(cli("run", tmp_path / "data.csv"), ["data.csv", "no Python file"])
 
 
 def test_a_script_that_ends_itself_says_why_and_keeps_its_exit_code(cli: Callable[..., Any], tmp_path: Path) -> None:

@@ -345,7 +345,7 @@ def test_the_plan_raises_at_the_researcher(monkeypatch, fedplug_dir):
     )
 
 
-def test_a_test_that_raises_costs_the_figure_and_not_the_training(inproc_url, inline):
+def test_a_test_that_raises_costs_the_figure_and_not_the_training(inproc_url, inline, caplog):
     ears = Ears()
     inline("paris")
     with experiment(inproc_url, tags="#data", model_args={"trouble": "testing_step"}, round_limit=1) as exp:
@@ -365,6 +365,8 @@ def test_a_test_that_raises_costs_the_figure_and_not_the_training(inproc_url, in
             ),
         )
     ]
+    (logged,) = [record for record in caplog.records if "no test today" in record.getMessage()]
+    assert (logged.name, logged.levelno) == ("fedplug.node", logging.ERROR)
 
 
 def test_a_failure_costs_its_own_round_only(inproc_url, inline):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedplug.core.data import NodeDataset, sample_count
+from fedplug.core.data import NodeDataset
 from fedplug.core.errors import DatasetError
 from fedplug.core.messages import DatasetCard
 from fedplug.core.params import Array
@@ -49,8 +49,7 @@ class MemoryDataset(NodeDataset):
         views = {key: np.asarray(value).view() for key, value in arrays.items()}
         for view in views.values():
             view.flags.writeable = False
-        if not views or not sample_count(views):
-            raise DatasetError(f"Data set {name!r} holds no samples.")
+        _check_lengths(name, views)
         if target and target not in views:
             raise DatasetError(f"Data set {name!r} has no array {target!r}.", cure=f"It has: {', '.join(views)}.")
         self.name = name
@@ -78,3 +77,20 @@ class MemoryDataset(NodeDataset):
             dtypes=tuple(array.dtype.name for array in self._arrays.values()),
             target=self.target,
         )
+
+
+def _check_lengths(name: str, arrays: Mapping[str, Array]) -> None:
+    for key, array in arrays.items():
+        if not array.ndim:
+            raise DatasetError(
+                f"Array {key!r} of data set {name!r} is a single value.", cure="Pass arrays with samples in rows."
+            )
+    lengths = {key: array.shape[0] for key, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{key!r} {length}" for key, length in lengths.items())
+        raise DatasetError(
+            f"The arrays of data set {name!r} have different numbers of rows: {listed}.",
+            cure="All need one row per sample.",
+        )
+    if not any(lengths.values()):
+        raise DatasetError(f"Data set {name!r} holds no samples.")

@@ -19,6 +19,16 @@ TYPES: dict[str, str] = {
 }
 """Types by name, each as ``module:class``, imported on use."""
 
+_TO_CSV = "Convert it to .csv, e.g. with pandas: {}(path).to_csv(...)."
+_NOT_YET = {
+    ".parquet": _TO_CSV.format("read_parquet"),
+    ".feather": _TO_CSV.format("read_feather"),
+    ".xlsx": _TO_CSV.format("read_excel"),
+    ".xls": _TO_CSV.format("read_excel"),
+    ".json": _TO_CSV.format("read_json"),
+    ".npy": 'Convert it to .npz, e.g. with NumPy: savez("data.npz", x=load(path)).',
+}
+
 
 def dataset_type(name: str) -> DatasetType:
     """The type called ``name``.
@@ -37,11 +47,14 @@ def guess_type(path: Path) -> str:
     """The type that a file's ending stands for.
 
     Raises:
-        UsageError: It stands for none.
+        UsageError: It stands for none, or for one that cannot be read yet.
     """
+    ending = path.suffix.lower()
     for name in TYPES:
-        if path.suffix.lower() in dataset_type(name).suffixes:
+        if ending in dataset_type(name).suffixes:
             return name
+    if ending in _NOT_YET:
+        raise UsageError(f"{ending} files ({path.name}) are not supported yet.", cure=_NOT_YET[ending])
     raise UsageError(
         f"The type of {path.name!r} cannot be told from its ending.", cure=f"Say it with --type: {', '.join(TYPES)}."
     )

@@ -106,6 +106,8 @@ def test_a_changed_file_is_seen_when_the_data_set_is_shown(cli, table):
         ("dataset add patients.csv --tags x --target weight", 1, "no column 'weight'", "age, dose, sex"),
         ("dataset add patients.csv --tags x --type cvs", 2, "named 'cvs'", "csv"),
         ("dataset add --tags x", 2, "Name one file", "fedplug node dataset add"),
+        ("dataset add big.parquet --tags x", 2, ".parquet files (big.parquet) are not supported yet", ".csv"),
+        ("dataset add one.npy --tags x", 2, ".npy files (one.npy) are not supported yet", ".npz"),
         ("dataset add . --tags x --type csv", 1, "is a folder", "Name a .csv"),
         ("dataset add broken.csv --tags x", 1, "row 3 has 1 cells", "Correct the row"),
         ("dataset show nothing", 2, "no data set named 'nothing'", "Known: none"),
@@ -115,13 +117,19 @@ def test_a_changed_file_is_seen_when_the_data_set_is_shown(cli, table):
         ("start --researcher nonsense", 1, "not an address", "zmq://"),
         ("start --researcher carrier-pigeon://here", 1, "carrier-pigeon", ""),
         ("start --researcher zmq://8.8.8.8:7400", 1, "8.8.8.8", "--insecure-plaintext"),
+        ("init other --researcher 127.0.0.1:7431", 1, "not an address", "zmq://"),
+        ("init other --researcher carrier-pigeon://here", 1, "carrier-pigeon", "Known"),
+        ("init other --researcher zmq://127.0.0.1", 1, "no zmq address", "zmq://host:port"),
+        ("init other --researcher zmq://127.0.0.1:0", 1, "port 0", "the researcher's port"),
+        ("init other --researcher zmq://8.8.8.8:7400", 1, "8.8.8.8", "--insecure-plaintext"),
         ("start --log-level loud", 2, "named 'loud'", "info"),
         ("--folder elsewhere status", 2, "not a node", "fedplug node init"),
         ("--folder elsewhere start", 2, "not a node", "fedplug node init"),
     ],
 )
 def test_what_cannot_be_done_is_one_message_with_cause_and_cure(cli, table, tmp_path, words, code, cause, cure):
-    (tmp_path / "broken.csv").write_text("a,b\n1,2\n3\n")
+    for file in ("broken.csv", "big.parquet", "one.npy"):
+        (tmp_path / file).write_text("a,b\n1,2\n3\n")
     cli("init")
     got, out, err = cli(*shlex.split(words))
     assert got == code, out + err
@@ -167,6 +175,32 @@ def test_the_folder_comes_from_the_option_or_the_environment(cli, tmp_path, monk
     assert "two (" in cli("status")[1]
     assert "one (" in cli("-C", "one", "status")[1]
     assert "--folder one dataset add" in cli("-C", "one", "dataset", "list")[1]
+
+
+def test_hints_repeat_the_folder(cli, table, tmp_path):
+    cli("--folder", "n/b", "init", "--name", "b")
+    cli("--folder", "n/b", "dataset", "add", "patients.csv", "--tags", "x")
+    err = cli("--folder", str(tmp_path / "n" / "b"), "init")[2]
+    assert "go on with: fedplug node --folder n/b start\nWith --researcher URL it connects to another address." in err
+    err = cli("--folder", "n/b", "dataset", "add", "patients.csv", "--tags", "x")[2]
+    assert "remove it first: fedplug node --folder n/b dataset remove patients" in err
+    lock = FolderLock(tmp_path / "n" / "b")
+    err = cli("--folder", "n/b", "start")[2]
+    lock.release()
+    assert "look at it with: fedplug node --folder n/b status" in err
+
+
+def test_plain_traffic_beyond_this_machine_must_be_allowed_at_init_and_at_start(cli):
+    code, out, _ = cli("init", "--researcher", "zmq://10.0.0.5:7400", "--insecure-plaintext")
+    assert code == 0
+    assert "'start' needs --insecure-plaintext as well" in out
+
+
+def test_an_unknown_command_lists_those_that_there_are(cli):
+    code, _, err = cli("dataset", "rm", "x")
+    assert code == 2
+    assert "No such command 'rm'. Commands: add, list, show, remove." in err
+    assert "Did you mean 'status'? Commands: init, start, status, dataset." in cli("stats")[2]
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,22 @@ def test_a_file_that_cannot_be_executed_says_where(tmp_path, text, words):
     assert not [name for name in set(sys.modules) - before if "plan_file" in name]
 
 
+def test_a_file_that_lacks_an_import_is_told_that_it_must_import_what_it_uses(tmp_path):
+    for name, line in {
+        "TorchTrainingPlan": ": from fedplug_torch import TorchTrainingPlan",
+        "NumpyTrainingPlan": ": from fedplug import NumpyTrainingPlan",
+        "Unheard": ", e.g. from fedplug_torch import TorchTrainingPlan",
+    }.items():
+        (tmp_path / "plan.py").write_text(f"class Plan({name}):\n    pass\n")
+        with pytest.raises(PlanSourceError, match=f"failed in line 1: NameError: name '{name}'") as caught:
+            load_plan_class(tmp_path / "plan.py")
+        assert caught.value.cure == f"The file is executed here as it stands, so it must import what it uses{line}"
+
+
 def test_what_is_not_there_is_named(tmp_path):
+    (tmp_path / "data.csv").write_text("a,b\n")
+    with pytest.raises(UsageError, match=r"data\.csv is no Python file: its name does not end in \.py"):
+        load_plan_class(tmp_path / "data.csv")
     with pytest.raises(UsageError, match=r"nothing\.py, is not there"):
         load_plan_class(tmp_path / "nothing.py")
     with pytest.raises(UsageError, match="is a folder"):

@@ -264,7 +264,49 @@ def test_names_from_outside_are_named_with_the_cure(module):
     text = HEAD + "import math\nHELPER = 2\n\n" + PLAN.replace("return 0.0", "return math.sqrt(HELPER)")
     with pytest.raises(PlanSourceError, match="uses 'HELPER', 'math'") as caught:
         bundle_plan(module(text).Plan)
-    assert "init_dependencies" in caught.value.cure
+    assert caught.value.cure == (
+        "Define it inside the class and write self.HELPER, or pass it in model_args and read "
+        'self.model_args()["HELPER"].'
+    )
+
+
+@pytest.mark.parametrize(
+    ("imported", "line"),
+    [
+        ("import math", "import math"),
+        ("import os.path as place", "import posixpath as place"),
+        ("from fedplug import MetricTypes", "from fedplug import MetricTypes"),
+        ("from functools import partial as part", "from functools import partial as part"),
+    ],
+)
+def test_the_import_of_what_is_installed_is_given_word_for_word(module, imported, line):
+    name = imported.split()[-1]
+    text = HEAD + imported + "\n\n" + PLAN.replace("return 0.0", f"return {name}")
+    with pytest.raises(PlanSourceError) as caught:
+        bundle_plan(module(text).Plan)
+    assert caught.value.cure == f'Return its import from init_dependencies: ["{line}"].'
+
+
+def test_a_name_that_stands_for_something_else_gets_general_advice(module):
+    text = HEAD + "WEIGHTS = np.zeros(2)\n\n" + PLAN.replace("return 0.0", "return WEIGHTS")
+    with pytest.raises(PlanSourceError) as caught:
+        bundle_plan(module(text).Plan)
+    assert '"import numpy as np"), or define it inside the class and write self.WEIGHTS' in caught.value.cure
+
+
+def test_the_way_that_is_told_for_a_base_class_of_another_file_works(module):
+    module(HEAD + PLAN.replace("class Plan", "class Base"), "base_of_plans")
+    text = HEAD + "from base_of_plans import Base\n\nclass Own(Base):\n    def training_data(self):\n        return 1\n"
+    with pytest.raises(PlanSourceError, match="uses 'Base'") as caught:
+        bundle_plan(module(text).Own)
+    helpers, imports = '["base_of_plans"]', '["from base_of_plans import Base"]'
+    assert caught.value.cure == (
+        f"It is defined in base_of_plans, which does not travel by itself: name that in init_helpers: "
+        f"return {helpers}, and import it in init_dependencies: {imports}."
+    )
+    text += f"    def init_helpers(self):\n        return {helpers}\n"
+    text += f"    def init_dependencies(self):\n        return {imports}\n"
+    assert load_plan(bundle_plan(module(text).Own))().init_model({})["w"].shape == (3,)
 
 
 def test_a_name_of_the_class_body_is_answered_with_self(module):
@@ -276,8 +318,10 @@ def test_a_name_of_the_class_body_is_answered_with_self(module):
 
 def test_a_base_class_from_outside_is_named(module):
     text = HEAD + "class Base(NumpyTrainingPlan):\n    pass\n\n" + PLAN.replace("(NumpyTrainingPlan)", "(Base)")
-    with pytest.raises(PlanSourceError, match="uses 'Base'"):
+    with pytest.raises(PlanSourceError, match="uses 'Base'") as caught:
         bundle_plan(module(text).Plan)
+    assert "move Base into a file beside it" in caught.value.cure
+    assert '["my_parts"], and import it in init_dependencies: ["from my_parts import Base"]' in caught.value.cure
 
 
 def test_a_closure_is_named():

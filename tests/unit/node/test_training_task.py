@@ -261,8 +261,8 @@ def test_a_loss_that_is_not_finite_names_the_step():
 
 
 @pytest.mark.parametrize("when", ["global", "local"])
-def test_a_test_that_raises_is_told_and_the_training_goes_on(when):
-    """Neither the update nor the figures of the other test change."""
+def test_a_test_that_raises_is_told_and_the_training_goes_on(when, caplog):
+    """Neither the update nor the figures of the other test change; it is told once, by a sign and not by a logger."""
     flags = {"test_ratio": 0.25, "test_on_global_updates": True, "test_on_local_updates": True}
 
     def tested(body):
@@ -288,6 +288,7 @@ def test_a_test_that_raises_is_told_and_the_training_goes_on(when):
         f"The test on {when} updates failed, and its figures are missing. Training plan 'Linear' failed in testing_step"
     )
     assert re.fullmatch(re.escape(told) + r", line \d+: raise ValueError\('bad day'\)\nValueError: bad day", line.text)
+    assert not caplog.records
 
 
 def test_a_test_can_be_cancelled():

@@ -62,12 +62,17 @@ class ZmqTransport(Transport):
         check_safe(host, url, options)
         return _ZmqListener(host, port, url, options)
 
-    def connect(self, url: str, options: TransportOptions) -> Channel:
-        """As `Transport.connect`."""
+    def check(self, url: str, options: TransportOptions) -> None:
+        """As `Transport.check`."""
         host, port = parse(url)
         check_safe(host, url, options)
         if port == 0:
             raise AddressError(f"{url}: port 0 is no port to connect to.", cure="Give the researcher's port.")
+
+    def connect(self, url: str, options: TransportOptions) -> Channel:
+        """As `Transport.connect`."""
+        self.check(url, options)
+        host, port = parse(url)
         return _ZmqChannel(host, port, url, options)
 
 
