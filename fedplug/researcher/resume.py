@@ -31,6 +31,7 @@ from fedplug.researcher.node_check import ask_nodes, differences
 from fedplug.researcher.round_log import LogPlace, RoundLog
 from fedplug.researcher.search import usable_nodes
 from fedplug.researcher.settings.base import QUERIES
+from fedplug.researcher.shown import shown
 from fedplug.researcher.snapshot import VERSION, ComponentRecord, PlanRecord, Saved, Snapshot
 
 T = TypeVar("T")
@@ -233,7 +234,7 @@ def _remake(
     made = host.component(kind, given) if isinstance(given, str) and kind else given
     made = made() if isinstance(made, type) else made
     if not isinstance(made, base):
-        raise UsageError(f"load_breakpoint: {argument} must be a fedplug.{base.__name__}, got {given!r}.")
+        raise UsageError(f"load_breakpoint: {argument} must be a fedplug.{base.__name__}, got {shown(given)}.")
     return made
 
 
