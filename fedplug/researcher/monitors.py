@@ -95,6 +95,9 @@ class MonitorGroup(Monitor):
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         self._tell("round_ended", ctx, result)
 
+    def testing(self, ctx: RoundContext, node_ids: Sequence[str]) -> None:
+        self._tell("testing", ctx, node_ids)
+
     def tested(self, ctx: RoundContext, result: RoundResult) -> None:
         self._tell("tested", ctx, result)
 
