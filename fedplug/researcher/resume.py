@@ -47,6 +47,7 @@ class Resumable(ExperimentResults):
     _acked: dict[str, int]
     _privacy: PrivacyLedger
     _log: RoundLog | None = None
+    _unwritable_told = False
 
     def _take_history(self, history: History) -> None:
         """Let ``history`` be the experiment's, and follow the training."""
@@ -70,7 +71,31 @@ class Resumable(ExperimentResults):
             raise cannot_save(folder, error) from error
         self.history.saved()
         snapshot, arrays = self._snapshot(folder.name, place)
-        return write_breakpoint(folder, snapshot, arrays, self._bundle.text if self._bundle else "")
+        path = write_breakpoint(folder, snapshot, arrays, self._bundle.text if self._bundle else "")
+        self._tell_unwritable(snapshot)
+        return path
+
+    def _tell_unwritable(self, snapshot: Snapshot) -> None:
+        """Warn, once, of what the breakpoints cannot make again, while it is easy to mend."""
+        if self._unwritable_told:
+            return
+        for argument, record in (
+            ("aggregator", snapshot.aggregator),
+            ("node_selection_strategy", snapshot.strategy),
+            ("agg_optimizer", snapshot.agg_optimizer),
+        ):
+            if record is None or record.config is not None:
+                continue
+            self._unwritable_told = True
+            name = record.type.rpartition(".")[2]
+            warnings.warn(
+                f"Breakpoints cannot say how to make {name} again: {record.problem}\n"
+                "Store each argument of its __init__ under its own name (self.k = k for an argument k), as plain data; "
+                f"or make the object yourself when you go on: load_breakpoint(..., {argument}=...). What it has learnt "
+                "is in the breakpoint either way.",
+                FedplugWarning,
+                stacklevel=3,
+            )
 
     def _snapshot(self, folder: str, place: LogPlace) -> tuple[Snapshot, list[Params]]:
         arrays: list[Params] = []
