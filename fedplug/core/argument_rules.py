@@ -17,6 +17,7 @@ DEFAULT_LEARNING_RATE = 1e-3
 LEAST_SIGMA = 1e-6
 """The least noise of differential privacy that counts as noise."""
 
+_RATE_NAMES = ("lr", "learning_rate", "learningrate", "learn_rate", "l_rate", "lrate")
 _MAX_DEPTH = 16
 _KIND_WORDS = {
     "int": "whole number",
@@ -84,6 +85,11 @@ def check_loader(args: Plain, problems: list[str]) -> None:
 
 def check_optimizer(args: Plain, problems: list[str]) -> None:
     """Fill in ``lr`` of ``optimizer_args``, and note what is wrong with it."""
+    problems.extend(
+        f"optimizer_args[{name!r}]: the learning rate is called 'lr'"
+        for name in args
+        if "lr" not in args and str(name).replace("-", "_").casefold() in _RATE_NAMES
+    )
     rate = args.setdefault("lr", DEFAULT_LEARNING_RATE)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or rate < 0:
         problems.append(f"optimizer_args['lr'] must be number >= 0, got {_short(rate)}")
@@ -109,7 +115,10 @@ def check_privacy(args: Plain, problems: list[str]) -> None:
         "delta": ("a number between 0 and 1", lambda value: 0 < value < 1),
     }
     for name, (words, fit) in fits.items():
-        value = args.get(name)
+        if name not in args:
+            problems.append(f"dp_args needs {name!r}, {words}")
+            continue
+        value = args[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not fit(value):
             problems.append(f"dp_args[{name!r}] must be {words}, got {_short(value)}")
         else:

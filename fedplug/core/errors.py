@@ -60,6 +60,12 @@ class FedplugError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\n{self.cure}" if self.cure else self.message
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in the place of its own traceback, which would be mostly about FedPlug's code."""
+        from fedplug.core.error_places import short_traceback
+
+        return short_traceback(self, self.message, self.cure, getattr(self, "details", ""))
+
 
 class UsageError(FedplugError):
     """The user asked for something that cannot be."""

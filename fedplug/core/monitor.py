@@ -40,6 +40,12 @@ class Monitor:
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """A round is complete."""
 
+    def testing(self, ctx: RoundContext, node_ids: Sequence[str]) -> None:
+        """A test without training begins: `progress`, `replied` and `dropped` are about it until `tested`.
+
+        ``ctx.round`` is the round that would come next.
+        """
+
     def tested(self, ctx: RoundContext, result: RoundResult) -> None:
         """The global model was tested without any training; ``ctx.round`` is the round that would come next."""
 

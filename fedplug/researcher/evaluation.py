@@ -111,6 +111,7 @@ def evaluate(
     judge, told = strategy or DefaultStrategy(), monitor or Monitor()
     job = schedule.plan_test(number, sorted(nodes), params, aggregator or Unchanged(), judge)
     told.message(f"Testing the global model on {len(nodes)} nodes ...")
+    told.testing(job.ctx, job.ctx.node_ids)
     found = Evaluation(job.ctx, Round(pool, job, spool, watch or _ignore, told).run())
     told.tested(found.ctx, found.result)
     told.message(f"The global model: {found}.")

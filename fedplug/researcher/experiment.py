@@ -17,7 +17,7 @@ from typing import Any
 from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.aggregator import Aggregator
 from fedplug.core.closing import Closing
-from fedplug.core.errors import BreakpointError, FedplugError, SettingsError, UsageError
+from fedplug.core.errors import BreakpointError, FedplugError, SettingsError
 from fedplug.core.monitor import Monitor
 from fedplug.core.plugins import PluginHost, default_host
 from fedplug.core.pool import NodePool
@@ -33,7 +33,8 @@ from fedplug.researcher.folders import make_experiment_folder
 from fedplug.researcher.history import History
 from fedplug.researcher.info import ExperimentInfo, describe
 from fedplug.researcher.round_loop import RoundLoop
-from fedplug.researcher.settings import check_arguments
+from fedplug.researcher.settings import check_arguments, known_arguments
+from fedplug.researcher.settings.arguments import Problems
 
 DEFAULT_TRANSPORT = "zmq://127.0.0.1:7400"
 """Where the researcher listens if neither ``transport`` nor ``FEDPLUG_TRANSPORT`` says otherwise."""
@@ -86,6 +87,7 @@ class Experiment(RoundLoop, Closing):
             wrong, it is a `SettingsError` that lists them all.
     """
 
+    @known_arguments
     def __init__(
         self,
         tags: str | Sequence[str] | None = None,
@@ -118,10 +120,17 @@ class Experiment(RoundLoop, Closing):
         transport_options: TransportOptions | None = None,
         host: PluginHost | None = None,
     ) -> None:
-        super().__init__(host or default_host(), progress)
-        if tags is not None and training_data is not None:
-            raise UsageError("Give either tags or training_data, not both.")
-        check_arguments(min_nodes, connect_timeout, seed, transport)
+        problems = check_arguments(
+            tags=tags, training_data=training_data, min_nodes=min_nodes, connect_timeout=connect_timeout, seed=seed,
+            transport=transport, transport_options=transport_options,
+        )  # fmt: skip
+        try:
+            super().__init__(host or default_host(), progress)
+        except FedplugError as error:
+            problems.append(("progress", error))
+            super().__init__(host or default_host(), "quiet")  # for as long as it takes to look at the others
+        if any(name == "seed" for name, _ in problems):
+            seed = None
         self.id = uuid.uuid4().hex
         self._seed = secrets.randbits(63) if seed is None else seed
         self._seeds = SeedTree.root(self._seed)
@@ -136,6 +145,7 @@ class Experiment(RoundLoop, Closing):
         self._plan_path = None if training_plan_path is None else Path(training_plan_path)
         self._take_history(History())
         self._apply(
+            problems,
             ("tensorboard", tensorboard, self.set_tensorboard),
             ("monitor", monitor, self.set_monitor),
             ("save_breakpoints", save_breakpoints, self.set_save_breakpoints),
@@ -164,9 +174,8 @@ class Experiment(RoundLoop, Closing):
                 self.close()  # a constructor that fails must not keep the port
                 raise
 
-    def _apply(self, *settings: tuple[str, Any, Callable[[Any], object]]) -> None:
-        """Call the setters of all arguments that were given, and tell all that is wrong at once."""
-        problems: list[tuple[str, FedplugError]] = []
+    def _apply(self, problems: Problems, *settings: tuple[str, Any, Callable[[Any], object]]) -> None:
+        """Call the setters of all arguments that were given, and tell all that is wrong at once, ``problems`` too."""
         for name, value, setter in settings:
             if value is not None:
                 try:
@@ -178,7 +187,10 @@ class Experiment(RoundLoop, Closing):
         self.close()
         if len(problems) == 1:
             raise problems[0][1]
-        texts = [f"{error.message} {error.cure}".strip() + f" (set_{name})" for name, error in problems]
+        texts = [
+            f"{error.message} {error.cure}".strip() + (f" (set_{name})" if hasattr(self, f"set_{name}") else "")
+            for name, error in problems
+        ]
         raise SettingsError("The experiment cannot be set up:", texts) from problems[0][1]
 
     # what can be looked at ---------------------------------------------------------------------------------
@@ -239,6 +251,7 @@ class Experiment(RoundLoop, Closing):
     # breakpoints -------------------------------------------------------------------------------------------
 
     @classmethod
+    @known_arguments
     def load_breakpoint(
         cls,
         path: str | os.PathLike[str] | None = None,

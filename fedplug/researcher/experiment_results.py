@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedplug.core.errors import UsageError
 from fedplug.researcher.history import History
 from fedplug.researcher.info import component_words
 from fedplug.researcher.settings import ExperimentSettings
@@ -55,17 +56,19 @@ class ExperimentResults(ExperimentSettings):
         """Write one HTML file that tells everything about the experiment, readable offline. Also between rounds.
 
         Args:
-            path: Where; None for ``report.html`` in the experiment's folder.
+            path: A file ``.html`` in a folder that is there; None for ``report.html`` in the experiment's folder.
 
         Returns:
             Where it is.
 
         Raises:
-            UsageError: matplotlib is not installed.
+            UsageError: No round is finished yet, the path cannot be that of a report, or matplotlib is not installed.
             StoreError: The file cannot be written.
         """
         from fedplug.researcher.report import write_report
 
+        if not self.history:
+            raise UsageError("There is nothing to report yet.", cure="Run at least one round first.")
         folder = self.experimentation_path()
         bundle = self.training_plan_bundle()
         return write_report(

@@ -31,6 +31,7 @@ ALL = "all"
 _VERSION = 1
 _COLUMNS = ("round", "node_id", "node", "phase", "metric", "value", "samples", "steps")
 _ROUNDS_SHOWN = 20
+_METRICS_SHOWN = 6
 
 Record = dict[str, Any]
 
@@ -249,7 +250,8 @@ class History(Monitor):
     def _repr_html_(self) -> str:
         """A table of the last rounds, for notebooks."""
         shown = list(self._rounds.values())[-_ROUNDS_SHOWN:]
-        names = metric_names({name: 0.0 for entry in shown for name in entry.metrics})[:6]
+        every = metric_names({name: 0.0 for entry in shown for name in entry.metrics})
+        names = every[:_METRICS_SHOWN]
         head = ["round", "nodes", "dropped", "time", *(one_line(name, 40) for name in names)]
         rows = [
             [
@@ -263,6 +265,8 @@ class History(Monitor):
         ]
         left = len(self._rounds) - len(shown)
         note = f"<p>{plural(left, 'earlier round')} not shown</p>" if left else ""
+        if more := len(every) - len(names):
+            note += f"<p>and {plural(more, 'more metric')}: records() has all</p>"
         return (
             f"<p>{escape(repr(self))}</p>{note}<table><thead><tr>"
             + "".join(f"<th>{escape(cell)}</th>" for cell in head)

@@ -22,11 +22,13 @@ class ExperimentInfo(dict[str, Any]):
 
     Attributes:
         missing: What is still needed to run, each with the setter that mends it.
+        complete: Whether the round limit is reached.
     """
 
-    def __init__(self, rows: Mapping[str, Any], missing: Sequence[str]) -> None:
+    def __init__(self, rows: Mapping[str, Any], missing: Sequence[str], complete: bool = False) -> None:
         super().__init__(rows)
         self.missing = list(missing)
+        self.complete = complete
 
     def __str__(self) -> str:
         width = max(len(name) for name in self)
@@ -39,12 +41,15 @@ class ExperimentInfo(dict[str, Any]):
         if self.missing:
             lines.append("Missing to run:")
             lines += [f"  - {problem}" for problem in self.missing]
+        elif self.complete:
+            lines.append("The round limit is reached: set_round_limit(...) or run(1, increase=True) goes on.")
         else:
             lines.append("Ready to run.")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        state = f"{len(self.missing)} settings missing" if self.missing else "ready to run"
+        ready = "the round limit is reached" if self.complete else "ready to run"
+        state = f"{len(self.missing)} settings missing" if self.missing else ready
         return f"<ExperimentInfo: {state}; print it to see all settings>"
 
 
@@ -73,7 +78,7 @@ def describe(exp: Experiment) -> ExperimentInfo:
         "seed": exp.seed(),
         "id": exp.id,
     }  # fmt: skip
-    return ExperimentInfo(rows, exp.missing())
+    return ExperimentInfo(rows, exp.missing(), limit is not None and exp.round_current() >= limit)
 
 
 def _plan(exp: Experiment) -> str:

@@ -9,6 +9,7 @@ from fedplug.core.errors import CodecError, StoreError
 from fedplug.core.params import Params
 from fedplug.core.params_file import read_params, write_params
 from fedplug.researcher.folders import set_aside
+from fedplug.researcher.progress.text import plural
 
 FOLDER = "history"
 """In the experiment's folder."""
@@ -53,7 +54,7 @@ class KeptParams(Mapping[int, dict[str, Params]]):
         return len(list(iter(self)))
 
     def __repr__(self) -> str:
-        return f"KeptParams({len(self)} rounds: {', '.join(map(str, self)) or 'none'})"
+        return f"KeptParams({plural(len(self), 'round')}{': ' if len(self) else ''}{', '.join(map(str, self))})"
 
     def keep(self) -> str:
         """Write the parameters of the last round, and return their fingerprint.

@@ -12,6 +12,7 @@ from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.errors import FedplugError, UsageError
 from fedplug.core.messages import LogLine, NodeInfo, Progress, TrainReply
 from fedplug.core.monitor import Monitor
+from fedplug.researcher.shown import shown
 
 T = TypeVar("T", bound=Monitor)
 
@@ -38,7 +39,7 @@ class MonitorGroup(Monitor):
             UsageError: It is not one.
         """
         if not isinstance(monitor, Monitor):
-            raise UsageError(f"{monitor!r} is not a monitor.", cure="Derive from fedplug.Monitor.")
+            raise UsageError(f"{shown(monitor)} is not a monitor.", cure="Derive from fedplug.Monitor.")
         self._members.append(monitor)
 
     def replace(self, old: Monitor | None, new: T) -> T:
@@ -94,6 +95,9 @@ class MonitorGroup(Monitor):
 
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         self._tell("round_ended", ctx, result)
+
+    def testing(self, ctx: RoundContext, node_ids: Sequence[str]) -> None:
+        self._tell("testing", ctx, node_ids)
 
     def tested(self, ctx: RoundContext, result: RoundResult) -> None:
         self._tell("tested", ctx, result)

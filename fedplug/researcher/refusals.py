@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from fedplug.core.agg_optimizer import AggOptimizer
+from fedplug.core.aggregator import StreamingAggregator
 from fedplug.core.context import RoundContext
+from fedplug.core.error_places import place_of
 from fedplug.core.errors import FedplugError, RoundError, UpdateRejectedError
 from fedplug.core.metrics.sums import TEST_AUX, check_layout
 from fedplug.core.params import Params
@@ -82,7 +84,11 @@ def check_result(params: object, model: Params, maker: object) -> None:
     """
     kind = "Optimizer" if isinstance(maker, AggOptimizer) else "Aggregator"
     name = type(maker).__name__
-    cure = f"Run 'fedplug plugins check' on the plugin that offers {name}."
+    method = "step" if isinstance(maker, AggOptimizer) else "aggregate"
+    method = "finalize" if isinstance(maker, StreamingAggregator) else method
+    cure = f"Its method {method} must return Params laid out as the model, such as arithmetic with Params gives."
+    if params is None:
+        raise RoundError(f"{kind} {name} returned nothing from {method}.", cure="Is a return missing?")
     if not isinstance(params, Params):
         raise RoundError(f"{kind} {name} returned {type(params).__name__}, not Params.", cure=cure)
     difference = model.spec.difference(params.spec)
@@ -125,5 +131,5 @@ def blamed(kind: str, component: object, method: str) -> Iterator[None]:
     except Exception as error:
         raise RoundError(
             f"{kind} {type(component).__name__} failed in {method}: {type(error).__name__}: {error}",
-            cure="--debug shows where; the global model is as it was before this round.",
+            cure=f"It happened in {place_of(error)}. The global model is as it was before this round.",
         ) from error

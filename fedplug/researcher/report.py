@@ -11,13 +11,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fedplug.core.errors import StoreError
+from fedplug.core.errors import StoreError, UsageError
 from fedplug.researcher import report_charts as charts
 from fedplug.researcher import report_parts as parts
 from fedplug.researcher.history import History
 from fedplug.researcher.history_entries import PRIVACY, TEST_GLOBAL, TEST_LOCAL, RoundEntry, split_name
 from fedplug.researcher.plot import load_matplotlib
-from fedplug.researcher.progress.text import count, duration, number, plural, size
+from fedplug.researcher.progress.text import count, duration, is_bound, number, plural, size
 from fedplug.researcher.report_tables import (
     dropped_table,
     nodes_table,
@@ -49,7 +49,7 @@ def write_report(
     The same arguments give the same bytes.
 
     Args:
-        path: The file; an existing folder gets ``report.html``.
+        path: The file, ``.html`` or ``.htm``; without either it gets ``.html``; an existing folder ``report.html``.
         history: What the experiment did; it may still be running.
         settings: How it was set: a mapping becomes a table under its name, all else a row of the first table.
         title: The headline.
@@ -63,18 +63,15 @@ def write_report(
         Where it is.
 
     Raises:
-        UsageError: matplotlib is not installed.
+        UsageError: matplotlib is not installed; or the name has another ending, or there is no such folder.
         StoreError: The file cannot be written.
     """
+    target = _target(path)
     load_matplotlib()
-    target = Path(path).expanduser().absolute()
-    if target.is_dir():
-        target /= "report.html"
     stamp = (generated or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M:%S %Z").strip()
     page = _page(history, settings, title, planned_rounds, plan_source, privacy or {}, stamp)
     draft = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(page, encoding="utf-8", errors="replace", newline="\n")
         draft.replace(target)
     except OSError as error:
@@ -85,6 +82,20 @@ def write_report(
             cure="Free some disk space, or choose another place.",
         ) from error
     return target
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    target = Path(path).expanduser().absolute()
+    if target.is_dir():
+        return target / "report.html"
+    if target.suffix and target.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(
+            f"A report is an HTML file, and {target.name!r} ends like something else.",
+            cure=f"Name it {target.stem + '.html'!r}; a browser prints it as a PDF file.",
+        )
+    if not target.parent.is_dir():
+        raise UsageError(f"There is no folder {target.parent}.", cure="Make it first, or give another path.")
+    return target if target.suffix else target.with_name(f"{target.name}.html")
 
 
 def _page(
@@ -153,19 +164,26 @@ def _summary(history: History, trained: list[RoundEntry], planned: int | None) -
     for entry in history.entries():
         ends |= {split_name(name): value for name, value in entry.metrics.items() if not name.startswith("dp_")}
     order = {"train": 0, TEST_GLOBAL: 1, TEST_LOCAL: 2}
-    for phase, metric in sorted(ends, key=lambda key: (order.get(key[0], 3), key[1] != "loss", key[1]))[:_MOST_FIGURES]:
+    told = sorted(
+        (key for key in ends if not is_bound(key[1])), key=lambda key: (order.get(key[0], 3), key[1] != "loss", key[1])
+    )
+    for phase, metric in told[:_MOST_FIGURES]:
         title = Series(phase, metric).title.replace(words(metric).capitalize(), words(metric), 1)
         pairs.append((f"final {title}", number(ends[phase, metric])))
     empty = "" if history else '<p class="note">No round is finished yet.</p>'
-    return f'<section aria-label="Summary">{empty}{parts.figures(pairs)}</section>'
+    left = len(told) - _MOST_FIGURES
+    more = f'<p class="note more">and {plural(left, "more metric")}: the curves show them.</p>' if left > 0 else ""
+    return f'<section aria-label="Summary">{empty}{parts.figures(pairs)}{more}</section>'
 
 
 def _curves(history: History) -> str:
     found = []
-    every = [each for each in all_series(history) if each.phase != PRIVACY or each.metric == "epsilon"]
+    series_of_all = [each for each in all_series(history) if each.phase != PRIVACY or each.metric == "epsilon"]
+    every = [each for each in series_of_all if not is_bound(each.metric)]
     for place, series in enumerate(every[:_MOST_CHARTS]):
         svg = charts.series_chart(f"curve-{place}", series, history)
-        found.append(parts.chart(series.title, svg, _spoken(series)))
+        bounds = (each for each in series_of_all if _is_bound_of(each, series))
+        found.append(parts.chart(series.title, svg, _spoken(series), note=_exactness(next(bounds, None))))
     if curves := history.curves("loss"):
         steps = max(step for points in curves.values() for _, step, _ in points)
         spoken = f"Loss of {plural(len(curves), 'node')} over {count(steps)} optimizer steps."
@@ -180,9 +198,21 @@ def _curves(history: History) -> str:
         "The horizontal axis counts the rounds that have made the model: a test of the global model at 0 is one of "
         "the model before any training."
     )
+    if len(every) > _MOST_CHARTS:
+        note += f" {len(every) - _MOST_CHARTS} more metrics are not drawn: history.records() holds all."
     names = history.names() or {node: node for node in history.curves("loss")}
     legend = parts.legend_of_nodes(names)
     return _section("Curves", legend, f'<div class="charts">{"".join(found)}</div>', note=note)
+
+
+def _is_bound_of(bound: Series, series: Series) -> bool:
+    return is_bound(bound.metric) and (bound.phase, bound.metric) == (series.phase, f"{series.metric}_error_bound")
+
+
+def _exactness(bound: Series | None) -> str:
+    """How exact the last point of a curve is, if a metric says so."""
+    points = [y for _, y in bound.together if math.isfinite(y)] if bound else []
+    return f"last point exact to ±{number(points[-1])}" if points else ""
 
 
 def _spoken(series: Series) -> str:

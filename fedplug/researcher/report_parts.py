@@ -146,15 +146,17 @@ def matrix(caption: str, value: Any) -> str:
             for each in row
         )
         rows.append(f'<tr><th scope="row">{place}</th>{cells}</tr>')
+    # not a caption of the table: that would be squeezed to the width of a small matrix
     about = (
-        f"<caption><strong>{text(caption)}</strong>A row is a true class, a column what the model said. The "
-        "stronger the colour of a cell, the larger its share of the row.</caption>"
+        f'<p class="caption"><strong>{text(caption)}</strong>A row is a true class, a column what the model said. The '
+        "stronger the colour of a cell, the larger its share of the row.</p>"
     )
     head = (
         f'<thead><tr><th scope="col">class</th><th colspan="{size}" scope="colgroup">predicted</th></tr>'
         f'<tr><th scope="col">true</th>{heads}</tr></thead>'
     )
-    return _scrolling(caption, f'<table class="matrix">{about}{head}<tbody>{"".join(rows)}</tbody></table>')
+    cells = f"{head}<tbody>{''.join(rows)}</tbody>"
+    return _scrolling(caption, f'{about}<table class="matrix" aria-label="{text(caption)}">{cells}</table>')
 
 
 def is_matrix(value: Any) -> bool:

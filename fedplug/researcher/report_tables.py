@@ -9,7 +9,7 @@ from typing import Any
 from fedplug.researcher import report_parts as parts
 from fedplug.researcher.history import History
 from fedplug.researcher.history_entries import PRIVACY, NodeEntry, RoundEntry, split_name
-from fedplug.researcher.progress.text import duration, metric_names, number, plural, size
+from fedplug.researcher.progress.text import duration, is_bound, metric_names, number, plural, size
 from fedplug.researcher.series import words
 
 _MOST_METRICS = 6
@@ -22,7 +22,7 @@ def nodes_table(history: History) -> str:
     """What each node did, and what of it did not count."""
     entries = [entry for entry in history.entries() if entry.trained] or history.entries()
     names = history.names()
-    shown = _common_metrics(entries)
+    shown, more = _common_metrics(entries)
     rows: list[list[parts.Cell]] = []
     for node_id, name in names.items():
         done = [entry.nodes[node_id] for entry in entries if node_id in entry.nodes]
@@ -38,6 +38,7 @@ def nodes_table(history: History) -> str:
         rows.append(row)
     head = ["node", "samples", "steps", "rounds", "time spent", *(_short(name) for name in shown)]
     note = "Metrics are of the last round that a node took part in; its time is its own, without transfer."
+    note = f"{note} {more}".rstrip()
     return parts.table(plural(len(rows), "node"), head, rows, note=note, name="people")
 
 
@@ -62,7 +63,7 @@ def dropped_table(history: History) -> str:
 def rounds_table(trained: Sequence[RoundEntry]) -> str:
     """What each round took and gave."""
     shown = trained[-_MOST_ROUNDS:]
-    metrics = _common_metrics(shown, common=True)
+    metrics, more = _common_metrics(shown, common=True)
     rows = [
         [
             str(entry.round + 1),
@@ -79,6 +80,7 @@ def rounds_table(trained: Sequence[RoundEntry]) -> str:
     head = ["round", "nodes", "dropped", "time", "slowest node", "sent", "received"]
     left = len(trained) - len(shown)
     note = f"The {left} rounds before these are left out here." if left else ""
+    note = f"{note} {more}".strip()
     return parts.table("Round by round", [*head, *(_short(name) for name in metrics)], rows, note=note)
 
 
@@ -150,16 +152,20 @@ def _seconds(node: NodeEntry, what: str) -> float:
     return value if 0 <= value < 1e9 else 0.0
 
 
-def _common_metrics(entries: Iterable[RoundEntry], *, common: bool = False) -> list[str]:
-    """The metrics that most of the table's rows have, the loss first; privacy has a table of its own."""
+def _common_metrics(entries: Iterable[RoundEntry], *, common: bool = False) -> tuple[list[str], str]:
+    """The metrics that most of the table's rows have, the loss first, and a sentence about those left out.
+
+    Privacy has a table of its own.
+    """
     times: dict[str, float] = {}
     for entry in entries:
         for metrics in [entry.metrics] if common else [node.metrics for node in entry.nodes.values()]:
             for name in metrics:
-                if split_name(name)[0] != PRIVACY:
+                if split_name(name)[0] != PRIVACY and not is_bound(name):
                     times[name] = times.get(name, 0.0) + 1
     most = sorted(times, key=lambda name: (-times[name], name != "loss", name))[:_MOST_METRICS]
-    return metric_names(dict.fromkeys(most, 0.0))
+    left = len(times) - len(most)
+    return metric_names(dict.fromkeys(most, 0.0)), f"And {plural(left, 'more metric')}: see the curves." if left else ""
 
 
 def _short(name: str) -> str:

@@ -32,6 +32,7 @@ from fedplug.researcher.privacy_file import load_ledger
 from fedplug.researcher.round_log import LogPlace, RoundLog
 from fedplug.researcher.search import usable_nodes
 from fedplug.researcher.settings.base import QUERIES
+from fedplug.researcher.shown import shown
 from fedplug.researcher.snapshot import VERSION, ComponentRecord, PlanRecord, Saved, Snapshot
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class Resumable(ExperimentResults):
     _log: RoundLog | None = None
     _last_breakpoint: int = -1
     _kept: dict[int, str]
+    _unwritable_told = False
 
     def _take_history(self, history: History) -> None:
         """Let ``history`` be the experiment's, and follow the training."""
@@ -77,6 +79,7 @@ class Resumable(ExperimentResults):
         text, number = self._bundle.text if self._bundle else "", self._round_current
         path = write_breakpoint(folder, snapshot, arrays, text, replace=self._last_breakpoint == number)
         self._last_breakpoint = number
+        self._tell_unwritable(snapshot)
         return path
 
     def _folder_problems(self) -> list[str]:
@@ -99,6 +102,28 @@ class Resumable(ExperimentResults):
                     f"something that can be saved: {error.message} set_save_breakpoints(False) does without."
                 )
         return problems
+
+    def _tell_unwritable(self, snapshot: Snapshot) -> None:
+        """Warn, once, of what the breakpoints cannot make again, while it is easy to mend."""
+        if self._unwritable_told:
+            return
+        for argument, record in (
+            ("aggregator", snapshot.aggregator),
+            ("node_selection_strategy", snapshot.strategy),
+            ("agg_optimizer", snapshot.agg_optimizer),
+        ):
+            if record is None or record.config is not None:
+                continue
+            self._unwritable_told = True
+            name = record.type.rpartition(".")[2]
+            warnings.warn(
+                f"Breakpoints cannot say how to make {name} again: {record.problem}\n"
+                "Store each argument of its __init__ under its own name (self.k = k for an argument k), as plain data; "
+                f"or make the object yourself when you go on: load_breakpoint(..., {argument}=...). What it has learnt "
+                "is in the breakpoint either way.",
+                FedplugWarning,
+                stacklevel=3,
+            )
 
     def _snapshot(self, folder: str, place: LogPlace) -> tuple[Snapshot, list[Params]]:
         arrays: list[Params] = []
@@ -271,7 +296,7 @@ def _remake(
     made = host.component(kind, given) if isinstance(given, str) and kind else given
     made = made() if isinstance(made, type) else made
     if not isinstance(made, base):
-        raise UsageError(f"load_breakpoint: {argument} must be a fedplug.{base.__name__}, got {given!r}.")
+        raise UsageError(f"load_breakpoint: {argument} must be a fedplug.{base.__name__}, got {shown(given)}.")
     return made
 
 

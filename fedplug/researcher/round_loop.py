@@ -9,7 +9,7 @@ from copy import deepcopy
 from typing import Any
 
 from fedplug.core.context import RoundResult
-from fedplug.core.errors import FedplugError, FedplugWarning, SettingsError, UsageError
+from fedplug.core.errors import FedplugError, FedplugWarning, RoundError, SettingsError, UsageError
 from fedplug.core.messages import LogLine, Progress
 from fedplug.core.rng import SeedTree
 from fedplug.researcher.breakpoints import breakpoints_of, read_breakpoint
@@ -35,6 +35,7 @@ class RoundLoop(Resumable):
     _seeds: SeedTree
     _first_attempt: int
     _attempt: int
+    _metrics_told = False
     _given_up: set[str]  # nodes that a round of this run has waited for in vain
 
     def training_replies(self) -> dict[int, dict[str, dict[str, Any]]]:
@@ -73,6 +74,10 @@ class RoundLoop(Resumable):
             UsageError: Settings are missing, or neither ``rounds`` nor a round limit is given.
             RoundError: A round could not be completed. Earlier rounds count; the next `run` goes on from there.
         """
+        self._tell_idle_metrics()
+        return self._run(rounds, increase)
+
+    def _run(self, rounds: int | None, increase: bool) -> int:
         count, limit = rounds_to_run(rounds, increase, self._round_limit, self._round_current)
         if count == 0:
             self._monitors.message(
@@ -101,6 +106,8 @@ class RoundLoop(Resumable):
                 self._test_last()
         except BaseException as caught:
             error = caught
+            if isinstance(caught, RoundError):
+                caught.cure = f"{caught.cure} {self._way_on()}".strip()
             raise
         finally:
             self._monitors.stopped(self._round_current - first, error)
@@ -126,7 +133,9 @@ class RoundLoop(Resumable):
                 "There is nothing to test on after the round: test_ratio is 0, so no node holds out any sample.",
                 cure="Call set_test_ratio(0.2), or leave test_after out.",
             )
-        done = self.run(rounds=1, increase=increase)
+        if not test_after:
+            self._tell_idle_metrics()
+        done = self._run(1, increase)
         tested = self._round_current == self._round_limit and self._training_args.test_on_global_updates
         if done and test_after and not tested:
             self._test_last()
@@ -164,6 +173,18 @@ class RoundLoop(Resumable):
             return
         if self._save_breakpoints:
             self.breakpoint()  # again: what was found belongs to it
+
+    def _tell_idle_metrics(self) -> None:
+        """Warn, once, that metrics are set but that no test will measure them."""
+        if not self._metrics_told and self._metrics_are_idle():
+            self._metrics_told = True
+            ratio = "" if self._training_args.test_ratio else ", and set_test_ratio(...)"
+            warnings.warn(
+                "test_metric is set, but nothing is tested: set_test_on_global_updates(True) or "
+                f"set_test_on_local_updates(True){ratio}. evaluate() tests the model whenever you call it.",
+                FedplugWarning,
+                stacklevel=3,
+            )
 
     def _node_names(self) -> dict[str, str]:
         return {node: info.name for node, info in self.pool().nodes.items()}
@@ -204,6 +225,14 @@ class RoundLoop(Resumable):
             if not kept:
                 for part, state in zip(parts, before, strict=True):
                     part.load_state_dict(state)
+
+    def _way_on(self) -> str:
+        """How another process goes on after a round that failed; empty without breakpoints."""
+        folder = self._folder
+        if not self._save_breakpoints or folder is None or not breakpoints_of(folder):
+            return ""
+        again = "" if self._transport is None or isinstance(self._transport, str) else ", transport=..."
+        return f'To go on in another process: Experiment.load_breakpoint("{folder.name}"{again}).'
 
     def _take_result(self, number: int, job: RoundPlan, result: RoundResult) -> None:
         """The round is complete: first what the next one needs, then what is kept on disk, then who is told."""

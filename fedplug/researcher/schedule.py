@@ -22,6 +22,7 @@ from fedplug.researcher.central_privacy import CentralPrivacy
 from fedplug.researcher.refusals import blamed
 from fedplug.researcher.round_plan import RoundPlan
 from fedplug.researcher.settings import is_whole_number
+from fedplug.researcher.shown import shown
 
 if TYPE_CHECKING:
     from fedplug.core.plugins import PluginHost
@@ -167,7 +168,7 @@ def rounds_to_run(rounds: int | None, increase: bool, limit: int | None, current
             )
         return limit - current, limit
     if not is_whole_number(rounds, 1):
-        raise UsageError(f"rounds must be a whole number above zero, got {rounds!r}.")
+        raise UsageError(f"rounds must be a whole number above zero, got {shown(rounds)}.")
     if limit is None:
         return rounds, None
     if increase and current + rounds > limit:

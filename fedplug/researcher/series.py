@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fedplug.core.errors import UnknownNameError
 from fedplug.researcher.history import History, rounds_behind
 from fedplug.researcher.history_entries import PRIVACY, TEST_GLOBAL, TEST_LOCAL, TRAIN
-from fedplug.researcher.progress.text import one_line
+from fedplug.researcher.progress.text import is_bound, one_line
 
 NODES_DRAWN = 7
 """More nodes than these are drawn as a band, in which four fifths of them lie."""
@@ -79,7 +79,8 @@ def chosen_series(history: History, metrics: list[str] | None) -> list[Series]:
     """
     every = all_series(history)
     if metrics is None:
-        return [each for each in every if each.phase != PRIVACY and (each.phase != TRAIN or each.metric == "loss")]
+        told = [each for each in every if each.phase != PRIVACY and not is_bound(each.metric)]
+        return [each for each in told if each.phase != TRAIN or each.metric == "loss"]
     chosen: list[Series] = []
     for name in metrics:
         fits = [each for each in every if name in (each.metric, f"{each.phase}_{each.metric}")]

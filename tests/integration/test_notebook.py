@@ -102,3 +102,30 @@ def test_a_plan_that_raises_is_named_with_its_line(tmp_path):
     assert "Training plan 'Line' failed in training_step, line " in told
     assert ": error = data[:, 7] @ self.model()" in told
     assert "IndexError: index 7 is out of bounds" in told
+    assert "site-packages" not in told
+    assert len(told.splitlines()) < 40  # cell and error: no frames of ours
+
+
+def test_an_error_is_one_block_that_names_the_cell(tmp_path):
+    helper = "def go(limit):\n    return Experiment(round_limit=limit, progress='quiet')"
+    with pytest.raises(CellExecutionError) as caught:
+        execute(tmp_path, PLAN, helper, "go('many')")
+    shown = caught.value.traceback.splitlines()
+    start = next(place for place, line in enumerate(shown) if line.startswith("UsageError: round_limit must be"))
+    assert shown[start + 2 : start + 4] == [
+        "In line 2 of Cell In[2]:",
+        "    return Experiment(round_limit=limit, progress='quiet')",
+    ]
+
+
+def test_the_whole_traceback_is_still_there(tmp_path):
+    code = "import sys, traceback\nprint(''.join(traceback.format_exception(sys.last_value)))"
+    done = nbformat.v4.new_code_cell(
+        "Experiment(round_limit='many', progress='quiet')", metadata={"tags": ["raises-exception"]}
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(PLAN), done, nbformat.v4.new_code_cell(code)])
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute(cwd=str(tmp_path), env={**os.environ, "JUPYTER_PLATFORM_DIRS": "1"})
+    (printed,) = notebook.cells[2]["outputs"]
+    assert "in set_round_limit" in printed["text"]

@@ -86,6 +86,7 @@ class Board:
     rows: dict[str, NodeRow] = field(default_factory=dict)
     finished: deque[RoundLine] = field(default_factory=lambda: deque(maxlen=_KEPT_ROUNDS))
     current: int | None = None
+    is_test: bool = False
     running: bool = False
     _first: int | None = None
     _begin: float = 0.0
@@ -99,15 +100,24 @@ class Board:
         self.rows = {node_id: NodeRow(node_id, name) for node_id, name in self.names.items()}
         self.finished.clear()
         self.current = self._first = self._end = None
-        self.running = True
+        self.running, self.is_test = True, False
         self._begin = self._round_begin = self.clock()
 
     def round_started(self, ctx: RoundContext, node_ids: Sequence[str]) -> None:
         """All selected nodes wait; the others are not shown."""
-        self.current = ctx.round
+        self.current, self.is_test = ctx.round, False
         self._first = ctx.round if self._first is None else self._first
         self._round_begin = self.clock()
         self.rows = {node_id: NodeRow(node_id, self.name(node_id)) for node_id in node_ids}
+
+    def testing(self, ctx: RoundContext, node_ids: Sequence[str]) -> None:
+        """A test without training begins: it is no round, and counts as none."""
+        self.current, self.is_test = ctx.round, True
+        self.rows = {node_id: NodeRow(node_id, self.name(node_id)) for node_id in node_ids}
+
+    def tested(self) -> None:
+        """The test is over."""
+        self.current, self.is_test = None, False
 
     def progress(self, node_id: str, progress: Progress) -> NodeRow | None:
         """Take in a sign of life. None if it is of no concern: another round, another node, work that is over."""
@@ -162,7 +172,7 @@ class Board:
 
     def stopped(self) -> None:
         """The run is over: clocks stand still."""
-        self.running = False
+        self.running = self.is_test = False
         self._end = self.clock()
 
     def name(self, node_id: str) -> str:
@@ -170,7 +180,9 @@ class Board:
         return self.names.get(node_id) or one_line(node_id, _NAME_LIMIT)
 
     def label(self, number_: int) -> str:
-        """``round 2/5`` for the round with this number; people count from 1."""
+        """``round 2/5`` for the round with this number; people count from 1. ``test`` while there is no training."""
+        if self.is_test:
+            return "test"
         total = f"/{(self._first or 0) + self.rounds}" if self.rounds else ""
         return f"round {number_ + 1}{total}"
 
@@ -187,7 +199,7 @@ class Board:
     @property
     def eta(self) -> float | None:
         """Seconds until the last round ends; None if the number of rounds or their pace is not known."""
-        if not self.rounds or not self.running:
+        if not self.rounds or not self.running or self.is_test:
             return None
         now = self.clock()
         spent = now - self._round_begin if self.current is not None else 0.0

@@ -9,6 +9,7 @@ from typing import IO
 
 from fedplug.core.errors import UnknownNameError
 from fedplug.core.monitor import Monitor
+from fedplug.researcher.shown import shown
 
 MODES = ("auto", "live", "notebook", "plain", "json", "quiet")
 """What ``make_progress`` and the environment variable ``FEDPLUG_PROGRESS`` understand."""
@@ -56,9 +57,9 @@ def make_progress(mode: str = "auto", *, file: IO[str] | None = None) -> Monitor
     return PlainProgress(file)
 
 
-def _known(mode: str, kind: str) -> str:
-    if mode not in MODES:
-        raise UnknownNameError(kind, mode, MODES)
+def _known(mode: object, kind: str) -> str:
+    if not isinstance(mode, str) or mode not in MODES:
+        raise UnknownNameError(kind, mode if isinstance(mode, str) else shown(mode), MODES)
     return mode
 
 

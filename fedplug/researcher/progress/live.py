@@ -121,6 +121,16 @@ class LiveProgress(Monitor):
         with self._lock:
             self._board.round_ended(ctx, result)
 
+    def testing(self, ctx: RoundContext, node_ids: Sequence[str]) -> None:
+        """Show the nodes that test, waiting."""
+        with self._lock:
+            self._board.testing(ctx, node_ids)
+
+    def tested(self, ctx: RoundContext, result: RoundResult) -> None:
+        """The nodes are through."""
+        with self._lock:
+            self._board.tested()
+
     def stopped(self, rounds_done: int, error: BaseException | None) -> None:
         """Give the terminal back and print the last line."""
         with self._lock:

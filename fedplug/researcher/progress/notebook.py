@@ -23,12 +23,14 @@ from fedplug.researcher.progress.text import (
     metric_names,
     number,
     one_line,
+    plural,
     size,
 )
 
 _NODES_SHOWN = 20
 _ROUNDS_SHOWN = 8
 _NOTES_SHOWN = 8
+_METRICS_SHOWN = 6
 _NUMERIC = 'style="text-align:right;padding:1px 8px"'
 _WORDS = 'style="text-align:left;padding:1px 8px"'
 
@@ -101,6 +103,16 @@ class NotebookProgress(Monitor):
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """Add the round to the list of finished ones."""
         self._board.round_ended(ctx, result)
+        self._draw()
+
+    def testing(self, ctx: RoundContext, node_ids: Sequence[str]) -> None:
+        """Show the nodes that test, waiting."""
+        self._board.testing(ctx, node_ids)
+        self._draw()
+
+    def tested(self, ctx: RoundContext, result: RoundResult) -> None:
+        """The nodes are through."""
+        self._board.tested()
         self._draw()
 
     def stopped(self, rounds_done: int, error: BaseException | None) -> None:
@@ -184,7 +196,8 @@ def _node_html(row: NodeRow, now: float) -> str:
 
 def _rounds_html(board: Board) -> str:
     lines = list(board.finished)[-_ROUNDS_SHOWN:]
-    names = metric_names({name: 0.0 for line in lines for name in line.metrics})[:6]
+    every = metric_names({name: 0.0 for line in lines for name in line.metrics})
+    names, left = every[:_METRICS_SHOWN], every[_METRICS_SHOWN:]
     headings = ("Loss" if name == "loss" else escape(one_line(name, 40)) for name in names)
     rows = [f"<tr>{_cells('th', (), ('Round', *headings, 'Nodes', 'Time', 'Sent', 'Received'))}</tr>"]
     for line in lines:
@@ -192,7 +205,8 @@ def _rounds_html(board: Board) -> str:
         traffic = (size(line.sent), size(line.received))
         cells = (str(line.round + 1), *figures, f"{line.used}/{line.asked}", duration(line.seconds), *traffic)
         rows.append(f"<tr>{_cells('td', (), cells)}</tr>")
-    return f"<table>{''.join(rows)}</table>"
+    note = f"<div>and {plural(len(left), 'more metric')}: exp.history</div>" if left else ""
+    return f"<table>{''.join(rows)}</table>{note}"
 
 
 def _cells(tag: str, words: Iterable[str], figures: Iterable[str]) -> str:

@@ -85,7 +85,8 @@ class PlainProgress(Monitor):
     def replied(self, node_id: str, reply: TrainReply) -> None:
         """One line with what the node did."""
         self._board.replied(node_id, reply)
-        parts = [plural(reply.steps, "step"), plural(reply.sample_count, "sample")]
+        parts = [] if self._board.is_test else [plural(reply.steps, "step")]
+        parts.append(plural(reply.sample_count, "sample"))
         if reply.metrics:
             parts.append(metrics_line(reply.metrics))
         self._put(f"{self._board.label(reply.key.round)}: {self._board.name(node_id)} replied, {', '.join(parts)}")
@@ -99,6 +100,15 @@ class PlainProgress(Monitor):
         """One line with what came out."""
         line = self._board.round_ended(ctx, result)
         self._put(f"{self._board.label(ctx.round)}: {round_text(line)}")
+
+    def testing(self, ctx: RoundContext, node_ids: Sequence[str]) -> None:
+        """No line: a message says that the test begins, and another one what it has found."""
+        self._board.testing(ctx, node_ids)
+        self._last_line = dict.fromkeys(node_ids, self._clock())
+
+    def tested(self, ctx: RoundContext, result: RoundResult) -> None:
+        """The nodes are through."""
+        self._board.tested()
 
     def stopped(self, rounds_done: int, error: BaseException | None) -> None:
         """The last line."""

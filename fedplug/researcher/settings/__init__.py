@@ -9,13 +9,14 @@ from __future__ import annotations
 from fedplug.core.errors import FedplugError
 from fedplug.researcher.refusals import blamed
 from fedplug.researcher.settings.approval import PlanApproval
-from fedplug.researcher.settings.base import check_arguments, is_whole_number
+from fedplug.researcher.settings.arguments import check_arguments, known_arguments
+from fedplug.researcher.settings.base import is_whole_number
 from fedplug.researcher.settings.data import DataSettings
 from fedplug.researcher.settings.plan import PlanSettings
 from fedplug.researcher.settings.rounds import RoundSettings
 from fedplug.researcher.settings.training import TrainingSettings
 
-__all__ = ["ExperimentSettings", "check_arguments", "is_whole_number"]
+__all__ = ["ExperimentSettings", "check_arguments", "is_whole_number", "known_arguments"]
 
 
 class ExperimentSettings(DataSettings, PlanSettings, PlanApproval, TrainingSettings, RoundSettings):

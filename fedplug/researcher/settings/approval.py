@@ -8,6 +8,7 @@ from typing import NamedTuple
 from fedplug.core.errors import StoreError, UsageError
 from fedplug.core.plan_source import PlanBundle
 from fedplug.researcher.settings.base import SettingsBase
+from fedplug.researcher.shown import shown
 
 PLAN_FILE = "training_plan.py"
 """In the experiment's folder."""
@@ -87,7 +88,7 @@ class PlanApproval(SettingsBase):
         """
         if not isinstance(description, str):
             raise UsageError(
-                f"description must be text, got {description!r}.",
+                f"description must be text, got {shown(description)}.",
                 cure="The plan is the experiment's own: set_training_plan_class sets it.",
             )
         found = self.check_training_plan_status()

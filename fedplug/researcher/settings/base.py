@@ -20,6 +20,7 @@ from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import TrainingPlan
 from fedplug.researcher.federated_dataset import FederatedDataset
 from fedplug.researcher.monitors import MonitorGroup
+from fedplug.researcher.shown import shown
 
 T = TypeVar("T")
 
@@ -102,7 +103,7 @@ class SettingsBase:
             made = self._made(made)
         if not isinstance(made, base):
             raise UsageError(
-                f"{value!r} is not {'an' if kind[0] in 'aeiou' else 'a'} {kind}.",
+                f"{shown(value)} is not {'an' if kind[0] in 'aeiou' else 'a'} {kind}.",
                 cure=f"Pass an instance or a class that derives from fedplug.{base.__name__}, or the name of an "
                 "installed one (fedplug plugins list).",
             )
@@ -121,7 +122,7 @@ def checked_flag(name: str, value: object) -> bool:
         UsageError: It is something else.
     """
     if not isinstance(value, bool):
-        raise UsageError(f"{name} must be True or False, got {value!r}.")
+        raise UsageError(f"{name} must be True or False, got {shown(value)}.")
     return value
 
 
@@ -129,19 +130,3 @@ def are_words(values: object) -> bool:
     """Whether there is at least one value, and all are text that is not blank."""
     listed = list(values) if isinstance(values, Iterable) else []
     return bool(listed) and all(isinstance(value, str) and value.strip() for value in listed)
-
-
-def check_arguments(min_nodes: object, connect_timeout: object, seed: object, transport: object) -> None:
-    """Refuse arguments of `Experiment` that have no setter and cannot be what they are said to be.
-
-    Raises:
-        UsageError: One is of a wrong kind or out of range; it is named.
-    """
-    if min_nodes is not None and not is_whole_number(min_nodes, 1):
-        raise UsageError(f"min_nodes must be a whole number above zero or None, got {min_nodes!r}.")
-    if isinstance(connect_timeout, bool) or not isinstance(connect_timeout, int | float) or not connect_timeout >= 0:
-        raise UsageError(f"connect_timeout must be a number of seconds, got {connect_timeout!r}.")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise UsageError(f"seed must be a whole number or None, got {seed!r}.")
-    if transport is not None and not isinstance(transport, str | NodePool):
-        raise UsageError(f"transport must be an address or a federation, got {transport!r}.")

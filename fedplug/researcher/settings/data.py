@@ -10,6 +10,7 @@ from fedplug.researcher.dataset_table import NodeDatasets
 from fedplug.researcher.federated_dataset import FederatedDataset, warn_of_mismatches
 from fedplug.researcher.search import NodeSearch, list_datasets, usable_nodes
 from fedplug.researcher.settings.base import QUERIES, SettingsBase, are_words
+from fedplug.researcher.shown import shown
 
 
 class DataSettings(SettingsBase):
@@ -23,7 +24,7 @@ class DataSettings(SettingsBase):
             TransportError: No node connects in time.
             DatasetError: No data set carries all tags, or on some node more than one does.
         """
-        before, self._tags = self._tags, _check_tags(tags)
+        before, self._tags = self._tags, checked_tags(tags)
         try:
             self.set_training_data(None, from_tags=True)
         except BaseException:
@@ -44,7 +45,7 @@ class DataSettings(SettingsBase):
             UsageError: ``nodes`` is empty or holds something else than strings.
         """
         if nodes is not None and (isinstance(nodes, str) or not are_words(nodes)):
-            raise UsageError(f"nodes must be a list of node ids or names, got {nodes!r}.", cure="None means all.")
+            raise UsageError(f"nodes must be a list of node ids or names, got {shown(nodes)}.", cure="None means all.")
         self._nodes = None if nodes is None else list(dict.fromkeys(nodes))
         return self.nodes()
 
@@ -133,8 +134,15 @@ class DataSettings(SettingsBase):
         return search.run(next(QUERIES))
 
 
-def _check_tags(tags: str | Sequence[str]) -> list[str]:
+def checked_tags(tags: str | Sequence[str]) -> list[str]:
+    """``tags`` as a list.
+
+    Raises:
+        UsageError: There is no tag, or one is not a string.
+    """
     words = [tags] if isinstance(tags, str) else tags
     if not are_words(words):
-        raise UsageError(f"tags must be a string or a list of strings, got {tags!r}.", cure="E.g. ['#breast', '#csv'].")
+        raise UsageError(
+            f"tags must be a string or a list of strings, got {shown(tags)}.", cure="E.g. ['#breast', '#csv']."
+        )
     return list(words)

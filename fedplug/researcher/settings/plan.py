@@ -17,6 +17,7 @@ from fedplug.core.plan_source import PlanBundle, bundle_plan, load_plan
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import TrainingPlan
 from fedplug.researcher.settings.base import SettingsBase, checked_flag
+from fedplug.researcher.shown import shown
 
 
 class PlanSettings(SettingsBase):
@@ -78,7 +79,7 @@ class PlanSettings(SettingsBase):
             self._plan_path = None
             return None
         if not isinstance(training_plan_path, str | os.PathLike):
-            raise UsageError(f"training_plan_path must be the path of a file, got {training_plan_path!r}.")
+            raise UsageError(f"training_plan_path must be the path of a file, got {shown(training_plan_path)}.")
         before, self._plan_path = self._plan_path, Path(training_plan_path)
         try:
             if not isinstance(self._plan_class, type):
@@ -109,7 +110,7 @@ class PlanSettings(SettingsBase):
         """
         args: object = {} if model_args is None else model_args
         if not isinstance(args, Mapping) or not all(isinstance(key, str) for key in args):
-            raise UsageError(f"model_args must be a dictionary with string keys, got {model_args!r}.")
+            raise UsageError(f"model_args must be a dictionary with string keys, got {shown(model_args)}.")
         checked_flag("keep_weights", keep_weights)
         before, self._model_args = self._model_args, deepcopy(dict(args))
         try:
@@ -193,7 +194,7 @@ class PlanSettings(SettingsBase):
     def _bundle_of(self, found: object) -> PlanBundle:
         if not isinstance(found, type):
             raise UsageError(
-                f"training_plan_class must be a class, got {found!r}.",
+                f"training_plan_class must be a class, got {shown(found)}.",
                 cure="Pass the class itself, not an instance of it.",
             )
         return bundle_plan(found) if issubclass(found, TrainingPlan) else self.host.wrap_model(found)

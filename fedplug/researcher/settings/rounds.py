@@ -10,6 +10,7 @@ from fedplug.core.strategy import DefaultStrategy, Strategy
 from fedplug.researcher.folders import check_folder_name
 from fedplug.researcher.monitors import MonitorGroup
 from fedplug.researcher.settings.base import SettingsBase, checked_flag, is_whole_number
+from fedplug.researcher.shown import shown
 
 
 class RoundSettings(SettingsBase):
@@ -40,7 +41,7 @@ class RoundSettings(SettingsBase):
         made = self._made(agg_optimizer) if isinstance(agg_optimizer, type) else agg_optimizer
         if made is not None and not isinstance(made, AggOptimizer):
             raise UsageError(
-                f"agg_optimizer must be an optimizer for the researcher or None, got {agg_optimizer!r}.",
+                f"agg_optimizer must be an optimizer for the researcher or None, got {shown(agg_optimizer)}.",
                 cure="Derive from fedplug.AggOptimizer; an optimizer of the nodes goes into the plan's init_optimizer.",
             )
         self._agg_optimizer = made
@@ -75,7 +76,7 @@ class RoundSettings(SettingsBase):
         """
         if round_limit is not None:
             if not is_whole_number(round_limit, 0):
-                raise UsageError(f"round_limit must be a whole number or None, got {round_limit!r}.")
+                raise UsageError(f"round_limit must be a whole number or None, got {shown(round_limit)}.")
             if round_limit < self._round_current:
                 raise UsageError(f"round_limit cannot be {round_limit}: {self._round_current} rounds are done.")
         self._round_limit = round_limit
@@ -125,7 +126,7 @@ class RoundSettings(SettingsBase):
         """
         if experimentation_folder is not None:
             if not isinstance(experimentation_folder, str):
-                raise UsageError(f"experimentation_folder must be a name, got {experimentation_folder!r}.")
+                raise UsageError(f"experimentation_folder must be a name, got {shown(experimentation_folder)}.")
             check_folder_name(experimentation_folder)
         if self._folder is not None and experimentation_folder != self._folder.name:
             raise UsageError(

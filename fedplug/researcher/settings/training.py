@@ -18,6 +18,9 @@ class TrainingSettings(SettingsBase):
     def set_training_args(self, training_args: Mapping[str, Any] | TrainingArgs | None) -> dict[str, Any]:
         """Arguments for the training at the nodes, all of them; a change takes effect in the next round.
 
+        What is not given goes back to its default, tests included. To change some and keep the others:
+        ``exp.set_training_args({**exp.training_args(), "epochs": 2})``.
+
         Raises:
             TrainingArgsError: With everything that is wrong.
             UnknownNameError: There is no such metric, or it has no such argument.
@@ -121,6 +124,11 @@ class TrainingSettings(SettingsBase):
         else:
             self._wanted_tests.discard(name)
         return flag
+
+    def _metrics_are_idle(self) -> bool:
+        """Whether metrics or their arguments are set, and no test is."""
+        wanted = any(self._is_wanted(name) for name in (_LOCAL, _GLOBAL))
+        return not wanted and bool(self._training_args.test_metric or self._training_args["test_metric_args"])
 
     def _is_wanted(self, name: str) -> bool:
         return bool(self._training_args[name]) or name in self._wanted_tests

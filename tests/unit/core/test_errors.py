@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fedplug.core import errors
+from fedplug.core.error_places import place_of
 from fedplug.core.errors import FedplugError, PlanRunError, TrainingArgsError, UnknownNameError
 
 
@@ -61,3 +62,36 @@ def test_a_plans_traceback_is_kept_apart_from_the_message():
     error = PlanRunError("It raised.", details="Traceback ...")
     assert "Traceback" not in str(error)
     assert error.details == "Traceback ..."
+
+
+def test_a_notebook_shows_what_where_and_why_in_one_block():
+    def strategy():
+        raise KeyError("beta")
+
+    try:
+        try:
+            strategy()
+        except KeyError as error:
+            raise FedplugError("It broke.", cure="Mend it.") from error
+    except FedplugError as error:
+        lines = error._render_traceback_()
+    assert lines[:2] == ["FedplugError: It broke.", "Mend it."]
+    assert any(line.startswith("In line ") and line.endswith("test_errors.py:") for line in lines)
+    assert '    raise FedplugError("It broke.", cure="Mend it.") from error' in lines
+    assert "Caused by KeyError: 'beta'" in lines
+    assert "traceback.print_exception(sys.last_value)" in lines[-1]
+
+
+def test_the_line_that_is_shown_is_the_callers_and_not_ours():
+    from fedplug.core.training_args import TrainingArgs
+
+    try:
+        TrainingArgs.from_dict({"epoch": 1})
+    except TrainingArgsError as error:
+        lines = error._render_traceback_()
+    assert '    TrainingArgs.from_dict({"epoch": 1})' in lines
+
+
+def test_an_error_that_was_never_raised_can_be_shown_too():
+    assert PlanRunError("It broke.", details="...")._render_traceback_()[0] == "PlanRunError: It broke."
+    assert place_of(FedplugError("x")) == "not known"

@@ -163,3 +163,20 @@ def test_the_scheme_describes_every_key():
     assert scheme["epochs"]["type"] == "int"
     assert scheme["optimizer_args"]["default"] == TrainingArgs.default_value("optimizer_args") == {"lr": 1e-3}
     assert all(entry["help"] for entry in scheme.values())
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "Lr", "LR", "learning-rate", "LearningRate"])
+def test_a_learning_rate_under_another_name_is_not_left_lying(name):
+    (found,) = problems_of({"optimizer_args": {name: 5}})
+    assert found == f"optimizer_args[{name!r}]: the learning rate is called 'lr'"
+    assert TrainingArgs.from_dict({"optimizer_args": {name: 5, "lr": 0.1}}).optimizer_arguments()["lr"] == 0.1
+
+
+def test_missing_arguments_of_differential_privacy_are_called_missing():
+    assert problems_of({"dp_args": {}}) == (
+        "dp_args needs 'sigma', a number >= 0",
+        "dp_args needs 'clip', a number > 0",
+    )
+    assert problems_of({"dp_args": {"sigma": None, "clip": 1}}) == (
+        "dp_args['sigma'] must be a number >= 0, got None (NoneType)",
+    )

@@ -21,7 +21,7 @@ from fedplug.researcher.progress.json_lines import JsonProgress
 from fedplug.researcher.progress.live import LiveProgress, picture
 from fedplug.researcher.progress.notebook import page, plain_page
 from fedplug.researcher.progress.plain import PlainProgress, QuietProgress
-from fedplug.researcher.progress.text import block, count, duration, one_line, size
+from fedplug.researcher.progress.text import block, count, duration, metrics_line, one_line, size
 
 PARAMS = Params.from_arrays({"w": np.zeros(2, dtype=np.float32)})
 FOLDER = Path("/data/experiments/Experiment_0003")
@@ -550,3 +550,61 @@ def test_unknown_modes_are_named(monkeypatch):
     monkeypatch.setenv("FEDPLUG_PROGRESS", "loud")
     with pytest.raises(UnknownNameError, match=r"FEDPLUG_PROGRESS"):
         make_progress()
+
+
+# --- a test without training is no round ---
+
+
+def play_a_test(monitor):
+    monitor.started(FOLDER, info(1), 1)
+    monitor.round_started(RoundContext(round=0), ["n0"])
+    monitor.round_ended(RoundContext(round=0), result(["n0"]))
+    monitor.testing(RoundContext(round=1), ["n0"])
+
+
+def test_plain_progress_calls_a_test_a_test():
+    out, clock = io.StringIO(), Clock()
+    monitor = PlainProgress(out, clock=clock)
+    play_a_test(monitor)
+    clock.now += 6
+    monitor.progress("n0", tick("n0", 1, phase="test-global", loss=None))
+    found = TrainReply(key=key(1, "n0"), sample_count=14, steps=0, metrics={"test_global_accuracy": 0.5})
+    monitor.replied("n0", found)
+    monitor.tested(RoundContext(round=1), result(["n0"], 1))
+    monitor.stopped(1, None)
+    lines = out.getvalue().splitlines()
+    assert lines[3:5] == [
+        "test: hospital-0 testing, step 40/100, 640 samples/s, 3.0 s left",
+        "test: hospital-0 replied, 14 samples, test_global_accuracy 0.5",
+    ]
+    assert "2/1" not in out.getvalue()
+    assert lines[-1].startswith("Finished 1 round")
+
+
+def test_the_board_shows_a_test_and_counts_it_as_no_round():
+    board, clock = board_of(2, rounds=1)
+    board.round_ended(RoundContext(round=0), result(["n0", "n1"]))
+    board.testing(RoundContext(round=1), ["n0", "n1"])
+    board.progress("n0", tick("n0", 1, phase="test-global"))
+    clock.now += 1
+    assert board.status()[0] == "Test"
+    assert len(board.status()) == 2  # no time left: there is no pace of tests
+    text = drawn(board)
+    assert "testing" in line_with(text, "hospital-0")
+    assert plain_page(board, [], "").splitlines()[1].startswith("Test, elapsed")
+    board.tested()
+    assert board.status()[0] == "Round 1/1"
+    assert len(board.finished) == 1
+
+
+def test_after_a_test_rounds_are_rounds_again():
+    board, _ = board_of(1)
+    board.testing(RoundContext(round=0), ["n0"])  # and it fails: nobody says that it is over
+    board.round_started(RoundContext(round=0), ["n0"])
+    assert board.status()[0] == "Round 1/5"
+
+
+def test_metrics_that_find_no_room_are_counted_and_bounds_are_left_out():
+    metrics = {"loss": 1.0} | {f"m{i}": 2.0 for i in range(7)} | {"auc_error_bound": 0.1}
+    assert metrics_line(metrics, 3) == "loss 1, m0 2, m1 2 and 5 more"
+    assert metrics_line({"auc": 0.5, "auc_error_bound": 0.1}) == "auc 0.5"

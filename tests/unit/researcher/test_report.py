@@ -167,10 +167,14 @@ def test_whatever_is_written_stays_text(tmp_path):
 def test_the_same_input_gives_the_same_bytes(tmp_path):
     made = []
     for name in ("a", "b"):
-        path = write_report(tmp_path / name, some_history(private=True), SETTINGS, generated=WHEN, plan_source="x = 1")
+        path = write_report(
+            tmp_path / f"{name}.html", some_history(private=True), SETTINGS, generated=WHEN, plan_source="x = 1"
+        )
         made.append(path.read_bytes())
     assert made[0] == made[1]
-    other = write_report(tmp_path / "c", some_history(private=True), SETTINGS, plan_source="x = 1").read_text("utf-8")
+    other = write_report(tmp_path / "c.html", some_history(private=True), SETTINGS, plan_source="x = 1").read_text(
+        "utf-8"
+    )
     stamp = r"Report of [^<]*"
     assert re.sub(stamp, "", other) == re.sub(stamp, "", made[0].decode())
 
@@ -247,11 +251,44 @@ def test_where_it_goes(tmp_path):
     folder = tmp_path / "there"
     folder.mkdir()
     assert write_report(folder, some_history(), {}) == folder / "report.html"
-    assert write_report(str(tmp_path / "new" / "x.html"), some_history(), {}).is_file()
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["x.html"]
+    assert write_report(str(folder / "x.HTM"), some_history(), {}).is_file()
+    assert write_report(folder / "plain", some_history(), {}) == folder / "plain.html"
+    assert sorted(path.name for path in folder.iterdir()) == ["plain.html", "report.html", "x.HTM"]
+
+
+@pytest.mark.parametrize("name", ["r.pdf", "r.html.txt"])
+def test_a_report_is_refused_a_name_of_another_kind_of_file(tmp_path, name):
+    with pytest.raises(UsageError, match="ends like something else"):
+        write_report(tmp_path / name, some_history(), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_makes_no_folder_as_an_exported_model_makes_none(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreError, match="report cannot be saved"):
-        write_report(tmp_path / "file" / "x.html", some_history(), {})
+    for name in ("new", "file"):
+        with pytest.raises(UsageError, match="There is no folder"):
+            write_report(tmp_path / name / "x.html", some_history(), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def many_metrics():
+    history = History()
+    told = {"loss": 0.5} | {f"test_global_m{i}": float(i) for i in range(8)}
+    told |= {"test_global_auc": 0.875, "test_global_auc_error_bound": 0.015625}
+    add(history, 0, {"n": told}, metrics=told)
+    return history
+
+
+def test_what_finds_no_room_is_counted(tmp_path):
+    text = Page(report(tmp_path, many_metrics())).text
+    assert "and 4 more metrics: the curves show them." in text  # loss and nine of the test, six are shown
+    assert text.count("And 4 more metrics: see the curves.") == 2
+
+
+def test_an_error_bound_stands_beside_its_curve_and_nowhere_else(tmp_path):
+    text = report(tmp_path, many_metrics())
+    assert "last point exact to ±0.01562" in text
+    assert "error" not in Page(text).text.casefold()
 
 
 def test_the_old_report_stays_if_the_new_one_fails(tmp_path, monkeypatch):

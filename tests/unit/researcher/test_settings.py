@@ -347,6 +347,16 @@ def test_the_model_can_be_tested_at_any_time_and_is_after_the_last_round(capsys:
     assert events.index(tested[1]) < events.index(next(event for event in events if event["event"] == "stopped"))
 
 
+def test_the_last_test_is_not_shown_as_a_round_beyond_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    with experiment(test_ratio=0.25, test_on_global_updates=True, progress="plain") as exp:
+        exp.run()
+    shown = capsys.readouterr().err
+    assert "round 3/2" not in shown
+    assert [line.split(", test_")[0] for line in shown.splitlines() if line.startswith("test: ")] == [
+        "test: a replied, 3 samples", "test: b replied, 3 samples",
+    ]  # fmt: skip
+
+
 def test_to_test_needs_something_to_test_on() -> None:
     with experiment() as exp, pytest.raises(UsageError, match="test_ratio is 0"):
         exp.evaluate()
