@@ -53,19 +53,23 @@ def cure_of(name: str, home: str) -> str:
 
 
 def _importable_from(value: Any) -> str:
-    """The module from which a class or a function can be imported by its name, the package itself if that has it."""
+    """The module from which a class or a function can be imported by its name: of a package, the outermost."""
     module, name = getattr(value, "__module__", None), getattr(value, "__name__", None)
     if not isinstance(module, str) or not isinstance(name, str):
         return ""
-    places = [top_of(module), module] if not _is_own(module) else [module]
+    if module not in sys.modules:
+        return module
+    parts = module.split(".")
+    places = [module] if _is_own(module) else [".".join(parts[: i + 1]) for i in range(len(parts))]
     return next((each for each in places if getattr(sys.modules.get(each), name, None) is value), "")
 
 
 def _is_own(module: str) -> bool:
     """Whether a module is of the user's own making: neither installed nor of Python itself."""
-    if module == "__main__":
+    # What lies beside a file of `load_plan_class` is forgotten when that has been executed.
+    if module == "__main__" or module not in sys.modules:
         return True
-    file = getattr(sys.modules.get(module), "__file__", None)
+    file = getattr(sys.modules[module], "__file__", None)
     installed = not file or bool(INSTALLED & set(Path(file).parts))
     ours = top_of(module) in sys.stdlib_module_names or top_of(module).startswith("fedplug")
     return not installed and not ours

@@ -71,10 +71,11 @@ def _uncalled(error: BaseException) -> str:
     """What to write where a plan uses one of our methods as if it were what the method gives."""
     method = getattr(error, "obj", None) if isinstance(error, AttributeError) else None
     method = getattr(method, "__func__", method)
-    if not isinstance(method, FunctionType) or not method.__module__.startswith("fedplug"):
+    home = method.__module__ if isinstance(method, FunctionType) else ""
+    if not isinstance(method, FunctionType) or not home.startswith("fedplug") or home.startswith("fedplug_plan_"):
         return ""
     owner = "self.dataset" if "Dataset" in method.__qualname__ else "self"
-    call = f"{owner}.{method.__name__}()"
+    call = f"{owner}.{method.__name__}({'...' if method.__code__.co_argcount > 1 else ''})"
     return f"{method.__name__} is a method: write {call}.{getattr(error, 'name', '')}"
 
 

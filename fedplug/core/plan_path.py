@@ -92,7 +92,7 @@ def _execute(file: Path) -> types.ModuleType:
             frames = traceback.walk_tb(error.__traceback__)
             lines = [line for frame, line in frames if frame.f_code.co_filename == str(file)]
             where = f" in line {lines[-1]}" if lines else ""
-            cure = _import_cure(error.name) if isinstance(error, NameError) and error.name else ""
+            cure = _import_cure(error.name or "") if isinstance(error, NameError) else ""
             raise PlanSourceError(f"{file} failed{where}: {type(error).__name__}: {error}.", cure=cure) from error
     return module
 

@@ -442,7 +442,11 @@ class InPlace(Net):
 @pytest.mark.parametrize(
     ("plan_class", "reason", "cure"),
     [
-        (BatchNormed, "BatchNorm cannot support training with differential privacy", "replace BatchNorm by GroupNorm"),
+        (
+            BatchNormed,
+            "BatchNorm cannot support training with differential privacy\\.\nReplace",
+            "BatchNorm by GroupNorm",
+        ),
         (
             PlainBatchNorm,
             "1 is a BatchNorm1d, which makes the output for a sample depend on the others",

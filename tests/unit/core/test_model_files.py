@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import joblib
@@ -15,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from fedplug import DataManager, NumpyTrainingPlan
 from fedplug.core.errors import CodecError, FedplugError, ParamsError, PlanError, UsageError
-from fedplug.core.model_files import ARRAY_FORMATS, write_atomically
+from fedplug.core.model_files import ARRAY_FORMATS, damaged, write_atomically
 from fedplug.core.training_plan import PlanSetup
 
 SUFFIXES = [".npz", ".safetensors", ".joblib", ".skops"]
@@ -61,6 +62,11 @@ def bigger(plan):
     for array in plan.model().values():
         array += np.ones((), array.dtype)
     return plan
+
+
+def test_a_key_that_a_reader_missed_is_not_told():
+    assert damaged(Path("m.pt"), KeyError(101)).message == "m.pt is damaged, or no .pt file."
+    assert "(ValueError: too short)" in damaged(Path("m.pt"), ValueError("too short")).message
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -135,6 +135,17 @@ def test_a_file_that_lacks_an_import_is_told_that_it_must_import_what_it_uses(tm
         assert caught.value.cure == f"The file is executed here as it stands, so it must import what it uses{line}"
 
 
+def test_a_base_class_of_a_file_beside_it_is_told_to_be_a_helper(tmp_path):
+    write(tmp_path / "base_beside.py", ("Base", 1.0))
+    own = "from base_beside import Base\n\n\nclass Own(Base):\n    def init_optimizer(self):\n        return None\n"
+    (tmp_path / "plan.py").write_text(own)
+    with pytest.raises(PlanSourceError, match="uses 'Base'") as caught:
+        bundle_plan(load_plan_class(tmp_path / "plan.py"))
+    assert 'return ["base_beside"], and import it in init_dependencies: ["from base_beside import Base"]' in str(
+        caught.value
+    )
+
+
 def test_what_is_not_there_is_named(tmp_path):
     (tmp_path / "data.csv").write_text("a,b\n")
     with pytest.raises(UsageError, match=r"data\.csv is no Python file: its name does not end in \.py"):

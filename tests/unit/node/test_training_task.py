@@ -291,6 +291,22 @@ def test_a_test_that_raises_is_told_and_the_training_goes_on(when, caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize(
+    ("wrong", "cure"),
+    [
+        ("self.model.parameters()", "model is a method: write self.model().parameters"),
+        ("self.training_args.items()", "training_args is a method: write self.training_args().items"),
+        ("self.dataset.column.mean()", "column is a method: write self.dataset.column(...).mean"),
+        ("self.training_step.weights", ""),
+        ("self.model().parameters()", ""),
+    ],
+)
+def test_a_method_that_was_not_called_is_told(wrong, cure):
+    with pytest.raises(PlanRunError, match="AttributeError") as caught:
+        run(variant((STEP, f"        {wrong}\n" + STEP)))
+    assert caught.value.cure == cure
+
+
 def test_a_test_can_be_cancelled():
     with pytest.raises(TrainingCancelledError):
         run(cancelled=lambda: True, test_ratio=0.25, test_on_global_updates=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -40,8 +39,9 @@ def check_model(model: nn.Module) -> None:
     finally:
         model.train(training)
     if problems:
-        # Its first sentence: what follows explains, and advises otherwise than we do.
-        reason = re.split(r"(?<=[.!])\s", " ".join(str(problems[0]).split()))[0]
+        reason = " ".join(str(problems[0]).split())
+        if reason.startswith("BatchNorm"):  # the rest of it says at length what the cure says
+            reason = reason.partition(". ")[0].rstrip(".") + "."
         raise PlanError(f"Opacus cannot train this model with local differential privacy: {reason}", cure=_FIX)
     for name, module in model.named_modules():
         # Opacus looks at layers with trainable parameters only; one without any still mixes the samples of a batch.
