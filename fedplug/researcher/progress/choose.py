@@ -57,8 +57,8 @@ def make_progress(mode: str = "auto", *, file: IO[str] | None = None) -> Monitor
     return PlainProgress(file)
 
 
-def _known(mode: str, kind: str) -> str:
-    if mode not in MODES:
+def _known(mode: object, kind: str) -> str:
+    if not isinstance(mode, str) or mode not in MODES:
         raise UnknownNameError(kind, mode if isinstance(mode, str) else shown(mode), MODES)
     return mode
 
