@@ -163,6 +163,11 @@ class RoundSettings(SettingsBase):
         """
         if isinstance(tensorboard, Monitor):
             self.add_monitor(tensorboard)
+        elif not isinstance(tensorboard, bool):
+            raise UsageError(
+                f"monitor must be a monitor, or True or False for TensorBoard logs, got {shown(tensorboard)}.",
+                cure="Derive a monitor of your own from fedplug.Monitor.",
+            )
         else:
             self.set_tensorboard(tensorboard)
         return self.monitor()

@@ -242,7 +242,7 @@ def test_a_monitor_may_be_set_like_tensorboard() -> None:
         assert exp.tensorboard()
         exp.run(1)
         assert (exp.tensorboard_results_path / "aggregated").is_dir()
-        with pytest.raises(UsageError, match="tensorboard must be True or False"):
+        with pytest.raises(UsageError, match="True or False for TensorBoard logs"):
             exp.set_monitor("yes")
     assert seen.rounds == 1
 

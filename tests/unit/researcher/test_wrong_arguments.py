@@ -86,6 +86,16 @@ def test_odd_tags_are_told_beside_other_mistakes(tags: Any) -> None:
         Experiment(tags=tags, round_limit="many", progress="quiet")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["test_metric", "training_plan_class", "monitor", "aggregator", "nodes", "model_args"])
+def test_an_array_in_the_wrong_place_is_refused_and_not_printed(name: str) -> None:
+    wrong: dict[str, Any] = {name: np.full((2, 2), 0.123456)}
+    with pytest.raises(UsageError) as caught:
+        Experiment(**wrong, progress="quiet")
+    assert name in str(caught.value)
+    if name != "test_metric":  # training arguments have a rule of their own: the beginning is shown
+        assert "0.123" not in str(caught.value)
+
+
 @pytest.mark.parametrize("mode", [5, ["plain"], {"mode": "plain"}])
 def test_a_progress_mode_may_be_anything_and_is_refused(mode: Any) -> None:
     with pytest.raises(UsageError, match="There is no progress mode"):
