@@ -405,7 +405,7 @@ class Written(TorchTrainingPlan):
         return F.cross_entropy(self.forward(data), target)
 
     def postprocess(self, params):
-        return {**params, "weight": torch.as_tensor(self.dataset.column("x")[:2])}
+        return {**params, "weight": torch.tensor(self.dataset.column("x")[:2])}
 
 
 class Registered(TorchTrainingPlan):
