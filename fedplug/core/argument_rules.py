@@ -14,9 +14,6 @@ Plain = dict[str, Any]
 
 DEFAULT_LEARNING_RATE = 1e-3
 
-LEAST_SIGMA = 1e-6
-"""The least noise of differential privacy that counts as noise."""
-
 _RATE_NAMES = ("lr", "learning_rate", "learningrate", "learn_rate", "l_rate", "lrate")
 _MAX_DEPTH = 16
 _KIND_WORDS = {
@@ -109,8 +106,8 @@ def check_privacy(args: Plain, problems: list[str]) -> None:
     if not isinstance(args["poisson"], bool):
         problems.append(f"dp_args['poisson'] must be True or False, got {_short(args['poisson'])}")
     fits: dict[str, tuple[str, Callable[[float], bool]]] = {
-        # far below, noise does nothing, and its account leaves the range of floating point
-        "sigma": (f"a number >= {LEAST_SIGMA:g}, or 0", lambda value: value == 0 or value >= LEAST_SIGMA),
+        # beyond, noise does nothing or is all there is, and its account leaves the range of floating point
+        "sigma": ("0, or a number from 1e-06 to 1e+09", lambda value: value == 0 or 1e-6 <= value <= 1e9),
         "clip": ("a number > 0", lambda value: value > 0),
         "delta": ("a number between 0 and 1", lambda value: 0 < value < 1),
     }

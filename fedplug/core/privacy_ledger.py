@@ -169,6 +169,8 @@ class PrivacyLedger:
                 if (account.last, account.told) == (ctx.round, told):
                     continue
                 _close(account, ctx.round, told)
+                if account.last not in (-1, asked[node].acked):
+                    account.lose(f"round {ctx.round + 1} was begun again, from before round {account.last + 1}")
                 if account.type in ("", "local"):
                     account.type = "local"
                     _take(account, args, reply)

@@ -390,3 +390,148 @@ def test_batches_that_a_plan_mixes_cannot_be_protected_sample_by_sample() -> Non
         exp.run(1)
     assert "Prepare the samples one by one in training_data" in str(caught.value)
     assert trained(plan=Mixing, rounds=1, dp_args={"sigma": 1.0, "clip": 1.0})[1].privacy()["lyon"]["rounds"] == 1
+
+
+class Written(TorchTrainingPlan):
+    """Sends rows of its data as weights."""
+
+    def init_model(self):
+        return nn.Linear(30, 2)
+
+    def training_data(self):
+        return DataManager(self.dataset.column("x"), self.dataset.column("y"))
+
+    def training_step(self, data, target):
+        return F.cross_entropy(self.forward(data), target)
+
+    def postprocess(self, params):
+        return {**params, "weight": torch.tensor(self.dataset.column("x")[:2])}
+
+
+class Registered(TorchTrainingPlan):
+    def init_model(self):
+        return nn.Linear(30, 2)
+
+    def training_data(self):
+        self.add_preprocess(self.write, ProcessTypes.PARAMS)
+        return DataManager(self.dataset.column("x"), self.dataset.column("y"))
+
+    def training_step(self, data, target):
+        return F.cross_entropy(self.forward(data), target)
+
+    def write(self, params):
+        return params
+
+
+@pytest.mark.parametrize(("plan", "method"), [(Written, "postprocess"), (Registered, "write")])
+def test_parameters_that_a_plan_changes_after_training_are_refused_with_local_privacy_only(plan, method) -> None:
+    with (
+        experiment(plan=plan, dp_args=LOCAL) as exp,
+        pytest.raises(RoundError, match=f"but {method} changes") as caught,
+    ):
+        exp.run(1)
+    assert "type 'central'" in str(caught.value)
+    assert exp.privacy() == {}
+    assert math.isfinite(
+        trained(plan=plan, rounds=1, dp_args={"sigma": 1.0, "clip": 1.0})[1].privacy()["lyon"]["epsilon"]
+    )
+
+
+# what was published stays published --------------------------------------------------------------------------
+
+
+CENTRAL = {"type": "central", "sigma": 1.0, "clip": 0.5}
+
+
+@pytest.mark.parametrize("dp_args", [LOCAL, CENTRAL], ids=["local", "central"])
+def test_going_back_to_a_breakpoint_takes_nothing_back(dp_args: dict[str, Any]) -> None:
+    federation = Federation(PARTS)
+    with experiment(federation, dp_args=dp_args) as first:
+        first.set_save_breakpoints(True)
+        first.run(4)
+        spent, params = first.privacy(), first.params()
+    folder = first.experimentation_path()
+    assert (folder / "privacy.json").is_file()
+
+    # The same way again tells nothing new.
+    with Experiment.load_breakpoint(folder / "breakpoint_0003", transport=federation, progress="quiet") as again:
+        assert again.privacy() == spent
+        again.run(1)
+        assert again.params() == params
+        assert again.privacy() == spent
+
+    # Another way does.
+    with Experiment.load_breakpoint(folder / "breakpoint_0003", transport=federation, progress="quiet") as other:
+        other.set_training_args({**other.training_args(), "optimizer_args": {"lr": 0.1}})
+        other.run(1)
+        told = other.privacy()["lyon"]
+        assert told["rounds"] == 5
+        if dp_args is CENTRAL:
+            assert told["epsilon"] == gaussian_epsilon([(1.0, 5)], 1e-5)
+        else:
+            assert told["epsilon"] == math.inf
+            assert told["reason"] == "round 4 was run twice, with different results"
+    with Experiment.load_breakpoint(folder / "breakpoint_0001", transport=federation, progress="quiet") as third:
+        assert third.privacy()["lyon"] == told
+
+
+def test_an_account_that_its_node_has_lost_says_so() -> None:
+    with experiment(dp_args=LOCAL) as first:
+        first.set_save_breakpoints(True)
+        first.run(1)
+    forgetful = Federation(PARTS)
+    with Experiment.load_breakpoint(first.experimentation_path(), transport=forgetful, progress="quiet") as second:
+        second.run(1)
+        told = second.privacy()["lyon"]
+    assert told["epsilon"] == math.inf
+    assert told["reason"] == "the node's account was lost; see its log"
+
+
+class Stopping(Monitor):
+    """Presses Ctrl-C when the second reply of a round has come."""
+
+    def __init__(self) -> None:
+        self.left = 2
+
+    def replied(self, node_id: str, reply: TrainReply) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_updates_of_a_round_that_was_stopped_are_not_forgotten(changed: bool) -> None:
+    with experiment(dp_args=LOCAL) as exp:
+        exp.add_monitor(Stopping())
+        with pytest.raises(KeyboardInterrupt):
+            exp.run(1)
+        begun = exp.privacy()
+        assert len(begun) == 2
+        assert all(math.isfinite(each["epsilon"]) and each["rounds"] == 0 for each in begun.values())
+        assert (exp.experimentation_path() / "privacy.json").is_file()
+        if changed:
+            exp.set_training_args({**exp.training_args(), "optimizer_args": {"lr": 0.1}})
+        exp.run(1)
+        told = exp.privacy()
+    assert len(told) == 3
+    for node in told:
+        assert math.isinf(told[node]["epsilon"]) == (changed and node in begun)
+    if changed:
+        assert all("in a round that was not completed" in told[node]["reason"] for node in begun)
+    else:
+        assert told == trained(rounds=1, dp_args=LOCAL)[1].privacy()
+
+
+def test_a_model_that_is_set_anew_takes_nothing_back() -> None:
+    with experiment(dp_args=LOCAL) as exp:
+        exp.run(1)
+        spent = exp.privacy()
+        exp.set_training_plan_class(Cancer, keep_weights=False)
+        assert exp.privacy() == spent  # that of the model before, and still true
+        exp.run(1)
+        assert "set anew" in exp.privacy()["lyon"]["reason"]
+    with experiment(dp_args=CENTRAL) as exp:
+        exp.run(1)
+        exp.set_training_plan_class(Cancer, keep_weights=False)
+        exp.run(1)
+        assert exp.privacy()["lyon"]["epsilon"] == gaussian_epsilon([(1.0, 2)], 1e-5)

@@ -560,6 +560,52 @@ class Outbox(Net):
         return ["from fedplug.core.trainer import hook", "from fedplug import Params"]
 
 
+class Post(Net):
+    def postprocess(self, params):
+        return params
+
+
+class Before(Net):
+    """Writes rows of the data into the weights before the training."""
+
+    def training_data(self):
+        with torch.no_grad():
+            self.model()[0].weight[:] = torch.tensor(self.dataset.column("x")[:6])
+        return super().training_data()
+
+
+class During(Net):
+    def training_step(self, data, target):
+        self.model()[0].weight.data[0] = data[0]  # torch counts no version of this
+        return super().training_step(data, target)
+
+
+class Afterwards(Net):
+    def testing_step(self, data, target):
+        self.model()[3].bias.data[:] = data[0, :2]
+        return {"m": 1.0}
+
+
+class AtTheEnd(Net):
+    @hook("on_fit_end")
+    def write(self, ctx):
+        ctx.backend.set_params(Params.from_arrays({n: a + 1 for n, a in ctx.backend.get_params().items()}))
+
+    def init_dependencies(self):
+        return ["from fedplug.core.trainer import hook", "from fedplug import Params"]
+
+
+class OwnReading(Net):
+    def get_params(self, allocate=None):
+        return super().get_params(allocate).map(lambda a: a + 1 if self.node_id() and self._trained else a)
+
+    _trained = False
+
+    def read_optimizer(self):
+        self._trained = True
+        return super().read_optimizer()
+
+
 @pytest.mark.parametrize(
     ("plan_class", "dp", "reason"),
     [
@@ -569,6 +615,12 @@ class Outbox(Net):
         (TwoModels, local(), "trains one model"),
         (Counting, local(), "Training has changed '1.seen'"),
         (Twice, local(), "takes one gradient of each batch"),
+        (Post, local(), "but postprocess changes the parameters after the training"),
+        (Before, local(), "Something else than the optimizer's steps has changed '0.weight'"),
+        (During, local(), "Something else than the optimizer's steps has changed '0.weight'"),
+        (Afterwards, local(), "Something else than the optimizer's steps has changed '3.bias'"),
+        (AtTheEnd, local(), "Something else than the optimizer's steps has changed '0.weight'"),
+        (OwnReading, local(), "Something else than the optimizer's steps has changed '0.weight'"),
         (Outbox, local(), "would send 'mine' beside the parameters"),
         (Outbox, {"sigma": 1, "clip": 1}, "would send 'mine' beside the parameters"),
         (BatchNormed, {"sigma": 1, "clip": 1}, "'1.num_batches_tracked' is int64"),
@@ -576,9 +628,38 @@ class Outbox(Net):
 )
 def test_what_the_noise_would_not_cover_is_refused(plan_class, dp, reason):
     args = {"loader_args": {"batch_size": 64}} if plan_class is Rows else {}
+    if plan_class is Afterwards:
+        args = {"test_ratio": 0.2, "test_on_local_updates": True}
+    if plan_class is OwnReading:
+        args = {"keep_optimizer_state": True}
     with pytest.raises((UsageError, PlanRunError), match=reason) as caught:
         run(plan_class, dp, **args)
     assert caught.value.cure
+
+
+def test_central_privacy_covers_whatever_has_changed_the_parameters():
+    for plan_class in (Post, Before, During, AtTheEnd):
+        begin = start(plan_class)
+        _, params, _ = run(plan_class, {"sigma": 1, "clip": 0.01})
+        assert 0 < update_norm(begin, params) <= 0.01
+
+
+class Kept(Net):
+    def tag_parameters(self, name):
+        return {"persistent"} if name.startswith("3.") else set()
+
+
+def test_parameters_that_a_node_goes_on_from_are_where_private_training_begins():
+    book = StateBook()
+    params = run(Kept, local(), state=book)[1]
+    reply, _, _ = run(Kept, local(), params=params, state=StateBook(book.result()), acked=0, number=1)
+    assert reply.state == "kept"
+    assert "dp_epsilon" in reply.metrics
+
+
+def test_a_training_that_comes_to_nothing_is_not_called_a_change():
+    _, params, _ = run(dp=local(1.0, 1e6), num_updates=1, optimizer_args={"lr": 1e38})
+    assert not all(np.isfinite(params[name]).all() for name in params)
 
 
 def test_the_cures_for_buffers_work():

@@ -16,7 +16,15 @@ from fedplug.core.local_state import StateBook
 from fedplug.core.messages import TaskKey, TrainRequest
 from fedplug.core.noise import NoiseStream
 from fedplug.core.params import Params
-from fedplug.core.privacy import add_noise, check_clippable, clip_update, privacy_args, request_key, update_norm
+from fedplug.core.privacy import (
+    add_noise,
+    check_clippable,
+    clip_update,
+    privacy_args,
+    request_digest,
+    request_key,
+    update_norm,
+)
 
 KEY = b"k" * 32
 WIDTHS = {"float16": (np.float16, 16), "float32": (np.float32, 32), "float64": (np.float64, 64)}
@@ -142,10 +150,21 @@ def key(secret=KEY, request=REQUEST, plan="hash", params=PARAMS, aux=AUX, base=N
     return request_key(secret, request, plan, params, aux, base, data)
 
 
+def digest(request=REQUEST, plan="hash", params=PARAMS, aux=AUX) -> str:
+    return request_digest(request, plan, params, aux)
+
+
 def test_a_repeated_request_has_the_same_key_whatever_the_attempt():
     again = replace(REQUEST, key=replace(REQUEST.key, attempt=7))
     assert key() == key(request=again)
     assert len(key()) == 32
+    assert digest() == digest(request=again)
+
+
+def test_how_often_progress_is_told_has_no_say():
+    often = replace(REQUEST, training_args={**REQUEST.training_args, "log_interval": 3})
+    assert key(request=often) == key()
+    assert digest(request=often) == digest()
 
 
 def test_every_other_fact_has_its_say():
@@ -165,6 +184,9 @@ def test_every_other_fact_has_its_say():
         key(aux={"c": Params.from_arrays({"w": np.zeros(3)})}), key(aux={"d": AUX["c"]}), key(aux={}),
     ]  # fmt: skip
     assert len(set(keys)) == len(keys)
+    digests = [digest(request=replace(REQUEST, **{name: value})) for name, value in changes.items()]
+    digests += [digest(), digest(plan="other"), digest(params=AUX["c"]), digest(aux={})]
+    assert len(set(digests)) == len(digests)
 
 
 def test_arguments_that_cannot_travel_are_refused():

@@ -125,6 +125,9 @@ def test_privacy_has_defaults_and_ranges():
     args = TrainingArgs.from_dict({"dp_args": {"sigma": 1, "clip": 2}})
     assert args.dp_arguments() == {"type": "central", "sigma": 1.0, "clip": 2.0, "delta": 1e-5, "poisson": True}
     found = problems_of({"dp_args": {"type": "x", "sigma": -1, "delta": 1, "poisson": 1, "sigmoid": 2}})
+    for sigma in (1e-300, 9e-7, 1.1e9):
+        (problem,) = problems_of({"dp_args": {"sigma": sigma, "clip": 1}})
+        assert "dp_args['sigma'] must be 0, or a number from 1e-06 to 1e+09, got" in problem
     for word in ("'type'", "'sigma'", "'clip'", "'delta'", "'poisson'", "did you mean 'sigma'"):
         assert any(word in problem for problem in found), word
     assert problems_of({"clip": 1}) == ("'clip' is not a training argument; it belongs into dp_args",)
@@ -174,7 +177,7 @@ def test_a_learning_rate_under_another_name_is_not_left_lying(name):
 
 def test_missing_arguments_of_differential_privacy_are_called_missing():
     assert problems_of({"dp_args": {}}) == (
-        "dp_args needs 'sigma', a number >= 0",
+        "dp_args needs 'sigma', 0, or a number from 1e-06 to 1e+09",
         "dp_args needs 'clip', a number > 0",
     )
     assert problems_of({"dp_args": {"sigma": None, "clip": 1}}) == (

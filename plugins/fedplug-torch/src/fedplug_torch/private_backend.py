@@ -116,6 +116,7 @@ class PrivateTorchBackend(TorchBackend):
         self._hooked: GradSampleModule | None = None
         self._history: list[Spent] = []
         self._left: dict[str, torch.Tensor] = {}  # the shared parameters as the last step has left them
+        self._moving: frozenset[str] = frozenset()  # those of them that steps move
         self._size = -1  # samples of the batch that was drawn; -1: there is none, or it has been used
         self._divisor = 1.0
         self._rate = 1.0
@@ -159,7 +160,9 @@ class PrivateTorchBackend(TorchBackend):
         if phase is not Phase.EVAL and self._hooked is None:
             # The wrapper itself is not called: its hooks sit in the plan's own module, whose names stay as they are.
             self._hooked = GradSampleModule(self.model, batch_first=True, loss_reduction="mean")
-            self._left = self._left or self._shared()
+            shared = self._shared()
+            self._moving = self._moved_of(shared)
+            self._left = self._left or {name: tensor.detach().clone() for name, tensor in shared.items()}
 
     def forward(self, data: Any, target: Any) -> torch.Tensor:
         """The plan's loss, checked; 0 for an empty sample, of which no plan could make a loss."""
@@ -205,12 +208,12 @@ class PrivateTorchBackend(TorchBackend):
         Raises:
             PlanError: Something else has changed a shared parameter or buffer meanwhile.
         """
-        self._check(self._shared(copied=False))
+        shared = self._shared()
+        self._check(shared)
+        self._moving = self._moved_of(shared)
         super().step()
-        moved = self._moved()
-        for name, now in self._shared(copied=False).items():
-            if id(now) in moved:
-                self._left[name].copy_(now)
+        for name in self._moving:
+            self._left[name].copy_(shared[name].detach())
 
     def discharge(self) -> None:
         """Forget gradients, and take Opacus's hooks out of the module."""
@@ -301,23 +304,24 @@ class PrivateTorchBackend(TorchBackend):
         """As `Backend.check_shared`."""
         self._check({name: tensor.to(self.device) for name, tensor in torch_params.views(params).items()})
 
-    def _shared(self, *, copied: bool = True) -> dict[str, torch.Tensor]:
-        """The shared parameters and buffers."""
+    def _shared(self) -> dict[str, torch.Tensor]:
+        """The shared parameters and buffers, live."""
         tensors = torch_params.distinct(self.model.state_dict(keep_vars=True))[0]
         local = set(self._plan.parameter_tags().local)
-        return {n: t.detach().clone() if copied else t for n, t in tensors.items() if n not in local}
+        return {name: tensor for name, tensor in tensors.items() if name not in local}
 
-    def _moved(self) -> set[int]:
+    def _moved_of(self, shared: Mapping[str, torch.Tensor]) -> frozenset[str]:
+        """The names of those that the optimizer moves."""
         groups = [] if self.optimizer is None else self.optimizer.param_groups
-        return {id(p) for group in groups for p in group["params"]}
+        moved = {id(p) for group in groups for p in group["params"]}
+        return frozenset(name for name, tensor in shared.items() if id(tensor) in moved)
 
     def _check(self, found: Mapping[str, torch.Tensor]) -> None:
         for name, now in found.items():
             before = self._left.get(name)
             if before is not None and torch_params.bits_equal(now.detach(), before):
                 continue
-            moved = self._moved()
-            if any(n == name and id(t) not in moved for n, t in self._shared(copied=False).items()):
+            if name not in self._moving:
                 raise PlanError(
                     f"Training has changed {name!r}, which the optimizer does not move; local differential privacy "
                     "protects what the optimizer moves, and this would leave the node without noise.",
