@@ -31,7 +31,7 @@ from fedplug.researcher.node_check import ask_nodes, differences
 from fedplug.researcher.round_log import LogPlace, RoundLog
 from fedplug.researcher.search import usable_nodes
 from fedplug.researcher.settings.base import QUERIES
-from fedplug.researcher.snapshot import VERSION, ComponentRecord, PlanRecord, Saved, Snapshot
+from fedplug.researcher.snapshot import VERSION, Acked, ComponentRecord, PlanRecord, Saved, Snapshot
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Resumable(ExperimentResults):
 
     _seed: int
     _transport: Any
-    _acked: dict[str, int]
+    _acked: dict[str, Acked]
     _privacy: PrivacyLedger
     _log: RoundLog | None = None
 
