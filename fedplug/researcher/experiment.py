@@ -130,7 +130,7 @@ class Experiment(RoundLoop, Closing):
         self._pool: NodePool | None = None
         self._attempt, self._given_up = 0, set[str]()
         self._privacy = PrivacyLedger()
-        self._acked: dict[str, int] = {}
+        self._acked = {}
         self._plan_path = None if training_plan_path is None else Path(training_plan_path)
         self._take_history(History())
         self._apply(
