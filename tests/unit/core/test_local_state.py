@@ -90,7 +90,8 @@ def test_plain_data_are_bounded():
 
 REQUEST = TrainRequest(
     key=TaskKey(experiment_id="e", round=3, node_id="paris"), dataset_id="d", plan_class="P",
-    model_args={"a": 1, "b": 2}, training_args={"epochs": 2}, seed=4, data_seed=5, acked_round=2, acked_state="a5" * 32, total_rounds=9, aux=("c",),
+    model_args={"a": 1, "b": 2}, training_args={"epochs": 2}, seed=4, data_seed=5, acked_round=2,
+    acked_state="a5" * 32, total_rounds=9, aux=("c",),
 )  # fmt: skip
 PARAMS = Params.from_arrays({"w": np.arange(3.0)})
 AUX = {"c": Params.from_arrays({"w": np.ones(3)})}
