@@ -3,11 +3,14 @@
 A training gets a `StateBook`. It reads in it what the last acknowledged round left behind, and writes into it
 what this round leaves. Who writes has a section of his own: ``parameters`` and ``optimizer`` are the library's,
 a hook takes the name of its plugin. The node stores what was written as one `LocalState`; whether it ever
-becomes the base of a round is for the researcher's next request to say (``TrainRequest.acked_round``).
+becomes the base of a round is for the researcher's next request to say (``TrainRequest.acked_round`` and
+``acked_state``).
 """
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fedplug.core.errors import ParamsError, UsageError
+from fedplug.core.messages import TrainRequest
 from fedplug.core.params import Params
 
 if TYPE_CHECKING:
@@ -130,6 +134,33 @@ class StateBook:
             )
         parts = {f"{section}/{name}": params[name] for section, params in self._arrays.items() for name in params}
         return LocalState(Params.from_arrays(parts), values)
+
+
+def lineage(request: TrainRequest, plan_hash: str, params: Params, aux: Mapping[str, Params], *, found: bool) -> str:
+    """The name of the state that a training leaves: 64 hexadecimal digits that say how the state came about.
+
+    It is a SHA-256 over everything that the training depends on and the researcher knows. The request names the
+    state that the training went on from, so the names form a chain: two states have one name only if all rounds
+    behind them were the same. Neither the number of the attempt enters, so that a round that is repeated leaves a
+    state of the same name, nor the experiment's id, which is another one each time.
+
+    Args:
+        request: What was asked for.
+        plan_hash: Identity of the training plan.
+        params: The parameters that came with it.
+        aux: The extra arrays that came with it.
+        found: Whether the state that the request names was there; ``TrainReply.state`` tells the same.
+
+    Returns:
+        The name; a random one in a simulation whose ``model_args`` are not plain data and can be compared with none.
+    """
+    first = msgspec.structs.replace(request, key=msgspec.structs.replace(request.key, experiment_id="", attempt=0))
+    arrays = [(name, each.fingerprint()) for name, each in sorted(aux.items())]
+    try:
+        facts = msgspec.msgpack.encode((first, plan_hash, params.fingerprint(), arrays, found), order="deterministic")
+    except (TypeError, ValueError, OverflowError):
+        return secrets.token_hex(32)
+    return hashlib.sha256(b"fedplug-state:" + facts).hexdigest()
 
 
 def restore(plan: TrainingPlan, book: StateBook, *, optimizer: bool) -> str:

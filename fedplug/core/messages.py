@@ -83,6 +83,8 @@ class TrainRequest(Message, frozen=True, kw_only=True):
         data_seed: Root of what must not change between rounds (the train/test split), in [0, 2**63).
         acked_round: The last round that the researcher has committed with an update of this node; -1 if
             none. A node that keeps state between rounds goes on from the state of that round.
+        acked_state: `TrainReply.state_id` of that update: an experiment that was taken back to a breakpoint may have
+            come to that round in more than one way, and only the state of this way will do.
         total_rounds: The round limit, for learning-rate schedules; 0 if there is none.
         aux: Names of the extra arrays that travel beside the parameters.
         train: Whether to train. If not, the node tests the parameters it is given on its held-out samples and
@@ -97,6 +99,7 @@ class TrainRequest(Message, frozen=True, kw_only=True):
     seed: int = 0
     data_seed: int = 0
     acked_round: int = -1
+    acked_state: str = ""
     total_rounds: int = 0
     aux: tuple[str, ...] = ()
     train: bool = True
@@ -113,6 +116,7 @@ class TrainReply(Message, frozen=True, kw_only=True):
         timing: Seconds by name.
         state: ``"none"`` (this plan keeps nothing between rounds), ``"kept"`` (it went on from the state
             of ``acked_round``) or ``"absent"`` (it should have, but that state is not there).
+        state_id: Names what the node keeps of this round (`fedplug.core.local_state.lineage`); empty if nothing.
         aux: Names of the extra arrays that travel beside the parameters.
     """
 
@@ -122,6 +126,7 @@ class TrainReply(Message, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
     timing: dict[str, float] = {}
     state: str = "none"
+    state_id: str = ""
     aux: tuple[str, ...] = ()
 
 

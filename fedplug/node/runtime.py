@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -26,6 +26,7 @@ from fedplug.core.link import (
     TaskReceived,
     UpdateCommitted,
 )
+from fedplug.core.local_state import lineage
 from fedplug.core.messages import DatasetCard, LogLine, Progress, TaskFailure, TrainRequest
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.jobs import Job, Trained, Worker, failure
@@ -218,30 +219,32 @@ class Runtime:
                 started=began,
             )
         )
-        base = self._states.load(request.key.experiment_id, request.dataset_id, request.acked_round)
+        base = self._states.base_of(request, self._relay)
         key = noise_key(self._store, entry.task, dataset, base)
         job = Job(request, plan, entry.task.params, entry.task.aux, dataset, base, entry.unwanted, key)
         with self._changed:
             entry.job = job
         outcome = self._worker.run(job, self._relay)
         if isinstance(outcome, Trained):
-            outcome = self._keep_state(request, outcome)
+            outcome = self._keep_state(job, outcome)
         if isinstance(outcome, Trained):
             self._finish(outcome, time.time() - began, "trained" if request.train else "tested")
         else:
             self._fail(outcome)
 
-    def _keep_state(self, request: TrainRequest, outcome: Trained) -> Trained | TaskFailure:
+    def _keep_state(self, job: Job, outcome: Trained) -> Trained | TaskFailure:
         """Store what the training left, before anybody hears that it is done: the next round may depend on it."""
+        request, key, state_id = job.request, job.key, ""
         if outcome.state is not None:
-            key = request.key
+            state_id = lineage(request, job.bundle.hash, job.params, job.aux, found=job.state is not None)
+            where = (key.experiment_id, request.dataset_id, key.round, state_id)
             try:
-                self._states.save(key.experiment_id, request.dataset_id, key.round, request.acked_round, outcome.state)
+                self._states.save(*where, request.acked_state, outcome.state)
             except StoreError as error:
                 _log.error("What %s leaves for the next round cannot be stored: %s", key, error)
                 text = "The node cannot store what the training leaves for the next round; its owner finds the cause "
                 return TaskFailure(key=key, code="state-not-kept", text=text + "in the node's log.")
-        return outcome
+        return replace(outcome, reply=msgspec.structs.replace(outcome.reply, state_id=state_id))
 
     def _finish(self, outcome: Trained, seconds: float, done: str) -> None:
         reply = outcome.reply

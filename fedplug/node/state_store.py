@@ -1,9 +1,14 @@
 """Where a node keeps the state of its trainings between rounds: in memory, or in files of the node's folder.
 
-A state is stored under (experiment, data set, round) before its update is offered. It is the base of a later
-round only if the researcher's request says so (``acked_round``), so a reply that is lost, refused or too late never
-advances a node: the state that was acknowledged stays until another one is. Of one experiment and data set
-there are therefore at most two states: the one that the last training began with and the one it ended with.
+A state is stored under (experiment, data set, round, lineage) before its update is offered. It is the base of a
+later round only if the researcher's request says so (``acked_round`` and ``acked_state``), so a reply that is lost,
+refused or too late never advances a node: the state that was acknowledged stays until another one is. Of one
+experiment and data set there are therefore at most two states: the one that the last training began with and the one it
+ended with.
+
+The lineage tells the ways of an experiment apart: one that was taken back to an earlier breakpoint, or that goes on
+twice from one breakpoint, comes to the same round again. A training of one way makes the node forget what the others
+left, but for a state from which both went on; so a state may be gone, but it is never that of another way.
 
 States are forgotten when they are older than `MAX_AGE_DAYS` (an experiment that goes on renews them each
 round), and, oldest first, when all of them together outgrow the store's limit; those of the experiment that
@@ -29,6 +34,7 @@ import msgspec
 
 from fedplug.core.errors import CodecError, FedplugError, StoreError
 from fedplug.core.local_state import LocalState
+from fedplug.core.messages import LogLine, TrainRequest
 from fedplug.core.params import Params, ParamsSpec, allocate
 from fedplug.node.store import NodeStore
 
@@ -43,6 +49,7 @@ MAX_DISK = 16 * 2**30
 _MAGIC = b"FPLGST1\n"
 _HEADER = struct.Struct("<8sI")
 _DAY = 86_400.0
+_ROUND = "experiment_id = ? AND dataset_id = ? AND round = ?"
 _log = logging.getLogger("fedplug.node")
 
 
@@ -58,19 +65,43 @@ class StateStore(ABC):
         self._limit = limit
         self._now = now
 
-    @abstractmethod
-    def load(self, experiment_id: str, dataset_id: str, number: int) -> LocalState | None:
-        """The state that round ``number`` left; None if it is not there, or is damaged."""
+    def base_of(self, request: TrainRequest, tell: Callable[[LogLine], None]) -> LocalState | None:
+        """The state that a request goes on from; None if it names none, or that one is not there.
+
+        Args:
+            request: The request.
+            tell: Takes a warning where the node has a state of that round, but of another way of the experiment.
+        """
+        key, number, lineage = request.key, request.acked_round, request.acked_state
+        if number < 0 or not lineage:
+            return None
+        state = self.load(key.experiment_id, request.dataset_id, number, lineage)
+        if state is None:
+            others = self._lineages(key.experiment_id, request.dataset_id, number)
+            if others and lineage not in others:
+                text = (
+                    f"What this node keeps of round {number + 1} comes from another way of the experiment, which went "
+                    "on twice from one breakpoint or was taken back to an earlier one: it is not used."
+                )
+                tell(LogLine(level="warning", text=text, key=key))
+        return state
 
     @abstractmethod
-    def save(self, experiment_id: str, dataset_id: str, number: int, acked: int, state: LocalState) -> None:
+    def load(self, experiment_id: str, dataset_id: str, number: int, lineage: str) -> LocalState | None:
+        """The state of this lineage that round ``number`` left; None if it is not there, or is damaged."""
+
+    @abstractmethod
+    def save(
+        self, experiment_id: str, dataset_id: str, number: int, lineage: str, base: str, state: LocalState
+    ) -> None:
         """Store what round ``number`` left, durably, in place of what an earlier attempt at it has left.
 
         Args:
             experiment_id: The experiment.
             dataset_id: The data set.
             number: The round.
-            acked: The round that this one went on from; the states of all other rounds are forgotten.
+            lineage: How the state came about; see `fedplug.core.local_state.lineage`.
+            base: The lineage of the state that the round went on from; all other states are forgotten.
             state: What the round left.
 
         Raises:
@@ -80,6 +111,10 @@ class StateStore(ABC):
     @abstractmethod
     def forget(self, experiment_id: str) -> None:
         """Forget all states of an experiment."""
+
+    @abstractmethod
+    def _lineages(self, experiment_id: str, dataset_id: str, number: int) -> set[str]:
+        """Of the states of a round."""
 
     def _check_size(self, state: LocalState) -> None:
         # The state that it replaces must be kept beside it.
@@ -96,21 +131,23 @@ class MemoryStateStore(StateStore):
     def __init__(self, limit: int = MAX_MEMORY, now: Callable[[], float] = time.time) -> None:
         super().__init__(limit, now)
         self._lock = threading.Lock()
-        self._states: dict[tuple[str, str, int], LocalState] = {}  # oldest first
+        self._states: dict[tuple[str, str, int, str], LocalState] = {}  # oldest first
 
-    def load(self, experiment_id: str, dataset_id: str, number: int) -> LocalState | None:
+    def load(self, experiment_id: str, dataset_id: str, number: int, lineage: str) -> LocalState | None:
         """As `StateStore.load`."""
         with self._lock:
-            return self._states.get((experiment_id, dataset_id, number))
+            return self._states.get((experiment_id, dataset_id, number, lineage))
 
-    def save(self, experiment_id: str, dataset_id: str, number: int, acked: int, state: LocalState) -> None:
+    def save(
+        self, experiment_id: str, dataset_id: str, number: int, lineage: str, base: str, state: LocalState
+    ) -> None:
         """As `StateStore.save`."""
         self._check_size(state)
         mine = (experiment_id, dataset_id)
         with self._lock:
-            for key in [key for key in self._states if key[:2] == mine and key[2] != acked]:
+            for key in [key for key in self._states if key[:2] == mine and key[3] != base]:
                 del self._states[key]
-            self._states[*mine, number] = state
+            self._states[*mine, number, lineage] = state
             total = sum(each.nbytes for each in self._states.values())
             for key in [key for key in self._states if key[:2] != mine]:
                 if total <= self._limit:
@@ -121,6 +158,10 @@ class MemoryStateStore(StateStore):
         """As `StateStore.forget`."""
         with self._lock:
             self._states = {key: state for key, state in self._states.items() if key[0] != experiment_id}
+
+    def _lineages(self, experiment_id: str, dataset_id: str, number: int) -> set[str]:
+        with self._lock:
+            return {key[3] for key in self._states if key[:3] == (experiment_id, dataset_id, number)}
 
 
 class FileStateStore(StateStore):
@@ -145,11 +186,11 @@ class FileStateStore(StateStore):
             self._folder.mkdir(mode=0o700, exist_ok=True)
             self._tidy()
 
-    def load(self, experiment_id: str, dataset_id: str, number: int) -> LocalState | None:
+    def load(self, experiment_id: str, dataset_id: str, number: int, lineage: str) -> LocalState | None:
         """As `StateStore.load`."""
-        query = "SELECT file, digest FROM states WHERE experiment_id = ? AND dataset_id = ? AND round = ?"
+        query = f"SELECT file, digest FROM states WHERE {_ROUND} AND lineage = ?"  # noqa: S608 - ours
         with self._store.transaction() as db:
-            row = db.execute(query, (experiment_id, dataset_id, number)).fetchone()
+            row = db.execute(query, (experiment_id, dataset_id, number, lineage)).fetchone()
         if row is None:
             return None
         try:
@@ -158,7 +199,9 @@ class FileStateStore(StateStore):
             _log.error("The state of round %d of experiment %s cannot be used: %s", number + 1, experiment_id, error)
             return None
 
-    def save(self, experiment_id: str, dataset_id: str, number: int, acked: int, state: LocalState) -> None:
+    def save(
+        self, experiment_id: str, dataset_id: str, number: int, lineage: str, base: str, state: LocalState
+    ) -> None:
         """As `StateStore.save`."""
         self._check_size(state)
         file = f"{secrets.token_hex(16)}.state"
@@ -167,11 +210,11 @@ class FileStateStore(StateStore):
             try:
                 digest, nbytes = _write(self._folder / file, state)
                 with self._store.transaction() as db:
-                    dropped = _drop(db, "experiment_id = ? AND dataset_id = ? AND round != ?", (*mine, acked))
+                    dropped = _drop(db, "experiment_id = ? AND dataset_id = ? AND lineage != ?", (*mine, base))
                     now = self._now()
                     db.execute("UPDATE states SET written = ? WHERE experiment_id = ? AND dataset_id = ?", (now, *mine))
-                    row = (*mine, number, file, digest, nbytes, now)
-                    db.execute("INSERT INTO states VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                    row = (*mine, number, lineage, file, digest, nbytes, now)
+                    db.execute("INSERT INTO states VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
                     dropped += _drop(db, "written < ?", (now - MAX_AGE_DAYS * _DAY,))
                     dropped += self._make_room(db, mine)
             except BaseException:
@@ -185,6 +228,11 @@ class FileStateStore(StateStore):
         with self._store.transaction() as db:
             dropped = _drop(db, "experiment_id = ?", (experiment_id,))
         self._delete(dropped)
+
+    def _lineages(self, experiment_id: str, dataset_id: str, number: int) -> set[str]:
+        query = f"SELECT lineage FROM states WHERE {_ROUND}"  # noqa: S608 - ours
+        with self._store.transaction() as db:
+            return {lineage for (lineage,) in db.execute(query, (experiment_id, dataset_id, number))}
 
     def _make_room(self, db: sqlite3.Connection, mine: tuple[str, str]) -> list[str]:
         """Forget the oldest states of others until the rest fits."""

@@ -36,5 +36,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # Where the noise of differential privacy comes from; see docs/adr/0005-noise-comes-from-the-node.md.
         "CREATE TABLE secret (single INTEGER PRIMARY KEY CHECK (single = 1), value BLOB NOT NULL) STRICT",
     ),
+    (
+        # States get their lineage. Of those that are there nobody knows it, so no request can name them.
+        "DROP TABLE states",
+        """CREATE TABLE states (
+            experiment_id TEXT NOT NULL, dataset_id TEXT NOT NULL, round INTEGER NOT NULL, lineage TEXT NOT NULL,
+            file TEXT NOT NULL UNIQUE, digest TEXT NOT NULL, nbytes INTEGER NOT NULL, written REAL NOT NULL,
+            PRIMARY KEY (experiment_id, dataset_id, round, lineage)
+        ) STRICT""",
+    ),
 )
 """One tuple of statements per version; the file's ``user_version`` says how many it has had."""

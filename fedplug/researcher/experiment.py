@@ -140,8 +140,8 @@ class Experiment(RoundLoop, Closing):
         self._first_attempt = self._attempt = 0
         self._given_up = set[str]()
         self._privacy = PrivacyLedger()
-        self._acked: dict[str, int] = {}
-        self._kept: dict[int, str] = {}
+        self._acked = {}
+        self._kept = {}
         self._plan_path = None if training_plan_path is None else Path(training_plan_path)
         self._take_history(History())
         self._apply(

@@ -33,7 +33,7 @@ from fedplug.researcher.round_log import LogPlace, RoundLog
 from fedplug.researcher.search import usable_nodes
 from fedplug.researcher.settings.base import QUERIES
 from fedplug.researcher.shown import shown
-from fedplug.researcher.snapshot import VERSION, ComponentRecord, PlanRecord, Saved, Snapshot
+from fedplug.researcher.snapshot import VERSION, Acked, ComponentRecord, PlanRecord, Saved, Snapshot
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class Resumable(ExperimentResults):
 
     _seed: int
     _transport: Any
-    _acked: dict[str, int]
+    _acked: dict[str, Acked]
     _privacy: PrivacyLedger
     _log: RoundLog | None = None
     _last_breakpoint: int = -1

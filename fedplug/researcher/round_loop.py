@@ -23,6 +23,7 @@ from fedplug.researcher.round import Round, RoundPlan
 from fedplug.researcher.schedule import Schedule, rounds_to_run
 from fedplug.researcher.search import await_nodes, usable_nodes
 from fedplug.researcher.settings.base import checked_flag
+from fedplug.researcher.snapshot import Acked
 from fedplug.researcher.spool import Spool
 
 MEMORY_BUDGET = 16 * 1024 * 1024
@@ -238,7 +239,7 @@ class RoundLoop(Resumable):
         """The round is complete: first what the next one needs, then what is kept on disk, then who is told."""
         self._params, self._round_current, self._attempt = result.params, number + 1, self._first_attempt
         self._weights_matter = True
-        self._acked.update(dict.fromkeys(result.replies, number))
+        self._acked |= {node: Acked(number, reply.state_id) for node, reply in result.replies.items()}
         if self._plan is not None:
             self._plan.set_params(result.params)
         self.history.add_round(job.ctx, result, self._node_names())

@@ -23,6 +23,7 @@ from fedplug.researcher.refusals import blamed
 from fedplug.researcher.round_plan import RoundPlan
 from fedplug.researcher.settings import is_whole_number
 from fedplug.researcher.shown import shown
+from fedplug.researcher.snapshot import Acked
 
 if TYPE_CHECKING:
     from fedplug.core.plugins import PluginHost
@@ -39,7 +40,7 @@ class Schedule:
         model_args: For the plan's ``init_model``.
         training_args: Training arguments in force.
         datasets: Node id → id of its data set.
-        acked: Node id → the last round that was committed with an update of it.
+        acked: Node id → its last update that was committed.
         attempt: How often this round was tried before. A node never trains one (round, attempt) twice; the
             seeds do not depend on it, so another attempt gives the same bits.
         total_rounds: The round limit; 0 if there is none.
@@ -52,7 +53,7 @@ class Schedule:
     model_args: Mapping[str, Any]
     training_args: TrainingArgs
     datasets: Mapping[str, str]
-    acked: Mapping[str, int]
+    acked: Mapping[str, Acked]
     attempt: int
     total_rounds: int
     host: PluginHost | None = None
@@ -126,6 +127,7 @@ class Schedule:
     ) -> TrainRequest:
         if payload and payload.training_args:
             args = TrainingArgs.from_dict({**args, **payload.training_args}).dict()
+        acked = self.acked.get(node_id, Acked(-1))
         return TrainRequest(
             key=TaskKey(experiment_id=self.experiment_id, round=ctx.round, node_id=node_id, attempt=self.attempt),
             dataset_id=self.datasets[node_id],
@@ -134,7 +136,8 @@ class Schedule:
             training_args=args,
             seed=ctx.seed.child("node", node_id).seed63(),
             data_seed=self.seeds.child("data", node_id).seed63(),
-            acked_round=self.acked.get(node_id, -1),
+            acked_round=acked.round,
+            acked_state=acked.state_id,
             total_rounds=self.total_rounds,
             aux=tuple(payload.aux) if payload else (),
             train=train,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -30,6 +30,13 @@ class ComponentRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     config: dict[str, Any] | None = None
     problem: str = ""
     state: Any = None
+
+
+class Acked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A node's last update that was committed: its round, and `TrainReply.state_id` of it."""
+
+    round: int
+    state_id: Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")] = ""
 
 
 class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,7 +73,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         agg_optimizer: The researcher's optimizer, if there is one.
         strategy: The strategy.
         privacy: What the account of the nodes' privacy holds, frozen.
-        acked: Node id → the last round that was committed with an update of it.
+        acked: Node id → its last update that was committed.
         kept: Round → fingerprint of its global parameters, for those that were kept on disk.
         weights_matter: Whether the parameters are more than an initialisation.
         tensorboard: Whether TensorBoard logs are written.
@@ -101,7 +108,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     agg_optimizer: ComponentRecord | None
     strategy: ComponentRecord
     privacy: dict[str, Any]
-    acked: dict[str, int]
+    acked: dict[str, Acked]
     kept: dict[int, str]
     weights_matter: bool
     tensorboard: bool

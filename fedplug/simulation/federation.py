@@ -14,9 +14,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from fedplug import __version__
 from fedplug.core.errors import FedplugError, PlanRunError, UsageError
-from fedplug.core.local_state import StateBook
+from fedplug.core.local_state import StateBook, lineage
 from fedplug.core.messages import (
     DatasetCard,
     LogLine,
@@ -173,13 +175,17 @@ class Federation(NodePool):
         """Train on one node, from the state that it has kept to the one that it keeps."""
         key = request.key
         dataset, states = self._datasets[key.node_id], self._states[key.node_id]
-        book = StateBook(states.load(key.experiment_id, request.dataset_id, request.acked_round))
+        book = StateBook(states.base_of(request, emit))
         noise_key = simulated_noise_key(request, plan, params, aux, book.base)
-        done = run_task(request, plan, params, aux, dataset, self._host, emit, state=book, noise_key=noise_key)
+        reply, trained, extra = run_task(
+            request, plan, params, aux, dataset, self._host, emit, state=book, noise_key=noise_key
+        )
         kept = book.result()
         if kept is not None:
-            states.save(key.experiment_id, request.dataset_id, key.round, request.acked_round, kept)
-        return done
+            state_id = lineage(request, plan.hash, params, aux, found=book.base is not None)
+            states.save(key.experiment_id, request.dataset_id, key.round, state_id, request.acked_state, kept)
+            reply = msgspec.structs.replace(reply, state_id=state_id)
+        return reply, trained, extra
 
 
 def _dataset(node: str, data: Any, tags: tuple[str, ...], target: str | None) -> MemoryDataset:

@@ -6,6 +6,7 @@ Everything here raises `CodecError` and nothing else. The cost is a few microsec
 from __future__ import annotations
 
 import math
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -36,6 +37,7 @@ MAX_DETAILS = 32 * 1024
 MAX_LINE = 8 * 1024
 
 _SCALARS = frozenset((type(None), bool, int, float, str))
+_STATE_ID = re.compile("[0-9a-f]{64}")
 
 
 def check_header(header: h.AnyHeader) -> None:
@@ -175,6 +177,7 @@ def _check_request(request: TrainRequest) -> None:
     _range(request.seed, "seed", 0, 2**63 - 1)
     _range(request.data_seed, "data_seed", 0, 2**63 - 1)
     _range(request.acked_round, "acked_round", -1, 2**31)
+    _check_state_id(request.acked_state, "acked_state")
     _range(request.total_rounds, "total_rounds", 0, 2**31)
     _check_plain(request.model_args, "model_args", MAX_DEPTH)
     _check_plain(request.training_args, "training_args", MAX_DEPTH)
@@ -186,8 +189,14 @@ def _check_reply(reply: TrainReply) -> None:
     _range(reply.sample_count, "sample_count", -(2**62), 2**62)
     _range(reply.steps, "steps", 0, 2**62)
     _text(reply.state, "state", 64)
+    _check_state_id(reply.state_id, "state_id")
     _check_scalars(reply.metrics, "metrics")
     _check_scalars(reply.timing, "timing")
+
+
+def _check_state_id(value: str, what: str) -> None:
+    if value and not _STATE_ID.fullmatch(value):
+        raise CodecError(f"{what} must be empty or 64 hexadecimal digits (0-9, a-f), got {value[:80]!r}.")
 
 
 def _check_failure(failure: TaskFailure) -> None:

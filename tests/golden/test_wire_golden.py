@@ -1,7 +1,8 @@
 """The bytes of version 1 do not change: a node of today must understand a researcher of tomorrow.
 
-If a test here fails, the wire format has changed: that needs a new version, not new files. (TASK was written anew once,
-for `TrainRequest.train`, before anything was released; since the first release the rule holds.)
+If a test here fails, the wire format has changed: that needs a new version, not new files. (Before anything was
+released, TASK was written anew for `TrainRequest.train` and `TrainRequest.acked_state`, and OFFER for
+`TrainReply.state_id`; since the first release the rule holds.)
 """
 
 from __future__ import annotations

@@ -41,11 +41,11 @@ def _headers() -> dict[str, h.AnyHeader]:
     request = TrainRequest(
         key=KEY, dataset_id="d1", plan_class="Plan", model_args={"width": 3}, training_args={"lr": 0.1, "tags": ["a"]},
         seed=11, data_seed=12, acked_round=2, total_rounds=10, aux=("control",),
-        train=False,
+        train=False, acked_state="0f" * 32,
     )  # fmt: skip
     reply = TrainReply(
         key=KEY, sample_count=100, steps=9, metrics={"loss": 0.25}, timing={"train": 1.5}, state="kept",
-        aux=("control",),
+        aux=("control",), state_id="a5" * 32,
     )  # fmt: skip
     card = DatasetCard(
         dataset_id="d1", name="Clinic", type="csv", tags=("a", "b"), shape=(10, 3), columns=("x", "y"),

@@ -275,7 +275,9 @@ def test_an_evaluation_disturbs_nothing(tmp_path: Path) -> None:
                     evaluated(exp, tmp_path)
             states = {reply["state"] for reply in exp.training_replies()[2].values()}
             kept = {
-                node: store.load(exp.id, exp.training_data().data()[node].dataset_id, 2).values  # type: ignore[union-attr]
+                node: store.load(  # type: ignore[union-attr]
+                    exp.id, exp.training_data().data()[node].dataset_id, 2, exp._acked[node].state_id
+                ).values
                 for node, store in pool._states.items()
             }
             finals.append((exp.params().fingerprint(), kept, states, exp.training_replies()[2]["lyon"]["metrics"]))

@@ -432,7 +432,8 @@ def test_what_a_breakpoint_says() -> None:
         said = json.loads((place / "breakpoint.json").read_text())
         expected = {
             "experiment_id": exp.id, "version": 1, "folder": "told", "tags": ["simulation"], "nodes": None,
-            "acked": {"a": 0, "b": 0}, "model_args": {"batch": 3}, "training_args": exp.training_args(),
+            "acked": {node: {"round": 0, "state_id": ""} for node in "ab"},
+            "model_args": {"batch": 3}, "training_args": exp.training_args(),
             "round_current": 1, "round_limit": 2,
         }  # fmt: skip
         assert {name: said[name] for name in expected} == expected

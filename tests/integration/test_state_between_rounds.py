@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import nn
 
 from fedplug import DataManager, Experiment
 from fedplug.core.errors import RoundError
-from fedplug.core.messages import LogLine, TaskFailure
+from fedplug.core.messages import LogLine, TaskFailure, TrainRequest
 from fedplug.core.monitor import Monitor
 from fedplug.core.params import Params
 from fedplug.core.pool import TaskFailed, UpdateOffered
@@ -122,14 +122,22 @@ class Pool(Federation):
     """A federation whose network loses what it is told to lose, after the node has trained."""
 
     lose: frozenset[tuple[str, int]] = frozenset()
-    requests: list[Any]
 
-    def train(self, request: Any, plan: Any, params: Params, aux: Mapping[str, Params] | None = None) -> None:
-        self.requests = [*getattr(self, "requests", []), request]
+    def __init__(self, nodes: Mapping[str, Any]) -> None:
+        super().__init__(nodes)
+        self.requests: list[TrainRequest] = []
+        self.left: dict[tuple[str, int, int], str] = {}
+        """(node, round, attempt) → the name of what the training left."""
+
+    def train(self, request: TrainRequest, plan: Any, params: Params, aux: Mapping[str, Params] | None = None) -> None:
+        self.requests.append(request)
         super().train(request, plan, params, aux)
 
     def next_event(self, timeout: float | None, watch: Any = None) -> Any:
         event = super().next_event(timeout, watch)
+        if isinstance(event, UpdateOffered):
+            key = event.reply.key
+            self.left[key.node_id, key.round, key.attempt] = event.reply.state_id
         if isinstance(event, UpdateOffered) and (event.reply.key.node_id, event.reply.key.round) in self.lose:
             return TaskFailed(TaskFailure(key=event.reply.key, code="lost", text="lost on the way"))
         return event
@@ -162,6 +170,10 @@ def test_a_lost_reply_leaves_the_node_where_it_was() -> None:
     acked = {(r.key.node_id, r.key.round): r.acked_round for r in pool.requests}
     assert [acked["nice", number] for number in range(ROUNDS)] == [-1, -1, 1, 1]
     assert [acked["lyon", number] for number in range(ROUNDS)] == [-1, 0, 0, 2]
+    for request in pool.requests:
+        acked_state = pool.left[request.key.node_id, request.acked_round, 0] if request.acked_round >= 0 else ""
+        assert request.acked_state == acked_state
+    assert all(pool.left.values())
     assert facts(disturbed)[1]["nice"][0] == "none"
     assert facts(disturbed)[3]["nice"][0] == "kept"
 
@@ -177,6 +189,9 @@ def test_another_attempt_at_a_round_starts_from_the_same_state(undisturbed: Expe
         exp.run(2)
     assert _final(exp) == _final(undisturbed)
     assert {reply["attempt"] for reply in exp.training_replies()[2].values()} == {1}
+    names = {node: [pool.left[node, 2, attempt] for attempt in (0, 1)] for node in NODES}
+    assert all(first == again for first, again in names.values()), "an attempt repeated leaves the same state"
+    assert len({first for first, _ in names.values()}) == len(NODES)
 
 
 def test_a_state_that_is_gone_is_told_and_the_node_goes_on(undisturbed: Experiment) -> None:
@@ -278,6 +293,138 @@ def test_a_folder_whose_states_are_gone_is_told(inproc_url: str, tmp_path: Path)
     assert {node: state for node, (state, *_) in facts(exp)[1].items()} == {
         "lyon": "absent", "nice": "kept", "paris": "kept",
     }  # fmt: skip
+
+
+# the ways of one experiment --------------------------------------------------------------------------------
+
+Forget = Callable[[], None]
+"""Lets all nodes forget what they keep of an experiment."""
+
+
+@contextmanager
+def saving(kind: str, url: str, folder: Path, *, rounds: int) -> Iterator[tuple[Experiment, Forget]]:
+    """An experiment that saves breakpoints, after some rounds: simulated, or with nodes that keep states on disk."""
+    federation = Federation(parts())
+    with experiment(federation if kind == "simulated" else url, save_breakpoints=True) as exp, ExitStack() as stack:
+        exp.pool()
+        running: Mapping[str, Any] = {}
+        if kind == "nodes":
+            make_folders(folder)
+            running = stack.enter_context(nodes(url, folder, "inline"))
+
+        def forget() -> None:
+            stores = [node._runtime._states for node in running.values()] or list(federation._states.values())
+            assert len(stores) == len(NODES)
+            for states in stores:
+                states.forget(exp.id)
+
+        exp.set_tags("simulation")
+        exp.run(rounds)
+        yield exp, forget
+
+
+def way(exp: Experiment, number: int, lr: float | None = None, heard: list[str] | None = None) -> Experiment:
+    """The experiment as it was after some rounds, on a way of its own."""
+    place = exp.experimentation_path() / f"breakpoint_{number:04d}"
+    made = Experiment.load_breakpoint(place, transport=exp.pool(), progress="quiet")
+    made.set_save_breakpoints(False)
+    if lr is not None:
+        made.set_training_args({**made.training_args(), "optimizer_args": {"lr": lr}})
+    if heard is not None:
+        made.add_monitor(_Listener(heard))
+    return made
+
+
+def alone(*steps: float | None) -> tuple[str, Any]:
+    """What comes of one way alone: numbers of rounds, a learning rate from then on, None for states that are gone."""
+    federation = Federation(parts())
+    with experiment(federation, tags="simulation") as exp:
+        for step in steps:
+            if isinstance(step, float):
+                exp.set_training_args({**exp.training_args(), "optimizer_args": {"lr": step}})
+            elif step is None:
+                for states in federation._states.values():
+                    states.forget(exp.id)
+            else:
+                exp.run(step)
+    return _final(exp)
+
+
+def last_states(exp: Experiment) -> set[str]:
+    return {reply["state"] for reply in exp.training_replies()[exp.round_current() - 1].values()}
+
+
+KINDS = pytest.mark.parametrize("kind", ["simulated", "nodes"])
+
+
+@KINDS
+def test_two_copies_from_one_breakpoint_do_not_disturb_each_other(
+    kind: str, inproc_url: str, tmp_path: Path, fedplug_dir: Path
+) -> None:
+    heard: list[str] = []
+    with saving(kind, inproc_url, tmp_path, rounds=2) as (exp, _), way(exp, 2, heard=heard) as x, way(exp, 2, 0.2) as y:
+        x.run(1)
+        y.run(1)
+        assert (last_states(x), last_states(y)) == ({"kept"}, {"kept"})
+        assert _final(x) == alone(3)
+        assert _final(y) == alone(2, 0.2, 1)
+        y.run(1)
+        assert last_states(y) == {"kept"}
+        assert _final(y) == alone(2, 0.2, 2)
+        assert heard == []
+        x._attempt = 1  # the other copy has used the number 0 for this round, and a pool gives out no task twice
+        x.run(1)
+        assert last_states(x) == {"absent"}, "a node keeps the states of one way"
+        assert _final(x) == alone(3, None, 1)
+        x.run(1)
+        assert last_states(x) == {"kept"}
+        assert _final(x) == alone(3, None, 2)
+    fresh = [text for text in heard if "fresh local state" in text]
+    assert len(fresh) == len(NODES)
+    assert all("state of round 3" in text for text in fresh)
+    assert sum("round 3 comes from another way of the experiment" in text for text in heard) == len(NODES)
+
+
+@KINDS
+def test_a_way_back_and_forth_again_does_not_find_the_states_of_the_detour(
+    kind: str, inproc_url: str, tmp_path: Path, fedplug_dir: Path
+) -> None:
+    with saving(kind, inproc_url, tmp_path, rounds=4) as (exp, _):
+        with way(exp, 3, 0.2) as detour:
+            detour.run(1)
+            assert last_states(detour) == {"kept"}
+            assert _final(detour) == alone(3, 0.2, 1)
+        with way(exp, 4) as forth:
+            forth.run(1)
+            assert last_states(forth) == {"absent"}
+            assert _final(forth) == alone(4, None, 1)
+
+
+@KINDS
+def test_the_same_way_again_is_no_other_way(kind: str, inproc_url: str, tmp_path: Path, fedplug_dir: Path) -> None:
+    with saving(kind, inproc_url, tmp_path, rounds=3) as (exp, _):
+        with way(exp, 2) as again:
+            again.run(1)
+            assert _final(again) == _final(exp)
+        with way(exp, 3) as forth:
+            forth.run(1)
+            assert last_states(forth) == {"kept"}
+            assert _final(forth) == alone(4)
+
+
+@KINDS
+def test_the_same_round_from_a_state_that_is_gone_leads_another_way(
+    kind: str, inproc_url: str, tmp_path: Path, fedplug_dir: Path
+) -> None:
+    with saving(kind, inproc_url, tmp_path, rounds=3) as (exp, forget):
+        forget()
+        with way(exp, 2) as again:
+            again.run(1)
+            assert last_states(again) == {"absent"}
+        with way(exp, 3) as forth:
+            forth.run(1)
+            assert last_states(forth) == {"absent"}
+            assert _final(forth) == alone(3, None, 1)
 
 
 class _Listener(Monitor):

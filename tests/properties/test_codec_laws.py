@@ -51,12 +51,16 @@ params = st.lists(
 )
 
 
-@given(keys, st.dictionaries(names, plain, max_size=3), st.integers(0, 2**63 - 1), st.integers(-1, 2**31))
+state_ids = st.just("") | st.binary(min_size=32, max_size=32).map(bytes.hex)
+
+
+@given(keys, st.dictionaries(names, plain, max_size=3), st.integers(0, 2**63 - 1), st.integers(-1, 2**31), state_ids)
 @settings(max_examples=60)
-def test_a_task_survives_the_wire(key, args, seed, acked):
+def test_a_task_survives_the_wire(key, args, seed, acked, state_id):
     request = TrainRequest(
-        key=key, dataset_id="d", plan_class="P", model_args=args, training_args=args, seed=seed, acked_round=acked
-    )
+        key=key, dataset_id="d", plan_class="P", model_args=args, training_args=args, seed=seed, acked_round=acked,
+        acked_state=state_id,
+    )  # fmt: skip
     tables = Tables()
     ref = tables.ref(Blob.of_params(golden.PARAMS), inline=False)
     plan = tables.ref(Blob.of_plan(golden.PLAN), inline=True)
@@ -64,10 +68,10 @@ def test_a_task_survives_the_wire(key, args, seed, acked):
     assert decode_header(encode_header(task)) == task
 
 
-@given(keys, scalars, scalars, st.integers(-(2**62), 2**62), st.sampled_from(["none", "kept", "absent"]))
+@given(keys, scalars, scalars, st.integers(-(2**62), 2**62), st.sampled_from(["none", "kept", "absent"]), state_ids)
 @settings(max_examples=60)
-def test_an_offer_survives_the_wire(key, metrics, timing, count, state):
-    reply = TrainReply(key=key, sample_count=count, metrics=metrics, timing=timing, state=state)
+def test_an_offer_survives_the_wire(key, metrics, timing, count, state, state_id):
+    reply = TrainReply(key=key, sample_count=count, metrics=metrics, timing=timing, state=state, state_id=state_id)
     tables = Tables()
     offer = h.Offer(reply=reply, params=tables.ref(Blob.of_params(golden.PARAMS), inline=True), tables=tables.raw)
     assert decode_header(encode_header(offer)) == offer
@@ -167,6 +171,34 @@ ARRAY_OF_2_GI = b"\xdd\x7f\xff\xff\xff"
 def test_a_hostile_header_is_refused(data):
     with pytest.raises(CodecError):
         decode_header(data)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "0",
+        "a5" * 31 + "a",
+        "a5" * 32 + "a",
+        "a5" * 32 + "\n",
+        "A5" * 32,
+        "g" * 64,
+        "\u0661" * 64,
+        "a" * 100_000,
+        7,
+        None,
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "part", "field"), [("TASK", "request", "acked_state"), ("OFFER", "reply", "state_id")]
+)
+def test_an_odd_name_of_a_state_is_refused(name, part, field, odd):
+    start = MAGIC + b"\x01"
+    good = encode_header(golden.HEADERS[name])
+    fields = msgspec.msgpack.decode(good[len(start) :])
+    assert start + msgspec.msgpack.encode(fields) == good, "nothing else is wrong"
+    fields[part][field] = odd
+    with pytest.raises(CodecError, match=field):
+        decode_header(start + msgspec.msgpack.encode(fields))
 
 
 def test_another_version_is_named():

@@ -171,7 +171,7 @@ def test_every_other_fact_has_its_say():
     changes = {
         "dataset_id": "d2", "plan_class": "Q", "model_args": {"a": 2}, "seed": 5, "data_seed": 6, "acked_round": 1,
         "training_args": {"dp_args": {"type": "local", "sigma": 2.0}, "epochs": 2}, "total_rounds": 10, "aux": (),
-            "train": False,
+            "train": False, "acked_state": "a5" * 32,
     }  # fmt: skip
     assert set(changes) | {"key"} == set(TrainRequest.__struct_fields__)
     keys = [key(request=replace(REQUEST, **{name: value})) for name, value in changes.items()]

@@ -181,5 +181,5 @@ def test_missing_arguments_of_differential_privacy_are_called_missing():
         "dp_args needs 'clip', a number > 0",
     )
     assert problems_of({"dp_args": {"sigma": None, "clip": 1}}) == (
-        "dp_args['sigma'] must be a number >= 0, got None (NoneType)",
+        "dp_args['sigma'] must be 0, or a number from 1e-06 to 1e+09, got None (NoneType)",
     )

@@ -276,8 +276,10 @@ def test_names_tags_and_types_are_checked(write):
         inspect_file(path, tags=["t"], name="a\nb")
     with pytest.raises(UnknownNameError, match="csv"):
         inspect_file(path, tags=["t"], type="cvs")
-    with pytest.raises(UsageError, match="--type"):
+    with pytest.raises(UsageError, match="not supported yet"):
         guess_type(path.with_suffix(".xlsx"))
+    with pytest.raises(UsageError, match="--type"):
+        guess_type(path.with_suffix(".data"))
     assert dataset_type(guess_type(path)).name == "csv"
 
 

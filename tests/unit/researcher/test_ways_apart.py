@@ -13,7 +13,17 @@ import numpy as np
 import pytest
 from line_experiments import ARGS, LinePlan, Momentum, experiment, load
 
-from fedplug import AggOptimizer, DataManager, Decision, Experiment, Monitor, NumpyTrainingPlan, Params, Strategy
+from fedplug import (
+    AggOptimizer,
+    DataManager,
+    Decision,
+    Experiment,
+    FedplugWarning,
+    Monitor,
+    NumpyTrainingPlan,
+    Params,
+    Strategy,
+)
 from fedplug.core.errors import RoundError, SettingsError, StoreError, UsageError
 from fedplug.node import Node, NodeStore
 from fedplug.node.datasets.memory import MemoryDataset
@@ -270,7 +280,8 @@ def test_a_test_of_the_model_teaches_nobody_anything() -> None:
     args = {**ARGS, "test_ratio": 0.25, "test_metric": ["mean_squared_error"]}
     settings: dict[str, Any] = {"training_args": args, "agg_optimizer": Momentum, "node_selection_strategy": TakeTurns}
     with experiment(**settings) as whole:
-        whole.run(3)
+        with pytest.warns(FedplugWarning, match="nothing is tested"):
+            whole.run(3)
     with experiment(**settings) as exp:
         for _ in range(3):
             exp.evaluate()
