@@ -279,9 +279,8 @@ def test_ctrl_c_in_a_round_has_taught_nobody_anything() -> None:
 def test_a_test_of_the_model_teaches_nobody_anything() -> None:
     args = {**ARGS, "test_ratio": 0.25, "test_metric": ["mean_squared_error"]}
     settings: dict[str, Any] = {"training_args": args, "agg_optimizer": Momentum, "node_selection_strategy": TakeTurns}
-    with experiment(**settings) as whole:
-        with pytest.warns(FedplugWarning, match="nothing is tested"):
-            whole.run(3)
+    with experiment(**settings) as whole, pytest.warns(FedplugWarning, match="nothing is tested"):
+        whole.run(3)
     with experiment(**settings) as exp:
         for _ in range(3):
             exp.evaluate()
