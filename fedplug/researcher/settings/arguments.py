@@ -18,6 +18,8 @@ from fedplug.researcher.shown import shown
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_SEED_BITS = 256
+
 Problems = list[tuple[str, FedplugError]]
 """Wrong arguments: their names, and what is wrong with each."""
 
@@ -51,6 +53,9 @@ def check_arguments(
         refuse("connect_timeout", "a number of seconds", connect_timeout)
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         refuse("seed", "a whole number or None", seed)
+    elif isinstance(seed, int) and seed.bit_length() > _SEED_BITS:
+        text = f"seed must have at most {_SEED_BITS} bits, and not {seed.bit_length()}."
+        found.append(("seed", UsageError(text, cure="secrets.randbits(64) makes a good one.")))
     if transport is not None and not isinstance(transport, str | NodePool):
         forgotten = "Wrap it: transport=fedplug.simulation.Federation({...})." if isinstance(transport, Mapping) else ""
         refuse("transport", "an address or a federation", transport, forgotten)

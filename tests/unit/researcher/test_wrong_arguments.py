@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from fedplug import AggOptimizer, Experiment
 from fedplug.core.errors import SettingsError, UsageError
 from fedplug.researcher.shown import shown
+from fedplug.simulation import Federation
 
 
 class Chatty:
@@ -118,3 +120,17 @@ def test_the_signature_can_still_be_looked_at() -> None:
     assert names[0] == "tags"
     assert names[-1] == "host"
     assert "trusted" in inspect.signature(Experiment.load_breakpoint).parameters
+
+
+@pytest.mark.parametrize("seed", [-1, 0, 2**256 - 1, -(2**256) + 1])
+def test_a_seed_goes_through_a_breakpoint(seed: int, fedplug_dir: Path) -> None:
+    with Experiment(seed=seed, progress="quiet", transport=Federation({"a": ([[1.0]], [1.0])})) as exp:
+        place = exp.breakpoint()
+        with Experiment.load_breakpoint(place, progress="quiet", transport=exp.pool()) as back:
+            assert back.seed() == seed
+
+
+@pytest.mark.parametrize("seed", [2**256, 10**5000], ids=["just", "unprintable"])
+def test_a_seed_that_is_too_large_is_refused(seed: int) -> None:
+    with pytest.raises(UsageError, match="seed must have at most 256 bits"):
+        Experiment(seed=seed, progress="quiet")
