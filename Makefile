@@ -19,12 +19,12 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## three hospitals train one model, here and now
 	@$(BIN)/fedplug demo
 
-test: $(VENV)/.dev  ## all tests but the slow ones (a few minutes)
-	@echo "==> tests: unit, properties, plugins, integration, wheels; usually 3 to 6 minutes on 2 cores"
+test: $(VENV)/.dev  ## all tests but the slow ones (5 to 15 minutes)
+	@echo "==> tests: unit, properties, plugins, integration, wheels; usually 5 to 15 minutes on 2 cores"
 	@$(BIN)/pytest -q -m "not slow"
 
 test-all: $(VENV)/.dev  ## every test, the slow ones too
-	@echo "==> all tests, the slow ones too; usually 3 to 15 minutes on 2 cores"
+	@echo "==> all tests, the slow ones too; usually 15 to 30 minutes on 2 cores"
 	@$(BIN)/pytest -q
 
 lint: $(VENV)/.dev  ## ruff, the import contracts, versions in lockstep

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,22 @@ def with_hook(trigger: str, body: str) -> str:
     )
 
 
+# Each case costs seconds, and most of what is told is also checked without processes; these stand for all where time
+# is short: plans that fail here and at the nodes, settings that fail at once and after a wait.
+OFTEN = (
+    "uses a name from outside",
+    "raises in training",
+    "has a hook that raises",
+    "unknown tag",
+    "unknown aggregator",
+)
+
+
+def cases(names: Iterable[str]) -> list[Any]:
+    """Return all cases, those that are not in `OFTEN` as slow ones."""
+    return [pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.slow]) for name in sorted(names)]
+
+
 BAD_PLANS = {
     "raises in training": (
         PLAN.replace("residual = data", "residual = 1 / 0 * data"),
@@ -183,7 +199,7 @@ BAD_PLANS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", sorted(BAD_PLANS))
+@pytest.mark.parametrize("case", cases(BAD_PLANS))
 def test_a_bad_plan(case: str, hospitals: list[Hospital], run_script: Callable[..., Any]) -> None:
     plan, words = BAD_PLANS[case]
     done = run_script(plan)
@@ -207,7 +223,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", sorted(BAD_SETTINGS))
+@pytest.mark.parametrize("case", cases(BAD_SETTINGS))
 def test_bad_settings(case: str, hospitals: list[Hospital], run_script: Callable[..., Any]) -> None:
     settings, words = BAD_SETTINGS[case]
     assert_clear(run_script(**settings), words)

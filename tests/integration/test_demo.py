@@ -134,7 +134,7 @@ def training(folder: Path) -> bool:
         pytest.param([signal.SIGINT, signal.SIGINT], (), id="ctrl-c twice", marks=pytest.mark.slow),
         pytest.param([signal.SIGTERM], (), id="kill", marks=pytest.mark.slow),
         # a shell lets the jobs that it runs in the background ignore SIGINT
-        pytest.param([signal.SIGTERM], (signal.SIGINT,), id="kill in the background"),
+        pytest.param([signal.SIGTERM], (signal.SIGINT,), id="kill in the background", marks=pytest.mark.slow),
         pytest.param([signal.SIGHUP], (), id="terminal closed", marks=pytest.mark.slow),
     ],
 )

@@ -280,6 +280,7 @@ def test_a_worker_that_dies_leaves_the_state_as_it_was(
     assert _final(exp) == _final(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_folder_whose_states_are_gone_is_told(inproc_url: str, tmp_path: Path) -> None:
     make_folders(tmp_path)
     with experiment(inproc_url) as exp:
