@@ -6,8 +6,6 @@ a file and back. Reading a file never runs code unless its user has said that it
 
 from __future__ import annotations
 
-import os
-import secrets
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import numpy as np
 
 from fedplug.core.errors import CodecError, ParamsError, UsageError
 from fedplug.core.params import Array
+from fedplug.core.whole_file import whole_file
 
 _LISTED = 8  # names of each kind that an error shows
 
@@ -50,7 +49,8 @@ def write_model(model: Any, path: str | Path, formats: Mapping[str, ModelFormat]
     form = _format_of(target, formats, "export a model to")
     if not target.parent.is_dir():
         raise UsageError(f"There is no folder {target.parent}.", cure="Make it first, or give another path.")
-    write_atomically(target, lambda file: form.save(model, file))
+    with whole_file(target) as draft, draft.open("xb") as file:
+        form.save(model, file)
     return target
 
 
@@ -66,19 +66,6 @@ def read_model(path: str | Path, formats: Mapping[str, ModelFormat], *, trusted:
     if not source.is_file():
         raise UsageError(f"There is no file {source}.", cure="Check the path; export_model writes such a file.")
     return (form.load_trusted or form.load)(source) if trusted else form.load(source)
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call ``write`` with a new file that takes the place of ``path`` when it is complete and on the disk."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with partial.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def require_layout(path: str | Path, own: Layout, found: Layout) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from pathlib import Path
 
 from fedplug.core.errors import CodecError, ParamsError
 from fedplug.core.params import Params
+from fedplug.core.whole_file import whole_file
 
 
 def write_params(params: Params, path: Path) -> None:
@@ -22,20 +21,12 @@ def write_params(params: Params, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     metadata = {"fingerprint": params.fingerprint(), "names": json.dumps(list(params))}
-    try:
+    with whole_file(path) as draft:
         try:
             save_file(dict(params), draft, metadata=metadata)
         except SafetensorError as error:
             raise OSError(str(error)) from error
-        sync(draft)
-        draft.replace(path)
-        sync(path.parent)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
 
 
 def read_params(path: Path) -> Params:
@@ -58,12 +49,3 @@ def read_params(path: Path) -> Params:
     if known != set(params) or params.fingerprint() != metadata.get("fingerprint"):
         raise CodecError(f"{path} is damaged: it does not hold what it says.")
     return params
-
-
-def sync(path: Path) -> None:
-    """Wait until the disk has a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

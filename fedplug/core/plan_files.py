@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fedplug.core import model_files
 from fedplug.core.errors import PlanError, UsageError
 from fedplug.core.model_files import ModelFormat
+from fedplug.core.whole_file import whole_file
 
 if TYPE_CHECKING:
     from fedplug.core.plan_source import PlanBundle
@@ -59,9 +60,9 @@ class PlanFiles:
                 raise UsageError(f"Helper module {name!r} would replace {file}.", cure="Give a path in another folder.")
             texts[file] = text
         for file, text in texts.items():
-            encoded = text.encode()
             file.parent.mkdir(parents=True, exist_ok=True)
-            model_files.write_atomically(file, lambda out, data=encoded: out.write(data))  # type: ignore[misc]
+            with whole_file(file) as draft:
+                draft.write_bytes(text.encode())
         return target
 
     def _bundle(self) -> PlanBundle:

@@ -36,6 +36,7 @@ from fedplug.core.errors import CodecError, FedplugError, StoreError
 from fedplug.core.local_state import LocalState
 from fedplug.core.messages import LogLine, TrainRequest
 from fedplug.core.params import Params, ParamsSpec, allocate
+from fedplug.core.whole_file import sync
 from fedplug.node.store import NodeStore
 
 STATE_FOLDER = "state"
@@ -294,11 +295,7 @@ def _write(path: Path, state: LocalState) -> tuple[str, int]:
         file.flush()
         os.fsync(descriptor)
         nbytes = file.tell()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the name, too
-    finally:
-        os.close(folder)
+    sync(path.parent)  # the name, too
     return digest.hexdigest(), nbytes
 
 

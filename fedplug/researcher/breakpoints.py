@@ -28,7 +28,8 @@ import msgspec
 
 from fedplug.core.errors import BreakpointError, CodecError, FedplugWarning, StoreError
 from fedplug.core.params import Params
-from fedplug.core.params_file import read_params, sync, write_params
+from fedplug.core.params_file import read_params, write_params
+from fedplug.core.whole_file import sync
 from fedplug.researcher.folders import experiments_root, set_aside
 from fedplug.researcher.round_log import read_lines
 from fedplug.researcher.snapshot import VERSION, Saved, Snapshot

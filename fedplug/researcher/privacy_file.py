@@ -7,8 +7,6 @@ there, so the file counts wherever it knows more.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ from typing import Any
 import msgspec
 
 from fedplug.core.errors import BreakpointError, StoreError, UsageError
-from fedplug.core.params_file import sync
 from fedplug.core.privacy_ledger import PrivacyLedger
+from fedplug.core.whole_file import whole_file
 
 FILE = "privacy.json"
 """In the experiment's folder."""
@@ -39,19 +37,12 @@ def write_ledger(ledger: PrivacyLedger, folder: Path, experiment_id: str) -> Non
     if not ledger.is_used:
         return
     path = folder / FILE
-    draft = folder / f".{FILE}.{os.getpid()}.part"
     try:
         others = _read(path)
         kept = _Layout(1, {**others, experiment_id: ledger.state_dict()})
-        with draft.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(kept), indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        sync(folder)
+        with whole_file(path) as draft:
+            draft.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1))
     except (OSError, ValueError) as error:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
         raise StoreError(
             f"The account of privacy cannot be saved in {path}: {getattr(error, 'strerror', None) or error}.",
             cure="Free some disk space, or mend the file. The round counts all the same, and privacy() knows it.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedplug.core.errors import StoreError, UsageError
+from fedplug.core.whole_file import whole_file
 from fedplug.researcher import report_charts as charts
 from fedplug.researcher import report_parts as parts
 from fedplug.researcher.history import History
@@ -70,13 +70,10 @@ def write_report(
     load_matplotlib()
     stamp = (generated or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M:%S %Z").strip()
     page = _page(history, settings, title, planned_rounds, plan_source, privacy or {}, stamp)
-    draft = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        draft.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-        draft.replace(target)
+        with whole_file(target) as draft:
+            draft.write_text(page, encoding="utf-8", errors="replace", newline="\n")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
         raise StoreError(
             f"The report cannot be saved as {target}: {error.strerror or error}.",
             cure="Free some disk space, or choose another place.",

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from fedplug.core.errors import BreakpointError
-from fedplug.core.params_file import sync
+from fedplug.core.whole_file import sync
 
 FOLDER = "history"
 """In the experiment's folder."""

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from fedplug.core.errors import CodecError, UsageError
 from fedplug.core.params import Params, ParamsSpec
 from fedplug.core.trainer.backend import BackendState
+from fedplug.core.whole_file import whole_file
 
 _MAGIC = b"FPTRAIN\x01"
 
@@ -52,14 +52,10 @@ def save(path: Path, states: Sequence[BackendState], cur_round: int, routines: i
         [_Model(dict(state.plain), each.spec) for state, each in zip(states, arrays, strict=True)],
     )  # fmt: skip
     encoded = msgspec.msgpack.encode(header)
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
+    with whole_file(path) as draft, draft.open("xb") as file:
         file.write(_MAGIC + len(encoded).to_bytes(8, "little") + encoded)
         for each in arrays:
             file.write(each.buffer)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def load(path: Path, models: int) -> tuple[list[BackendState], int, int]:

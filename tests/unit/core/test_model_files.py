@@ -16,8 +16,9 @@ from hypothesis.extra import numpy as hnp
 
 from fedplug import DataManager, NumpyTrainingPlan
 from fedplug.core.errors import CodecError, FedplugError, ParamsError, PlanError, UsageError
-from fedplug.core.model_files import ARRAY_FORMATS, damaged, write_atomically
+from fedplug.core.model_files import ARRAY_FORMATS, damaged
 from fedplug.core.training_plan import PlanSetup
+from fedplug.core.whole_file import whole_file
 
 SUFFIXES = [".npz", ".safetensors", ".joblib", ".skops"]
 
@@ -240,12 +241,12 @@ def test_an_export_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = ready().export_model(tmp_path / "m.npz")
     before = path.read_bytes()
 
-    def fail(file):
-        file.write(b"half of it")
+    def half(draft):
+        draft.write_bytes(b"half of it")
         raise OSError("no space left")
 
-    with pytest.raises(OSError, match="no space left"):
-        write_atomically(path, fail)
+    with pytest.raises(OSError, match="no space left"), whole_file(path) as draft:
+        half(draft)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

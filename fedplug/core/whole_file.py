@@ -1,0 +1,42 @@
+"""Files that are whole or not there at all, whatever ends the process, and stay when the power goes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """The path of a draft that takes the place of ``path`` when the block ends, and is removed if it raises.
+
+    Until then ``path`` is what it was before. A process that is killed leaves the draft, ``.<name>.<random>.part``.
+
+    Args:
+        path: The file to be.
+
+    Raises:
+        OSError: The draft cannot be put on the disk, or in the place of ``path``.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield draft
+        sync(draft)
+        draft.replace(path)
+        sync(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
