@@ -63,10 +63,14 @@ class MeanSquaredError(_Regression):
     name = "mean_squared_error"
 
     def state(self, outputs: Any, targets: Any) -> Array:
-        """Sum the squares."""
+        """Sum what the differences cost."""
         found, true = columns_of(outputs, targets)
         with np.errstate(over="ignore", invalid="ignore"):  # `_state` looks
-            return _state(len(true), [((found - true) ** 2).sum(axis=0)])
+            return _state(len(true), [self._cost(found - true).sum(axis=0)])
+
+    @staticmethod
+    def _cost(difference: Array) -> Array:
+        return difference**2
 
     def each(self, count: float, sums: Array) -> Array:
         """Sum over count."""
@@ -84,11 +88,9 @@ class MeanAbsoluteError(MeanSquaredError):
 
     name = "mean_absolute_error"
 
-    def state(self, outputs: Any, targets: Any) -> Array:
-        """Sum the differences."""
-        found, true = columns_of(outputs, targets)
-        with np.errstate(over="ignore", invalid="ignore"):  # `_state` looks
-            return _state(len(true), [np.abs(found - true).sum(axis=0)])
+    @staticmethod
+    def _cost(difference: Array) -> Array:
+        return np.abs(difference)
 
 
 class _Spread(_Regression):
