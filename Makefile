@@ -2,11 +2,14 @@
 # Needs: Python 3.11 or newer, make, git, and a package index that pip can reach. `make demo PYTHON=python3.12` picks another Python.
 
 PYTHON ?= python3
+# Processes that run tests side by side. Many tests start nodes of their own, so more is not always faster.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=1 $(BIN)/python -m pip -qq
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 EDITABLE := $(foreach file,$(PLUGINS),-e $(dir $(file)))
+FIRST_RUN := -e plugins/fedplug-torch -e plugins/fedplug-scaffold -e plugins/fedplug-zmq
 PROJECTS := pyproject.toml $(PLUGINS) constraints/ci.txt
 
 .DEFAULT_GOAL := help
@@ -19,13 +22,13 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## three hospitals train one model, here and now
 	@$(BIN)/fedplug demo
 
-test: $(VENV)/.dev  ## all tests but the slow ones (5 to 15 minutes)
-	@echo "==> tests: unit, properties, plugins, integration, wheels; usually 5 to 15 minutes on 2 cores"
-	@$(BIN)/pytest -q -m "not slow"
+test: $(VENV)/.dev  ## all tests but the slow ones (4 to 10 minutes)
+	@echo "==> tests: unit, properties, plugins, integration, wheels; usually 4 to 10 minutes on 2 cores"
+	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-all: $(VENV)/.dev  ## every test, the slow ones too
-	@echo "==> all tests, the slow ones too; usually 15 to 30 minutes on 2 cores"
-	@$(BIN)/pytest -q
+	@echo "==> all tests, the slow ones too; usually 10 to 25 minutes on 2 cores"
+	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.dev  ## ruff, the import contracts, versions in lockstep
 	@echo "==> ruff, import-linter, version check; a few seconds"
@@ -62,9 +65,9 @@ $(BIN)/python:
 
 # hatchling first and no build isolation: otherwise pip would fetch it anew for each of our packages.
 $(VENV)/.runtime: $(PROJECTS) | $(BIN)/python
-	@echo "==> installing FedPlug, its plugins, PyTorch and TensorBoard; usually 1 to 4 minutes, mostly PyTorch's download"
+	@echo "==> installing FedPlug, PyTorch and TensorBoard; usually 1 to 4 minutes, mostly PyTorch's download"
 	@$(PIP) install -c constraints/ci.txt hatchling
-	@$(PIP) install -c constraints/ci.txt --no-build-isolation -e ".[demo]" $(EDITABLE)
+	@$(PIP) install -c constraints/ci.txt --no-build-isolation -e ".[demo]" $(FIRST_RUN)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime

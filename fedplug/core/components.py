@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 from fedplug.core.errors import ComponentConflictError, PluginError, UnknownNameError, UsageError
 
-Kind = Literal["training_plan", "aggregator", "strategy", "data_manager", "transport", "metric"]
+Kind = Literal["training_plan", "aggregator", "agg_optimizer", "strategy", "data_manager", "transport", "metric"]
 
 COMPONENT_HOOKS: dict[str, Kind] = {
     "fedplug_register_training_plans": "training_plan",
     "fedplug_register_aggregators": "aggregator",
+    "fedplug_register_agg_optimizers": "agg_optimizer",
     "fedplug_register_strategies": "strategy",
     "fedplug_register_data_managers": "data_manager",
     "fedplug_register_transports": "transport",
@@ -32,6 +33,7 @@ KINDS: tuple[Kind, ...] = tuple(COMPONENT_HOOKS.values())
 _PLURALS: dict[Kind, str] = {
     "training_plan": "training plans",
     "aggregator": "aggregators",
+    "agg_optimizer": "optimizers of the researcher",
     "strategy": "strategies",
     "data_manager": "data managers",
     "transport": "transports",
@@ -40,6 +42,8 @@ _PLURALS: dict[Kind, str] = {
 
 _EXTRAS: dict[tuple[Kind, str], str] = {
     ("training_plan", "torch"): "torch",
+    ("training_plan", "sklearn"): "sklearn",
+    ("agg_optimizer", "declearn"): "declearn",
     ("training_plan", "demo-breast-cancer"): "demo",
     ("training_plan", "demo-digits"): "demo",
     ("aggregator", "fedaverage"): "scaffold",
@@ -194,7 +198,9 @@ class Catalog:
 
 def label(kind: Kind, count: int = 1) -> str:
     """A kind in words: ``"training plan"``, or ``"training plans"`` where ``count`` is not 1."""
-    return kind.replace("_", " ") if count == 1 else _PLURALS[kind]
+    if count != 1:
+        return _PLURALS[kind]
+    return "optimizer of the researcher" if kind == "agg_optimizer" else kind.replace("_", " ")
 
 
 def install_cure(kind: Kind, name: str, broken: Sequence[str] = ()) -> str:

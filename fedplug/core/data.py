@@ -10,12 +10,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fedplug.core.errors import DatasetError, UnknownNameError, UsageError
+from fedplug.core.node_dataset import NodeDataset, columns
 from fedplug.core.params import Array
 from fedplug.core.rng import SeedTree
 
@@ -25,8 +25,10 @@ class DataManager:
 
     Args:
         dataset: NumPy array, pandas DataFrame, torch tensor or torch ``Dataset``, or a nested dict, list or
-            tuple of arrays. What is possible depends on the plan's framework.
-        target: The labels, in the same order; None where ``dataset`` yields ``(data, target)`` pairs.
+            tuple of arrays. What is possible depends on the plan's framework. Or the node's data set itself
+            (``self.dataset``): all its columns but the target, which must be numbers.
+        target: The labels, in the same order; or the name of their column in a DataFrame or in the node's data set,
+            which is by default the one that its owner named. None where ``dataset`` yields ``(data, target)`` pairs.
         **loader_args: ``batch_size``, ``shuffle``, ``drop_last`` and what the framework's loader knows. They win over
             ``training_args["loader_args"]``.
     """
@@ -34,6 +36,8 @@ class DataManager:
     def __init__(self, dataset: Any, target: Any = None, **loader_args: Any) -> None:
         if dataset is None:
             raise UsageError("DataManager needs a dataset.", cure="E.g. DataManager(features, labels, batch_size=32).")
+        if isinstance(dataset, NodeDataset) or isinstance(target, str):
+            dataset, target = columns(dataset, target)
         self.dataset = dataset
         self.target = target
         self.loader_args = loader_args
@@ -267,66 +271,3 @@ class ArrayData(BatchSource):
             rows: Any = slice(index * args.batch_size, min((index + 1) * args.batch_size, self._count))
             rows = rows if order is None else order[rows]
             yield take(self.data, rows), None if self.target is None else take(self.target, rows)
-
-
-class NodeDataset(ABC):
-    """The node's data set as a plan sees it: ``self.dataset`` in a training plan.
-
-    Attributes:
-        path: The file or folder.
-        type: Its type, e.g. ``"csv"``.
-        name: Its name.
-        target: Name of the column or array that is to be predicted; empty if its owner named none.
-    """
-
-    path: Path
-    type: str
-    name: str
-    target: str = ""
-
-    @abstractmethod
-    def arrays(self) -> Mapping[str, Array]:
-        """All columns (csv) or arrays (npz) by name."""
-
-    def column(self, name: str) -> Array:
-        """One column or array.
-
-        Raises:
-            DatasetError: There is none of that name; the existing ones are listed.
-        """
-        arrays = self.arrays()
-        if name not in arrays:
-            raise DatasetError(f"Data set {self.name!r} has no column {name!r}.", cure=f"It has: {', '.join(arrays)}.")
-        return arrays[name]
-
-    def table(self, columns: Sequence[str] | None = None, *, without: Sequence[str] = ()) -> Array:
-        """Numeric columns side by side, as float64 of shape ``(samples, columns)``.
-
-        Nothing is left out unasked: the target is among all columns. The features alone are
-        ``table(without=[self.dataset.target])``.
-
-        Args:
-            columns: The columns, in this order; all by default.
-            without: Columns to leave out, such as the target.
-
-        Raises:
-            DatasetError: A column does not exist, is not numeric, or holds several values per row.
-        """
-        for name in without:
-            self.column(name)
-        names = [n for n in (self.arrays() if columns is None else columns) if n not in without]
-        picked = [self.column(name) for name in names]
-        for name, values in zip(names, picked, strict=True):
-            if values.ndim != 1:
-                shape = " x ".join(map(str, values.shape[1:]))
-                raise DatasetError(
-                    f"Column {name!r} of data set {self.name!r} holds {shape} values per row, so it does not fit a "
-                    "table.",
-                    cure=f"Use column({name!r}).",
-                )
-            if values.dtype.kind not in "biuf":
-                raise DatasetError(
-                    f"Column {name!r} of data set {self.name!r} is not numeric.",
-                    cure="Leave it out (without=...), or turn it into numbers in training_data.",
-                )
-        return np.column_stack([np.asarray(values, np.float64) for values in picked])

@@ -5,6 +5,7 @@ A round, with the hooks at their places (those at the left margin run at the res
     PluginHost.discover()                            # once per process, at either side
         fedplug_register_training_plans()
         fedplug_register_aggregators()
+        fedplug_register_agg_optimizers()
         fedplug_register_strategies()
         fedplug_register_data_managers()
         fedplug_register_transports()
@@ -69,6 +70,7 @@ HookKind = Literal["collect", "first", "gather", "veto", "fold", "observe"]
 HOOK_KINDS: dict[str, HookKind] = {
     "fedplug_register_training_plans": "collect",
     "fedplug_register_aggregators": "collect",
+    "fedplug_register_agg_optimizers": "collect",
     "fedplug_register_strategies": "collect",
     "fedplug_register_data_managers": "collect",
     "fedplug_register_transports": "collect",
@@ -119,6 +121,18 @@ def fedplug_register_aggregators() -> Iterable[Component]:
 
     Returns:
         Components whose targets are classes derived from `Aggregator`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def fedplug_register_agg_optimizers() -> Iterable[Component]:
+    """Offer optimizers of the researcher, for ``Experiment(agg_optimizer="name")``.
+
+    Fires once, when plugins are loaded.
+
+    Returns:
+        Components whose targets are classes derived from `AggOptimizer`.
     """
     raise NotImplementedError
 

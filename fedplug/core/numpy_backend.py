@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedplug.core import plan_optimizer
 from fedplug.core.errors import ParamsError, PlanError, UsageError
 from fedplug.core.metrics import as_metrics
 from fedplug.core.params import Array, Params
+from fedplug.core.plan_optimizer import PlanOptimizer
 from fedplug.core.trainer.backend import Backend, BackendState
 from fedplug.core.trainer.points import Phase
 
@@ -239,7 +241,10 @@ class NumpyBackend(Backend):
         """The arrays, and the optimizer's attributes."""
         arrays = {f"model/{name}": array for name, array in self.model.items()}
         plain: dict[str, Any] = {"optimizer": self.optimizer is not None}
-        if self.optimizer is not None:
+        if isinstance(self.optimizer, PlanOptimizer):
+            kept, plain["state"] = plan_optimizer.read_state(self.optimizer)
+            arrays |= {f"optimizer/{name}": array for name, array in kept.items()}
+        elif self.optimizer is not None:
             plain["attributes"] = _flatten(vars(self.optimizer), "optimizer", arrays)
         return BackendState(arrays, plain)
 
@@ -250,7 +255,10 @@ class NumpyBackend(Backend):
         if state.plain["optimizer"]:
             if self.optimizer is None:
                 self.make_optimizer()
-            vars(self.optimizer).update(_restore(state.plain["attributes"], "optimizer", state.arrays))
+            if isinstance(self.optimizer, PlanOptimizer):
+                plan_optimizer.write_state(self.optimizer, _below("optimizer", state.arrays), state.plain["state"])
+            else:
+                vars(self.optimizer).update(_restore(state.plain["attributes"], "optimizer", state.arrays))
 
     def _fitting(self, gradients: Mapping[str, Any]) -> dict[str, Array]:
         if gradients.keys() != self.model.keys():

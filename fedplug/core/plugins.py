@@ -24,6 +24,7 @@ from fedplug.core.components import (
     broken_remark,
     import_cure,
     install_cure,
+    label,
 )
 from fedplug.core.errors import FedplugError, PluginError, UnknownNameError, UsageError
 from fedplug.core.hook_calls import HookCalls
@@ -181,7 +182,7 @@ class PluginHost(HookCalls):
             if clashes:
                 offer, other = clashes[0]
                 name = offer.component.name
-                record.error = f"Plugin {other.plugin!r} offers the {offer.kind.replace('_', ' ')} {name!r} too."
+                record.error = f"Plugin {other.plugin!r} offers the {label(offer.kind)} {name!r} too."
                 record.cure = f"Write {offer.qualified!r} or {other.qualified!r} instead of {name!r}."
         every = [*self._records.values(), *self._unusable]
         return sorted(every, key=lambda r: (r.name != BUILTIN, r.name, r.dist != PROJECT, r.dist))
@@ -194,8 +195,8 @@ class PluginHost(HookCalls):
         """The component called ``name``, imported on first use: usually a class.
 
         Args:
-            kind: ``"training_plan"``, ``"aggregator"``, ``"strategy"``, ``"data_manager"``, ``"transport"`` or
-                ``"metric"``.
+            kind: ``"training_plan"``, ``"aggregator"``, ``"agg_optimizer"``, ``"strategy"``, ``"data_manager"``,
+                ``"transport"`` or ``"metric"``.
             name: Its name, or ``"plugin:name"``.
 
         Raises:

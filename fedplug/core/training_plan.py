@@ -22,10 +22,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from fedplug.core.data import DataManager, LoaderArgs, NodeDataset
+from fedplug.core.data import DataManager, LoaderArgs
 from fedplug.core.errors import PlanError
 from fedplug.core.flexible_calls import call_with_option, requires_argument
 from fedplug.core.local_state import StateBook
+from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.param_tags import ParamTags, matches
 from fedplug.core.params import Params
 from fedplug.core.plan_files import PlanFiles
@@ -172,6 +173,10 @@ class TrainingPlan(PlanProcesses, PlanFiles, ABC):
     def _names(self) -> Mapping[str, bool]:
         """Names of all parameters, in order, and whether each is a buffer."""
         raise self._cannot("tag parameters")
+
+    def buffer_names(self) -> frozenset[str]:
+        """The names of the shared parameters that no optimizer moves, such as running means and counters."""
+        return frozenset()
 
     def read_persistent(self) -> Params:
         """The parameters with the tag ``persistent``, copied."""

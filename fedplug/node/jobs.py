@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from fedplug.core.data import NodeDataset
 from fedplug.core.errors import (
     DatasetError,
     FedplugError,
@@ -20,6 +19,7 @@ from fedplug.core.errors import (
 )
 from fedplug.core.local_state import LocalState
 from fedplug.core.messages import LogLine, Progress, TaskFailure, TaskKey, TrainReply, TrainRequest
+from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.node.datasets.base import DatasetRecord

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import msgspec
 
-from fedplug.core.data import NodeDataset
 from fedplug.core.errors import PlanRunError
 from fedplug.core.link import TaskReceived
 from fedplug.core.local_state import LocalState, StateBook
 from fedplug.core.messages import TrainRequest
+from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.noise import KEY_BYTES
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle

@@ -12,11 +12,12 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fedplug.core import local_state
-from fedplug.core.data import BatchSource, LoaderArgs, NodeDataset
+from fedplug.core.data import BatchSource, LoaderArgs
 from fedplug.core.errors import DatasetError, FedplugError, PlanRunError, TrainingCancelledError
 from fedplug.core.local_state import StateBook
 from fedplug.core.messages import LogLine, Progress, TrainReply, TrainRequest
 from fedplug.core.metrics import TEST_AUX
+from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.params import Params
 from fedplug.core.plan_errors import plan_errors
 from fedplug.core.plan_source import PlanBundle, load_plan

@@ -60,7 +60,8 @@ class Experiment(RoundLoop, Closing):
         save_breakpoints: Save a breakpoint after each round, from which `load_breakpoint` goes on.
         experimentation_folder: Name of the experiment's folder; None for ``Experiment_0001`` and so on.
         training_plan_path: A Python file with the training plan.
-        agg_optimizer: How far the global model moves towards the aggregate; None: all the way.
+        agg_optimizer: How far the global model moves towards the aggregate: an optimizer, its class or its name; None:
+            all the way.
         test_ratio: Part of each node's data that is held out for tests.
         test_metric: What a test measures: names of `fedplug.MetricTypes`.
         test_metric_args: Arguments of the metrics.
@@ -104,7 +105,7 @@ class Experiment(RoundLoop, Closing):
         experimentation_folder: str | None = None,
         *,
         training_plan_path: str | os.PathLike[str] | None = None,
-        agg_optimizer: AggOptimizer | type[AggOptimizer] | None = None,
+        agg_optimizer: str | type[AggOptimizer] | AggOptimizer | None = None,
         test_ratio: float | None = None,
         test_metric: str | Sequence[str] | None = None,
         test_metric_args: Mapping[str, Any] | None = None,
@@ -262,7 +263,7 @@ class Experiment(RoundLoop, Closing):
         *,
         transport: str | NodePool | None = None,
         aggregator: str | type[Aggregator] | Aggregator | None = None,
-        agg_optimizer: AggOptimizer | type[AggOptimizer] | None = None,
+        agg_optimizer: str | type[AggOptimizer] | AggOptimizer | None = None,
         node_selection_strategy: str | type[Strategy] | Strategy | None = None,
         monitor: Monitor | None = None,
         min_nodes: int | None = None,

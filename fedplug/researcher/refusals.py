@@ -84,7 +84,7 @@ def check_result(params: object, model: Params, maker: object) -> None:
     """
     kind = "Optimizer" if isinstance(maker, AggOptimizer) else "Aggregator"
     name = type(maker).__name__
-    method = "step" if isinstance(maker, AggOptimizer) else "aggregate"
+    method = "advance" if isinstance(maker, AggOptimizer) else "aggregate"
     method = "finalize" if isinstance(maker, StreamingAggregator) else method
     cure = f"Its method {method} must return Params laid out as the model, such as arithmetic with Params gives."
     if params is None:

@@ -151,7 +151,7 @@ class Resumable(ExperimentResults):
             training_args=self._training_args.dict(),
             wanted_tests=tuple(sorted(self._wanted_tests)),
             aggregator=_record("aggregator", self.aggregator(), self.host, arrays),
-            agg_optimizer=None if optimizer is None else _record(None, optimizer, self.host, arrays),
+            agg_optimizer=None if optimizer is None else _record("agg_optimizer", optimizer, self.host, arrays),
             strategy=_record("strategy", self._strategy, self.host, arrays),
             privacy=freeze(self._privacy.state_dict(), arrays, "the account of privacy"),
             acked=dict(self._acked),
@@ -223,7 +223,7 @@ class Resumable(ExperimentResults):
         if snapshot.agg_optimizer is not None:
             record = snapshot.agg_optimizer
             self._agg_optimizer = _remake(
-                None, "agg_optimizer", record, agg_optimizer,
+                "agg_optimizer", "agg_optimizer", record, agg_optimizer,
                 AggOptimizer, self.host,  # type: ignore[type-abstract]
             )  # fmt: skip
             _load_state(self._agg_optimizer, record, arrays)
@@ -257,12 +257,12 @@ def _lines(entries: list[Any]) -> list[bytes]:
     return [msgspec.json.encode(entry) for entry in entries]
 
 
-def _record(kind: Kind | None, component: Any, host: PluginHost, arrays: list[Params]) -> ComponentRecord:
+def _record(kind: Kind, component: Any, host: PluginHost, arrays: list[Params]) -> ComponentRecord:
     """A component as it can be written down."""
     cls = type(component)
     what = f"{cls.__module__}.{cls.__qualname__}"
     config, problem = None, ""
-    name = "" if kind is None else _offered_as(kind, cls, host)
+    name = _offered_as(kind, cls, host)
     try:
         config = config_of(component)
     except UsageError as error:
@@ -280,20 +280,18 @@ def _offered_as(kind: Kind, cls: type, host: PluginHost) -> str:
     return ""
 
 
-def _remake(
-    kind: Kind | None, argument: str, record: ComponentRecord, given: Any, base: type[T], host: PluginHost
-) -> T:
+def _remake(kind: Kind, argument: str, record: ComponentRecord, given: Any, base: type[T], host: PluginHost) -> T:
     """The component of a breakpoint: the one that was given, or one made from what was written down."""
-    what = "optimizer" if kind is None else label(kind)
+    what = label(kind)
     if given is None:
-        if not record.name or record.config is None or kind is None:
+        if not record.name or record.config is None:
             raise BreakpointError(
                 f"The breakpoint's {what}, {record.type}, {_UNSAVED} ({record.problem}).",
                 cure=f"Make it yourself: load_breakpoint(..., {argument}=...). What it had learnt is in the breakpoint "
                 "and will be given to it.",
             )
         given = make(host.component(kind, record.name), record.config)
-    made = host.component(kind, given) if isinstance(given, str) and kind else given
+    made = host.component(kind, given) if isinstance(given, str) else given
     made = made() if isinstance(made, type) else made
     if not isinstance(made, base):
         raise UsageError(f"load_breakpoint: {argument} must be a fedplug.{base.__name__}, got {shown(given)}.")

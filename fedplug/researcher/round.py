@@ -25,9 +25,10 @@ from fedplug.core.params import Params
 from fedplug.core.pool import NodeJoined, NodeLost, NodePool, PoolEvent, TaskFailed, UpdateFetched, UpdateOffered
 from fedplug.core.strategy import Outcome, RoundState
 from fedplug.core.update import Update
+from fedplug.researcher.next_params import check_for, next_params
 from fedplug.researcher.node_tests import NodeTests, weighted_metrics
 from fedplug.researcher.progress.text import block
-from fedplug.researcher.refusals import blamed, check_decision, check_offer, check_result, check_update, given_up
+from fedplug.researcher.refusals import blamed, check_decision, check_offer, check_update, given_up
 from fedplug.researcher.round_plan import RoundPlan
 from fedplug.researcher.spool import Room, Spool
 
@@ -49,6 +50,7 @@ class _Task:
     offer: UpdateOffered | None = None
     room: Room | None = None
     update: Update | None = None
+    counted: bool = False  # whether its turn has come, and all but a non-streaming aggregator have had it
     folded: bool = False
 
 
@@ -121,7 +123,6 @@ class Round:
 
     def _send(self) -> None:
         job, connected = self.job, self.pool.nodes
-        self._privacy = job.privacy
         for place, node_id in enumerate(job.ctx.node_ids):
             request, payload = job.requests[node_id], job.payloads[node_id]
             task = self._tasks[node_id] = _Task(request.key, place)
@@ -218,8 +219,7 @@ class Round:
             timing=dict(reply.timing),
         )
         check_update(update, self.job.expected, task.room.rest if task.room else None)
-        if self._privacy:
-            self._privacy.check(update)
+        check_for(self.job, update)
         request = self.job.requests[task.key.node_id]
         self._tests.take(task.key.node_id, event.aux.get(TEST_AUX), request.training_args)
         self._welcome_back(task.key.node_id)
@@ -277,7 +277,13 @@ class Round:
 
     def _fold(self, task: _Task) -> None:
         self._tests.add_up(task.key.node_id)
-        if self._streaming is not None and task.update is not None and not task.folded:
+        if task.update is None or task.counted:
+            return
+        task.counted = True
+        if self.job.agg_optimizer is not None:
+            with blamed("Optimizer", self.job.agg_optimizer, "take"):
+                self.job.agg_optimizer.take(task.update)
+        if self._streaming is not None:
             with blamed("Aggregator", self._streaming, "accumulate"):
                 self._streaming.accumulate(self._state, task.update)
             task.folded = True
@@ -314,13 +320,7 @@ class Round:
             with blamed("Aggregator", job.aggregator, "aggregate"):
                 params = job.aggregator.aggregate(job.params, updates, job.ctx)
         self._state = None
-        check_result(params, job.params, job.aggregator)
-        if self._privacy:
-            params = self._privacy.protect(params, [task.update for task in self._tasks.values() if task.update])
-        if job.agg_optimizer is not None:
-            with blamed("Optimizer", job.agg_optimizer, "step"):
-                params = job.agg_optimizer.step(job.params, params, job.ctx)
-            check_result(params, job.params, job.agg_optimizer)
+        params = next_params(job, params, [task.update for task in self._tasks.values() if task.update])
         for node_id in self._replies:
             self.pool.commit(self._tasks[node_id].key)
         for task in self._tasks.values():

@@ -17,7 +17,7 @@ from fedplug.core.plan_source import PlanBundle
 from fedplug.core.rng import SeedTree
 from fedplug.core.strategy import Strategy
 from fedplug.core.training_args import TrainingArgs
-from fedplug.core.update import Update
+from fedplug.core.update import Aux, Update
 from fedplug.researcher.central_privacy import CentralPrivacy
 from fedplug.researcher.refusals import blamed
 from fedplug.researcher.round_plan import RoundPlan
@@ -66,8 +66,18 @@ class Schedule:
         aggregator: Aggregator,
         strategy: Strategy,
         agg_optimizer: AggOptimizer | None = None,
+        buffers: frozenset[str] = frozenset(),
     ) -> RoundPlan:
         """Decide everything about a round before anything is sent.
+
+        Args:
+            number: The round's, from 0.
+            nodes: Who may train, sorted.
+            params: The global parameters.
+            aggregator: Makes new parameters of updates.
+            strategy: Decides who trains.
+            agg_optimizer: Decides how far the model goes towards the aggregate.
+            buffers: Names of the parameters that no optimizer moves.
 
         Raises:
             UsageError: The aggregator cannot work with the training arguments, the strategy's choice is no choice,
@@ -86,11 +96,15 @@ class Schedule:
         ctx = RoundContext(self.experiment_id, number, seeds, selected, args)
         with blamed("Aggregator", aggregator, "node_payload"):
             payloads = {node: aggregator.node_payload(node, ctx) for node in selected}
+        if agg_optimizer is not None:
+            with blamed("Optimizer", agg_optimizer, "begin_round"):
+                extra = agg_optimizer.begin_round(ctx)
+            payloads = {node: _joined(payload, extra) for node, payload in payloads.items()}
         shared = self.training_args.dict()  # one for all requests, which nobody changes
         requests = {node: self._request(node, ctx, payloads[node], shared) for node in selected}
         return RoundPlan(
             ctx, self.bundle, params, requests, payloads, aggregator, strategy, metrics, agg_optimizer=agg_optimizer,
-            privacy=CentralPrivacy.of(ctx, params, aggregator, requests.values()),
+            privacy=CentralPrivacy.of(ctx, params, aggregator, requests.values()), buffers=buffers,
         )  # fmt: skip
 
     def plan_test(
@@ -150,6 +164,17 @@ class Unchanged(Aggregator):
     def aggregate(self, start: Params, updates: Sequence[Update], ctx: RoundContext) -> Params:
         """``start``."""
         return start
+
+
+def _joined(payload: NodePayload | None, extra: Aux) -> NodePayload | None:
+    """What a node receives for the aggregator, and for the optimizer of its plan."""
+    if not extra:
+        return payload
+    if payload is None:
+        return NodePayload(extra, {})
+    if both := payload.aux.keys() & extra.keys():
+        raise UsageError(f"Aggregator and agg_optimizer both send extra arrays named {min(both)!r}.")
+    return NodePayload({**payload.aux, **extra}, payload.training_args)
 
 
 def rounds_to_run(rounds: int | None, increase: bool, limit: int | None, current: int) -> tuple[int, int | None]:

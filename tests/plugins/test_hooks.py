@@ -41,6 +41,10 @@ def test_hook_fedplug_register_aggregators(host):
     assert offers(host, "fedplug_register_aggregators", "aggregator") is int
 
 
+def test_hook_fedplug_register_agg_optimizers(host):
+    assert offers(host, "fedplug_register_agg_optimizers", "agg_optimizer") is int
+
+
 def test_hook_fedplug_register_strategies(host):
     assert offers(host, "fedplug_register_strategies", "strategy") is int
 

@@ -58,6 +58,7 @@ class Backend(ABC):
         output: What the model made of the last batch, where the backend knows it.
         has_testing_step: Whether `evaluate` does more than take the loss. If so, a test is one batch by default, as
             there is no knowing whether its numbers are means.
+        local_names: Names of the parameters that never leave the node.
         protects_samples: Whether `backward` gives gradients that are differentially private for each sample.
     """
 
@@ -69,6 +70,7 @@ class Backend(ABC):
     device: Any = "cpu"
     output: Any = None
     has_testing_step: bool = True
+    local_names: frozenset[str] = frozenset()
     protects_samples: bool = False
 
     # a routine ---------------------------------------------------------------------------------------------

@@ -3,16 +3,18 @@
 ========================  =============================================  ==========================
 trigger                   train, finetune                                eval
 ========================  =============================================  ==========================
+on_fit_start              begin (where the optimizer is a PlanOptimizer)
 on_batch_start            cancel (where a task can be cancelled)         cancel
 on_batch_forward          forward, regularizer                           evaluate, measure
 on_batch_backward         backward, step
 on_batch_end              accumulate, report, schedule                   accumulate
 on_epoch_end              schedule
-on_fit_end                schedule, finish                               finish
+on_fit_end                schedule, finish, end                          finish
 ========================  =============================================  ==========================
 
-``report`` and ``schedule`` are there if somebody takes reports, or the backend has a scheduler; ``measure`` is, if
-there are metrics to measure (``test_metric``).
+``begin`` and ``end`` are there if the optimizer is a `PlanOptimizer`, but not for fine-tuning. ``report`` and
+``schedule`` are there if somebody takes reports, or the backend has a scheduler; ``measure`` is, if there are metrics
+to measure (``test_metric``).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 
 from fedplug.core.errors import TrainingCancelledError
 from fedplug.core.metrics.sums import findings
+from fedplug.core.plan_optimizer import PlanOptimizer
 from fedplug.core.trainer.context import Context
 from fedplug.core.trainer.hooks import Hook
 from fedplug.core.trainer.points import Phase, Trigger
@@ -72,6 +75,7 @@ def default_hooks(
     cancelled: Callable[[], bool] | None = None,
     scheduler_unit: str = "",
     measured: bool = False,
+    talks: bool = False,
 ) -> list[Hook]:
     """The loop's own hooks, of all phases.
 
@@ -81,9 +85,13 @@ def default_hooks(
         cancelled: Asked before every batch.
         scheduler_unit: After what the scheduler steps; empty if there is none.
         measured: Whether the trainer has metrics to measure.
+        talks: Whether the optimizer may talk with a counterpart at the researcher.
     """
     every = (*TRAINING, Phase.EVAL)
     hooks = list(_ALWAYS)
+    if talks:
+        hooks.append(Hook(begin, Trigger.ON_FIT_START, (Phase.TRAIN,), "begin", OWNER, first=True))
+        hooks.append(Hook(end, Trigger.ON_FIT_END, (Phase.TRAIN,), "end", OWNER))
     if measured:
         hooks.append(Hook(measure, Trigger.ON_BATCH_FORWARD, (Phase.EVAL,), "measure", OWNER))
     if cancelled is not None:
@@ -97,6 +105,23 @@ def default_hooks(
 
 
 # training --------------------------------------------------------------------------------------------------
+
+
+def begin(ctx: Context) -> None:
+    """Lets the optimizer read what came with the round."""
+    if _talks(ctx):
+        ctx.backend.optimizer.begin(ctx)
+
+
+def end(ctx: Context) -> None:
+    """Lets the optimizer answer, and keep what it needs in the next round."""
+    if _talks(ctx):
+        ctx.backend.optimizer.end(ctx)
+
+
+def _talks(ctx: Context) -> bool:
+    """Whether this is the training of the round, of the model that is shared."""
+    return ctx.depth == 1 and ctx.cur_model_idx == 0 and isinstance(ctx.backend.optimizer, PlanOptimizer)
 
 
 def forward(ctx: Context) -> None:

@@ -57,8 +57,10 @@ def plan_trainer(
     train = data.get("train")
     if train is not None and plan.pre_processes:
         data = {**data, "train": plan.processed(train)}
+    backend = plan.make_backend()
+    backend.local_names = frozenset(plan.parameter_tags().local)
     trainer = plan.make_trainer(
-        plan.make_backend(), data, args=state.training_args, loader=loader, seed=seed, report=report,
+        backend, data, args=state.training_args, loader=loader, seed=seed, report=report,
         cancelled=cancelled, **{"log": state.log, **options},
     )  # fmt: skip
     _require_protection(state.training_args, plan, trainer)

@@ -13,6 +13,7 @@ from fedplug.core.errors import PlanError, PluginError, UsageError
 from fedplug.core.metrics.base import Metric
 from fedplug.core.metrics.making import make_metrics
 from fedplug.core.params import Params
+from fedplug.core.plan_optimizer import PlanOptimizer
 from fedplug.core.rng import SeedTree
 from fedplug.core.trainer import checkpoint, split_data
 from fedplug.core.trainer.backend import Backend
@@ -97,6 +98,7 @@ class Trainer(RoutineRunner, Closing):
         hooks = default_hooks(
             log_interval=self.args.log_interval, report=report, cancelled=cancelled,
             scheduler_unit=backend.scheduler_unit if backend.has_scheduler() else "", measured=bool(self.metrics),
+            talks=isinstance(backend.optimizer, PlanOptimizer),
         )  # fmt: skip
         hooks = [h for h in hooks if not only_for_eval or Phase.EVAL in h.phases]
         self.hooks: dict[Phase, HookSet] = {phase: HookSet(phase, hooks) for phase in Phase}

@@ -10,9 +10,9 @@ from types import MappingProxyType
 
 import msgspec
 
-from fedplug.core.data import NodeDataset
 from fedplug.core.errors import DatasetError
 from fedplug.core.messages import DatasetCard
+from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.params import Array
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fedplug.core.data import NodeDataset
 from fedplug.core.errors import DatasetError
 from fedplug.core.messages import DatasetCard
+from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.params import Array
 
 

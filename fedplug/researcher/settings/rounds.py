@@ -32,17 +32,24 @@ class RoundSettings(SettingsBase):
         """The aggregator."""
         return self._aggregator or self.set_aggregator(None)
 
-    def set_agg_optimizer(self, agg_optimizer: AggOptimizer | type[AggOptimizer] | None = None) -> AggOptimizer | None:
-        """How far the global model moves towards the aggregate; None: all the way.
+    def set_agg_optimizer(
+        self, agg_optimizer: str | type[AggOptimizer] | AggOptimizer | None = None
+    ) -> AggOptimizer | None:
+        """How far the global model moves towards the aggregate: an optimizer, its class or its name; None: all the way.
 
         Raises:
             UsageError: It is no such optimizer.
+            UnknownNameError: No installed plugin offers an optimizer of that name.
         """
-        made = self._made(agg_optimizer) if isinstance(agg_optimizer, type) else agg_optimizer
+        chosen: object = agg_optimizer
+        if isinstance(chosen, str):
+            chosen = self.host.component("agg_optimizer", chosen)
+        made = self._made(chosen) if isinstance(chosen, type) else chosen
         if made is not None and not isinstance(made, AggOptimizer):
             raise UsageError(
                 f"agg_optimizer must be an optimizer for the researcher or None, got {shown(agg_optimizer)}.",
-                cure="Derive from fedplug.AggOptimizer; an optimizer of the nodes goes into the plan's init_optimizer.",
+                cure="Use fedplug_declearn.Optimizer, or derive from fedplug.AggOptimizer; an optimizer of the nodes "
+                "goes into the plan's init_optimizer.",
             )
         self._agg_optimizer = made
         return made

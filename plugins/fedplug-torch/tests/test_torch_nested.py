@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fedplug import DataManager, NumpyTrainingPlan, Params
-from fedplug.core.data import NodeDataset
 from fedplug.core.messages import TaskKey, TrainRequest
+from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.plan_source import PlanBundle, bundle_plan, load_plan
 from fedplug.core.plugins import PluginHost
 from fedplug.core.training_plan import PlanSetup

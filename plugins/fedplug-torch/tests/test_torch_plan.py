@@ -13,9 +13,9 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from torch import nn
 
 from fedplug import DataManager, Params
-from fedplug.core.data import NodeDataset
 from fedplug.core.errors import PlanRunError
 from fedplug.core.messages import LogLine, TaskKey, TrainRequest
+from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.plan_source import PlanBundle, bundle_plan, load_plan
 from fedplug.core.plugins import PluginHost
 from fedplug.core.rng import SeedTree

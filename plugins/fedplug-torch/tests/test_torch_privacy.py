@@ -17,10 +17,11 @@ from opacus.accountants import RDPAccountant
 from torch import nn
 
 from fedplug import DataManager, Params
-from fedplug.core.data import LoaderArgs, NodeDataset
+from fedplug.core.data import LoaderArgs
 from fedplug.core.errors import PlanError, PlanRunError, UsageError
 from fedplug.core.local_state import StateBook
 from fedplug.core.messages import TaskKey, TrainRequest
+from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.noise import NoiseStream, derive_key
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.plugins import PluginHost

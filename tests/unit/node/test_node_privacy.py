@@ -10,10 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 from fedplug import DataManager, NumpyTrainingPlan
-from fedplug.core.data import NodeDataset
 from fedplug.core.errors import ParamsError, UsageError
 from fedplug.core.link import TaskReceived
 from fedplug.core.messages import TaskKey, TrainRequest
+from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle, bundle_plan
 from fedplug.core.plugins import PluginHost

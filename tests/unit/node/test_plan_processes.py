@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from fedplug import DataManager, FedplugError, NumpyTrainingPlan, Params, ProcessTypes
-from fedplug.core.data import ArrayData, LoaderArgs, NodeDataset
+from fedplug.core.data import ArrayData, LoaderArgs
 from fedplug.core.errors import PlanError, PlanRunError
 from fedplug.core.messages import TaskKey, TrainRequest
+from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.plan_source import PlanBundle, bundle_plan
 from fedplug.core.plugins import PluginHost
 from fedplug.core.processes import ProcessedSource

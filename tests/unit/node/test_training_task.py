@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from fedplug import DataManager, NumpyTrainingPlan, Params
-from fedplug.core.data import NodeDataset
 from fedplug.core.errors import (
     DatasetError,
     ParamsError,
@@ -20,6 +19,7 @@ from fedplug.core.errors import (
 from fedplug.core.local_state import StateBook
 from fedplug.core.messages import LogLine, Progress, TaskKey, TrainRequest
 from fedplug.core.metrics import TEST_AUX
+from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.params import allocate
 from fedplug.core.plan_source import PlanBundle, bundle_plan
 from fedplug.core.plugins import PluginHost

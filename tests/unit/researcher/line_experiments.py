@@ -34,7 +34,7 @@ class Momentum(AggOptimizer):
         self.beta = beta
         self.velocity: Params | None = None
 
-    def step(self, start, aggregated, ctx):
+    def advance(self, start, aggregated, ctx):
         gradient = start - aggregated
         self.velocity = gradient if self.velocity is None else self.velocity * self.beta + gradient
         return start - self.velocity

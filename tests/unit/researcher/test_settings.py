@@ -173,7 +173,7 @@ class Half(AggOptimizer):
     def __init__(self) -> None:
         self.steps = 0
 
-    def step(self, start: Params, aggregated: Params, ctx: Any) -> Params:
+    def advance(self, start: Params, aggregated: Params, ctx: Any) -> Params:
         self.steps += 1
         return start + (aggregated - start) * 0.5
 
@@ -185,8 +185,8 @@ class Half(AggOptimizer):
 
 
 class Broken(Half):
-    def step(self, start: Params, aggregated: Params, ctx: Any) -> Params:
-        super().step(start, aggregated, ctx)
+    def advance(self, start: Params, aggregated: Params, ctx: Any) -> Params:
+        super().advance(start, aggregated, ctx)
         return Params.from_arrays({"w": np.array([np.nan, 0.0])})
 
 
@@ -205,7 +205,7 @@ def test_an_agg_optimizer_that_fails_is_named_and_learns_nothing() -> None:
         with pytest.raises(Exception, match=r"Optimizer Broken returned parameters that do not fit the model"):
             exp.run(1)
         assert (exp.agg_optimizer().steps, exp.params(), exp.round_current()) == (0, before, 0)
-    with pytest.raises(UsageError, match="agg_optimizer must be an optimizer"):
+    with pytest.raises(UnknownNameError, match="no optimizer of the researcher named 'adam'"):
         experiment(agg_optimizer="adam")
 
 

@@ -48,7 +48,7 @@ class WellNamed(DefaultStrategy):
 
 
 class Forgetful(AggOptimizer):
-    def step(self, start: Params, aggregated: Params, ctx: Any) -> Params:
+    def advance(self, start: Params, aggregated: Params, ctx: Any) -> Params:
         return None  # type: ignore[return-value]
 
 
@@ -142,7 +142,7 @@ def test_a_metric_that_a_test_measures_is_no_reason_to_warn() -> None:
 def test_a_forgotten_return_is_asked_for() -> None:
     with experiment(agg_optimizer=Forgetful()) as exp, pytest.raises(RoundError) as caught:
         exp.run()
-    assert caught.value.message == "Optimizer Forgetful returned nothing from step."
+    assert caught.value.message == "Optimizer Forgetful returned nothing from advance."
     assert caught.value.cure == "Is a return missing?"
 
 

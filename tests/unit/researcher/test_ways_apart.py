@@ -224,7 +224,7 @@ class FailsOnce(AggOptimizer):
         self.state: dict[str, list[int]] = {"rounds": []}
         self.fails = fails
 
-    def step(self, start: Params, aggregated: Params, ctx: Any) -> Params:
+    def advance(self, start: Params, aggregated: Params, ctx: Any) -> Params:
         self.state["rounds"].append(ctx.round)
         if self.fails and ctx.round == 1:
             self.fails = False

@@ -14,6 +14,7 @@ from fedplug.core.errors import ParamsError, PlanError, UsageError
 from fedplug.core.flexible_calls import call_flexibly
 from fedplug.core.metrics import as_metrics
 from fedplug.core.params import Array, Params
+from fedplug.core.plan_optimizer import PlanOptimizer
 from fedplug.core.trainer import Backend, BackendState, Phase
 from fedplug_torch import optimizer_state
 from fedplug_torch import params as torch_params
@@ -36,7 +37,7 @@ class TorchBackend(Backend):
     def __init__(self, plan: TorchTrainingPlan) -> None:
         self._plan = plan
         self._start(plan.model(), plan.device, plan.training_step, getattr(plan, "testing_step", None))
-        self.optimizer: torch.optim.Optimizer | None = plan._optimizer  # None where only testing
+        self.optimizer = plan._optimizer  # None where only testing
         self._init_scheduler: Callable[..., Any] | None = plan._build_scheduler if plan._has_scheduler else None
         self.scheduler_unit = plan.scheduler_unit
         self.scheduler = plan._scheduler
@@ -74,12 +75,15 @@ class TorchBackend(Backend):
 
     def backward(self, loss: torch.Tensor) -> None:
         """Fresh gradients of ``loss``."""
-        self.optimizer.zero_grad()  # type: ignore[union-attr] # prepare has looked
+        (self.model if isinstance(self.optimizer, PlanOptimizer) else self.optimizer).zero_grad()
         loss.backward()
 
     def step(self) -> None:
         """One step of the optimizer."""
-        self.optimizer.step()  # type: ignore[union-attr] # prepare has looked
+        if isinstance(self.optimizer, PlanOptimizer):
+            self.optimizer.step(self.trainable(), self.gradients())
+        else:
+            self.optimizer.step()
 
     def detached(self, loss: torch.Tensor) -> torch.Tensor:
         """The value of ``loss`` without the graph behind it."""
@@ -176,7 +180,7 @@ class TorchBackend(Backend):
         if optimizer is not None:
             self._plan._optimizer, self._plan._scheduler = optimizer, scheduler
 
-    def _renew(self, optimizer: torch.optim.Optimizer) -> None:
+    def _renew(self, optimizer: torch.optim.Optimizer | PlanOptimizer) -> None:
         self.optimizer = optimizer
         if self._init_scheduler is not None:
             before = self.scheduler if self.scheduler_unit == "round" else None
@@ -224,7 +228,7 @@ class TorchBackend(Backend):
                 arrays[f"cuda/{i}"] = state.numpy().copy()
         plain: dict[str, Any] = {"optimizer": None, "scheduler": None}
         if self.optimizer is not None:
-            plain["optimizer"] = optimizer_state.pack(self.optimizer.state_dict(), "optimizer", arrays)
+            plain["optimizer"] = optimizer_state.pack_optimizer(self.optimizer, arrays)
         if self.scheduler is not None:
             plain["scheduler"] = optimizer_state.pack(self.scheduler.state_dict(), "scheduler", arrays)
         return BackendState(arrays, plain)
@@ -240,9 +244,7 @@ class TorchBackend(Backend):
         else:
             if self.optimizer is None:
                 self.make_optimizer()
-            self.optimizer.load_state_dict(  # type: ignore[union-attr] # it was made
-                optimizer_state.unpack(state.plain["optimizer"], "optimizer", state.arrays)
-            )
+            optimizer_state.unpack_optimizer(self.optimizer, state.plain["optimizer"], state.arrays)
         if state.plain["scheduler"] is not None and self.scheduler is not None:
             self.scheduler.load_state_dict(optimizer_state.unpack(state.plain["scheduler"], "scheduler", state.arrays))
         torch.set_rng_state(torch.from_numpy(np.array(state.arrays["rng"])))
@@ -314,7 +316,7 @@ class TorchModelBackend(TorchBackend):
         twin._args = dict(self._args)
         if self.optimizer is not None:
             twin.make_optimizer()
-            twin.optimizer.load_state_dict(deepcopy(self.optimizer.state_dict()))  # type: ignore[union-attr] # it was made
+            twin.optimizer.load_state_dict(deepcopy(self.optimizer.state_dict()))
         return twin
 
     def _criterion_step(self, data: Any, label: Any) -> torch.Tensor:

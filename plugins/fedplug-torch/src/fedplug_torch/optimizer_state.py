@@ -15,16 +15,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedplug.core import plan_optimizer
 from fedplug.core.errors import ParamsError, PlanError
 from fedplug.core.params import Array, Params
+from fedplug.core.plan_optimizer import PlanOptimizer
+
+_PLAN_OPTIMIZER = "optimizer/"
 
 
-def read(optimizer: torch.optim.Optimizer, scheduler: Any = None) -> tuple[Params, dict[str, Any]]:
+def read(optimizer: torch.optim.Optimizer | PlanOptimizer, scheduler: Any = None) -> tuple[Params, dict[str, Any]]:
     """The state of ``optimizer`` and of ``scheduler``, copied: tensors by their places, and everything else.
 
     Raises:
         PlanError: An entry is neither a tensor nor plain data.
     """
+    if isinstance(optimizer, PlanOptimizer):
+        return plan_optimizer.read_state(optimizer)
     arrays: dict[str, Array] = {}
     kept = {**_identity(optimizer), "state": pack(optimizer.state_dict()["state"], "optimizer", arrays)}
     if scheduler is not None:
@@ -33,12 +39,20 @@ def read(optimizer: torch.optim.Optimizer, scheduler: Any = None) -> tuple[Param
     return Params.from_arrays(arrays), kept
 
 
-def write(optimizer: torch.optim.Optimizer, arrays: Params, values: Mapping[str, Any], scheduler: Any = None) -> None:
+def write(
+    optimizer: torch.optim.Optimizer | PlanOptimizer,
+    arrays: Mapping[str, Array],
+    values: Mapping[str, Any],
+    scheduler: Any = None,
+) -> None:
     """Give ``optimizer``, which has made no step yet, and ``scheduler`` the state that `read` gave.
 
     Raises:
         ParamsError: It is the state of another kind of optimizer or scheduler, or for other parameters.
     """
+    if isinstance(optimizer, PlanOptimizer):
+        plan_optimizer.write_state(optimizer, arrays, values)
+        return
     for name, mine in _identity(optimizer).items():
         if values.get(name) != mine:
             raise ParamsError(f"it belongs to another optimizer (its {name} was {values.get(name)!r}, now {mine!r})")
@@ -51,6 +65,28 @@ def write(optimizer: torch.optim.Optimizer, arrays: Params, values: Mapping[str,
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     if scheduler is not None and kept is not None:
         copy_schedule(unpack(values["scheduler"], "scheduler", arrays), scheduler)
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer | PlanOptimizer, arrays: dict[str, Array]) -> dict[str, Any]:
+    """Settings and state of ``optimizer`` as plain data, whose arrays are copied into ``arrays``."""
+    if isinstance(optimizer, PlanOptimizer):
+        kept, values = plan_optimizer.read_state(optimizer)
+        arrays.update({f"{_PLAN_OPTIMIZER}{name}": array for name, array in kept.items()})
+        return values
+    return {"torch": pack(optimizer.state_dict(), "optimizer", arrays)}
+
+
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer | PlanOptimizer, values: Mapping[str, Any], arrays: Mapping[str, Array]
+) -> None:
+    """Let ``optimizer`` go on from what `pack_optimizer` gave."""
+    if isinstance(optimizer, PlanOptimizer):
+        mine = {name.removeprefix(_PLAN_OPTIMIZER): arrays[name] for name in arrays if name.startswith(_PLAN_OPTIMIZER)}
+        plan_optimizer.write_state(optimizer, mine, values)
+    elif "torch" in values:
+        optimizer.load_state_dict(unpack(values["torch"], "optimizer", arrays))
+    else:
+        raise ParamsError("it belongs to another optimizer")
 
 
 def copy_schedule(state: Mapping[str, Any], scheduler: Any) -> None:

@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from fedplug.core.errors import PlanError
+from fedplug.core.errors import PlanError, UsageError
 from fedplug.core.flexible_calls import call_flexibly
 from fedplug.core.model_files import ModelFormat
 from fedplug.core.params import Params
+from fedplug.core.plan_optimizer import PlanOptimizer
 from fedplug.core.privacy import privacy_args
 from fedplug.core.rng import seeded_globals
 from fedplug.core.trainer import Backend
@@ -81,8 +82,11 @@ class TorchTrainingPlan(TrainingPlan):
     def training_step(self, data: Any, target: Any) -> torch.Tensor:
         """The loss of a batch, as a scalar tensor that gradients can flow back from."""
 
-    def init_optimizer(self, optimizer_args: dict[str, Any]) -> torch.optim.Optimizer:
-        """The optimizer; ``Adam(**optimizer_args)`` unless overridden. May take no argument."""
+    def init_optimizer(self, optimizer_args: dict[str, Any]) -> torch.optim.Optimizer | PlanOptimizer:
+        """The optimizer; ``Adam(**optimizer_args)`` unless overridden. May take no argument.
+
+        Either one of ``torch.optim``, or one that knows no framework, such as ``fedplug_declearn.Optimizer``.
+        """
         try:
             return torch.optim.Adam(self.model().parameters(), **optimizer_args)
         except (TypeError, ValueError) as error:
@@ -179,15 +183,33 @@ class TorchTrainingPlan(TrainingPlan):
             state.log("use_gpu is set, but this node has no GPU that torch can use: training on the processor.")
         return made.to(self.device)
 
-    def _build_optimizer(self, optimizer_args: Mapping[str, Any]) -> torch.optim.Optimizer:
+    def _build_optimizer(self, optimizer_args: Mapping[str, Any]) -> torch.optim.Optimizer | PlanOptimizer:
         made = call_flexibly(self.init_optimizer, optimizer_args)
+        if isinstance(made, PlanOptimizer):
+            self._require_plain(made)
+            return made
         if not isinstance(made, torch.optim.Optimizer):
             kind = "nothing (is a return missing?)" if made is None else f"a {type(made).__name__}"
             raise PlanError(
                 f"init_optimizer must return a torch.optim.Optimizer, but returned {kind}.",
-                cure='E.g. return torch.optim.SGD(self.model().parameters(), lr=optimizer_args["lr"]).',
+                cure='E.g. return torch.optim.SGD(self.model().parameters(), lr=optimizer_args["lr"]); or a '
+                "fedplug_declearn.Optimizer.",
             )
         return made
+
+    def _require_plain(self, optimizer: PlanOptimizer) -> None:
+        """Refuse what only works with torch's own optimizers."""
+        name = type(optimizer).__name__
+        if self._has_scheduler:
+            raise PlanError(
+                f"init_scheduler belongs to torch.optim, but init_optimizer returned {name}.",
+                cure="Give the schedule to the optimizer, e.g. Optimizer(lr=CosineDecay(0.1, steps=100)).",
+            )
+        if privacy_args(self._state.training_args.dict(), "local"):
+            raise UsageError(
+                f"dp_args ask for local differential privacy, which protects torch.optim's optimizers, not {name}.",
+                cure="Use one of torch.optim in init_optimizer, or dp_args with type 'central'.",
+            )
 
     @property
     def _has_scheduler(self) -> bool:
@@ -226,6 +248,10 @@ class TorchTrainingPlan(TrainingPlan):
 
     def _names(self) -> Mapping[str, bool]:
         return torch_params.names(self.model())
+
+    def buffer_names(self) -> frozenset[str]:
+        """The names of the module's buffers."""
+        return frozenset(name for name, is_buffer in self._names().items() if is_buffer)
 
     def read_persistent(self) -> Params:
         """The entries of the ``state_dict`` with the tag ``persistent``, copied."""

@@ -1,0 +1,105 @@
+"""The node's data set as a training plan sees it: columns and arrays by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedplug.core.errors import DatasetError, UsageError
+from fedplug.core.params import Array
+
+
+class NodeDataset(ABC):
+    """The node's data set as a plan sees it: ``self.dataset`` in a training plan.
+
+    Attributes:
+        path: The file or folder.
+        type: Its type, e.g. ``"csv"``.
+        name: Its name.
+        target: Name of the column or array that is to be predicted; empty if its owner named none.
+    """
+
+    path: Path
+    type: str
+    name: str
+    target: str = ""
+
+    @abstractmethod
+    def arrays(self) -> Mapping[str, Array]:
+        """All columns (csv) or arrays (npz) by name."""
+
+    def column(self, name: str) -> Array:
+        """One column or array.
+
+        Raises:
+            DatasetError: There is none of that name; the existing ones are listed.
+        """
+        arrays = self.arrays()
+        if name not in arrays:
+            raise DatasetError(f"Data set {self.name!r} has no column {name!r}.", cure=f"It has: {', '.join(arrays)}.")
+        return arrays[name]
+
+    def table(self, columns: Sequence[str] | None = None, *, without: Sequence[str] = ()) -> Array:
+        """Numeric columns side by side, as float64 of shape ``(samples, columns)``.
+
+        Nothing is left out unasked: the target is among all columns. The features alone are
+        ``table(without=[self.dataset.target])``.
+
+        Args:
+            columns: The columns, in this order; all by default.
+            without: Columns to leave out, such as the target.
+
+        Raises:
+            DatasetError: A column does not exist, is not numeric, or holds several values per row.
+        """
+        for name in without:
+            self.column(name)
+        names = [n for n in (self.arrays() if columns is None else columns) if n not in without]
+        picked = [self.column(name) for name in names]
+        for name, values in zip(names, picked, strict=True):
+            if values.ndim != 1:
+                shape = " x ".join(map(str, values.shape[1:]))
+                raise DatasetError(
+                    f"Column {name!r} of data set {self.name!r} holds {shape} values per row, so it does not fit a "
+                    "table.",
+                    cure=f"Use column({name!r}).",
+                )
+            if values.dtype.kind not in "biuf":
+                raise DatasetError(
+                    f"Column {name!r} of data set {self.name!r} is not numeric.",
+                    cure="Leave it out (without=...), or turn it into numbers in training_data.",
+                )
+        return np.column_stack([np.asarray(values, np.float64) for values in picked])
+
+
+def columns(dataset: Any, target: Any) -> tuple[Any, Any]:
+    """Features and labels of a table whose target is named.
+
+    Raises:
+        DatasetError: There is no such column, or one of the features is not numeric.
+        UsageError: It is no table, or the target is not named.
+    """
+    if isinstance(dataset, NodeDataset):
+        name = dataset.target if target is None else target
+        if not isinstance(name, str):
+            return dataset.table(), target
+        if not name:
+            raise UsageError(
+                f"The owner of data set {dataset.name!r} named no target, so it must be named here.",
+                cure='DataManager(self.dataset, "label"), or DataManager(self.dataset.table(columns), labels).',
+            )
+        return dataset.table(without=[name]), dataset.column(name)
+    if not hasattr(dataset, "columns"):
+        raise UsageError(
+            f"The target is the name {target!r}, but a {type(dataset).__name__} has no columns.",
+            cure="Give the labels themselves, or a DataFrame, or self.dataset.",
+        )
+    if target not in dataset.columns:
+        raise DatasetError(
+            f"The table has no column {target!r}.", cure=f"It has: {', '.join(map(str, dataset.columns))}."
+        )
+    return dataset.drop(columns=[target]), dataset[target]

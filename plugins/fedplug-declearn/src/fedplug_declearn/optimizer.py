@@ -1,0 +1,235 @@
+"""`Optimizer`: gradients through declearn's regularizers and modules, at a node or at the researcher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedplug.core.agg_optimizer import AggOptimizer
+from fedplug.core.context import RoundContext
+from fedplug.core.errors import UsageError
+from fedplug.core.params import Array, Params
+from fedplug.core.plan_optimizer import PlanOptimizer
+from fedplug.core.schedules import Schedule, schedule_of
+from fedplug.core.update import Aux, Update
+from fedplug_declearn import scaffold, vectors
+from fedplug_declearn.specs import make_modules, make_regularizers, plain
+
+if TYPE_CHECKING:
+    from declearn.model.api import Vector
+    from declearn.optimizer.modules import OptiModule
+    from declearn.optimizer.regularizers import Regularizer
+
+    from fedplug.core.trainer import Context
+
+
+class Optimizer(PlanOptimizer, AggOptimizer):
+    """An optimizer made of declearn's parts (Inria MAGNET, declearn 2.9), for plans of any framework.
+
+    One step: ``g <- r(g, w)`` for each regularizer, ``g <- m(g)`` for each module, ``w <- w - lr * (g + decay * w)``.
+    With ``modules=["adam"]`` and a ``decay`` this is AdamW (Loshchilov and Hutter, Decoupled Weight Decay
+    Regularization, ICLR 2019, algorithm 2).
+
+    In a plan::
+
+        def init_optimizer(self, optimizer_args):
+            return Optimizer(lr=optimizer_args["lr"], modules=["adam"])
+
+    At the researcher, the gradient is the way from the mean of the nodes' models to the model that they started from
+    (Reddi et al., Adaptive Federated Optimization, ICLR 2021, algorithm 2), so that ``lr=1.0`` without modules is plain
+    averaging::
+
+        Experiment(agg_optimizer=Optimizer(lr=0.1, modules=["yogi"]), ...)  # FedYogi
+
+    Scaffold needs both: ``modules=["scaffold-client"]`` in the plan, ``modules=["scaffold-server"]`` at the researcher.
+
+    Args:
+        lr: The learning rate: a number, or a schedule such as `fedplug.core.schedules.CosineDecay`. declearn's own
+            schedulers are not used.
+        decay: Decoupled weight decay. It is multiplied by the rate, as in AdamW; declearn's ``w_decay`` is not.
+        modules: In order: names (``"adam"``), pairs of a name and arguments (``("momentum", {"beta": 0.9})``), or
+            declearn's own objects (``AdamModule()``). Beware of defaults that are not PyTorch's: Adam has
+            ``beta_2=0.99`` and ``eps=1e-7``.
+        regularizers: Likewise. The gradient of ``("ridge", {"alpha": a})`` is ``2 * a * w``.
+
+    Raises:
+        UsageError: An argument is wrong, or modules do not go together.
+        UnknownNameError: There is no such module or regularizer.
+    """
+
+    def __init__(
+        self,
+        lr: float | Schedule | Mapping[str, Any],
+        decay: float = 0.0,
+        modules: list[Any] | tuple[Any, ...] | None = None,
+        regularizers: list[Any] | tuple[Any, ...] | None = None,
+    ) -> None:
+        if type(lr).__module__.startswith("declearn.") or (isinstance(lr, tuple | list)):
+            raise UsageError(
+                "The learning rate is a scheduler of declearn's, and these do not keep their place when a round ends.",
+                cure="Use a schedule of ours, e.g. from fedplug_declearn import CosineDecay.",
+            )
+        self._rate = schedule_of(lr)
+        decay = schedule_of(decay, "decay")  # type: ignore[assignment] # a schedule is refused next
+        if isinstance(decay, Schedule):
+            raise UsageError("decay must be a number; it is multiplied by lr, so it follows lr's schedule.")
+        self._modules: list[OptiModule[Any]] = make_modules(modules)
+        self._regularizers: list[Regularizer] = make_regularizers(regularizers)
+        # plain data, under the names of the arguments: what a breakpoint writes down
+        self.lr = self._rate.plain() if isinstance(self._rate, Schedule) else self._rate
+        self.decay = float(decay)
+        self.modules = [plain(module) for module in self._modules]
+        self.regularizers = [plain(regularizer) for regularizer in self._regularizers]
+        self._client, self._server = scaffold.ends(self._modules)
+        self._steps = self._round = 0
+        self._pending: Any = None  # a state that waits for the first step, which tells the kind of its vectors
+
+    def __repr__(self) -> str:
+        parts = [f"lr={self.lr!r}"] + [
+            f"{name}={value!r}"
+            for name, value in (("decay", self.decay), ("modules", self.modules), ("regularizers", self.regularizers))
+            if value
+        ]
+        return f"Optimizer({', '.join(parts)})"
+
+    def step(self, params: Mapping[str, Any], gradients: Mapping[str, Any]) -> None:
+        """Move the parameters in place."""
+        if self._pending is not None:
+            self._restore(params)
+        missing = params.keys() - gradients.keys()
+        if missing:
+            gradients = {name: gradients[name] if name in gradients else params[name] * 0 for name in params}
+        vector = vectors.vector_over({name: gradients[name] for name in params})
+        if self._regularizers:
+            weights = vectors.vector_over(vectors.copied(params))  # FedProx keeps those of the first step
+            for regularizer in self._regularizers:
+                vector = regularizer.run(vector, weights)
+        for module in self._modules:
+            vector = module.run(vector)
+        self._move(params, vector)
+        self._steps += 1
+
+    def _move(self, params: Mapping[str, Any], vector: Vector[Any]) -> None:
+        rate = self._rate.rate(self._steps, self._round) if isinstance(self._rate, Schedule) else self._rate
+        moves = vector.coefs
+        for name, param in params.items():
+            move = rate * moves[name]
+            if self.decay:
+                move += (rate * self.decay) * param
+            param -= move
+
+    # at a node ---------------------------------------------------------------------------------------------
+
+    def begin(self, ctx: Context) -> None:
+        """A training of a round begins."""
+        if self._server is not None:
+            raise UsageError("The module 'scaffold-server' is for the researcher.", cure="Use 'scaffold-client' here.")
+        self._round = ctx.round
+        if self._client is not None:
+            self._client.begin(ctx)
+        self._start_round()
+
+    def end(self, ctx: Context) -> None:
+        """The training is over."""
+        if self._client is not None:
+            self._client.end(ctx)
+
+    # at the researcher -------------------------------------------------------------------------------------
+
+    def begin_round(self, ctx: RoundContext) -> Aux:
+        """A round begins: what the nodes are sent for the counterparts of modules."""
+        if self._client is not None:
+            raise UsageError(
+                "The module 'scaffold-client' is for the nodes: it belongs into the plan's init_optimizer.",
+                cure="Use 'scaffold-server' here.",
+            )
+        self._round = ctx.round
+        self._start_round()
+        return {} if self._server is None else self._server.begin_round(ctx)
+
+    def check(self, update: Update, start: Params) -> None:
+        """Refuse an update that brings nothing, or nonsense, for the counterpart of a module."""
+        if self._server is not None:
+            self._server.check(update, start)
+
+    def take(self, update: Update) -> None:
+        """Take what an update brings."""
+        if self._server is not None:
+            self._server.take(update)
+
+    def advance(self, start: Params, aggregated: Params, ctx: RoundContext) -> Params:
+        """One step from ``start`` against ``start - aggregated``. Half precision is computed in single."""
+        if self._server is not None:
+            self._server.settle(ctx)
+        self._round = ctx.round
+        moving = [t.name for t in start.spec.tensors if not t.dtype.startswith(("bool", "int", "uint"))]
+        params = {name: _wide(start[name]) for name in moving}
+        self.step(params, {name: params[name] - _wide(aggregated[name]) for name in moving})
+
+        def fill(name: str, out: Array) -> None:
+            value = params.get(name, aggregated[name])
+            out[...] = value.astype(out.dtype, copy=False)
+
+        return Params.build(start.spec, fill)
+
+    # what is remembered ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Number of steps, and the states of all modules, but for what a node keeps in any case."""
+        modules = self._pending
+        if modules is None:
+            modules = [{} if self._talks(module) else vectors.pack(module.get_state()) for module in self._modules]
+        found: dict[str, Any] = {"steps": self._steps, "modules": modules}
+        if self._server is not None:
+            found["scaffold"] = self._server.state_dict()
+        return found
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Raises:
+            UsageError: It is the state of other modules.
+        """
+        if len(state.get("modules", ())) != len(self._modules) or ("scaffold" in state) != (self._server is not None):
+            raise UsageError(
+                f"The state is that of an optimizer with other modules than {[m.name for m in self._modules]}."
+            )
+        self._steps, self._pending = state["steps"], state["modules"]
+        if self._server is not None:
+            self._server.load_state_dict(state["scaffold"])
+
+    def _restore(self, params: Mapping[str, Any]) -> None:
+        for module, packed in zip(self._modules, self._pending, strict=True):
+            if not self._talks(module):
+                try:
+                    module.set_state(vectors.unpack(packed, params))
+                except KeyError as error:
+                    raise UsageError(f"The state of module {module.name!r} is that of another one: {error}.") from None
+        self._pending = None
+
+    def _talks(self, module: OptiModule[Any]) -> bool:
+        return any(end is not None and module is end.module for end in (self._client, self._server))
+
+    def _start_round(self) -> None:
+        if self._pending is not None:
+            self._reset_pending()
+        for regularizer in self._regularizers:
+            regularizer.on_round_start()
+        for module in self._modules:
+            module.on_round_start()
+
+    def _reset_pending(self) -> None:
+        """Modules that forget everything when a round starts must not be given back what they had."""
+        fresh = [vectors.pack(module.get_state()) for module in self._modules]
+        self._pending = [
+            new if getattr(module, "round_reset", False) else old
+            for module, old, new in zip(self._modules, self._pending, fresh, strict=True)
+        ]
+
+
+def _wide(array: Array) -> Array:
+    """A copy to compute with."""
+    small = array.dtype.kind != "f" or array.dtype.itemsize < 4
+    return np.array(array, np.float32 if small else array.dtype)

@@ -1,0 +1,106 @@
+"""Modules and regularizers as users give them: checked, made, and written down as plain data."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from declearn.optimizer import list_optim_modules, list_optim_regularizers
+from declearn.optimizer.modules import OptiModule
+from declearn.optimizer.regularizers import Regularizer
+
+from fedplug.core.errors import UnknownNameError, UsageError
+from fedplug_declearn.aux_codec import aux_name
+
+Plugged = OptiModule[Any] | Regularizer
+
+_REFUSED = {
+    "gaussian-noise": "its noise does not fit the clipping and the size of batches, so it protects nobody as told; "
+    "training_args['dp_args'] is differential privacy",
+    "torch-optim": "it wraps an optimizer of torch, whose state cannot be kept; a plan may return that one itself",
+}
+
+
+def make_modules(given: Any) -> list[OptiModule[Any]]:
+    """The modules that a user asks for, in order.
+
+    Args:
+        given: None, or a list of names, of pairs ``(name, arguments)``, and of instances.
+
+    Raises:
+        UsageError: One cannot be made, is refused, or they cannot work together.
+        UnknownNameError: There is no such module.
+    """
+    modules = [_made(OptiModule, "module", each, list_optim_modules()) for each in _listed("modules", given)]
+    for module in modules:
+        if module.name in _REFUSED:
+            raise UsageError(f"The module {module.name!r} is not to be used: {_REFUSED[module.name]}.")
+        if getattr(module, "amsgrad", False) and getattr(module, "round_reset", False):
+            raise UsageError(
+                f"{module.name!r} cannot have both amsgrad and round_reset: declearn 2.9 forgets to reset its maximum.",
+                cure="Leave one of them out.",
+            )
+    talking = [name for name in map(aux_name, modules) if name]
+    if len(set(talking)) < len(talking):
+        raise UsageError(
+            f"Two modules exchange auxiliary variables under the name {max(talking, key=talking.count)!r}.",
+            cure="Leave one of them out.",
+        )
+    if talking and aux_name(modules[0]) != talking[0]:
+        name = next(module.name for module in modules if aux_name(module))
+        raise UsageError(
+            f"The module {name!r} corrects gradients as they are, but comes after {modules[0].name!r}, which changes "
+            "them.",
+            cure="Put it first.",
+        )
+    return modules
+
+
+def make_regularizers(given: Any) -> list[Regularizer]:
+    """The regularizers that a user asks for, in order; as `make_modules`."""
+    return [
+        _made(Regularizer, "regularizer", each, list_optim_regularizers()) for each in _listed("regularizers", given)
+    ]
+
+
+def plain(plugged: Plugged) -> list[Any]:
+    """A module or regularizer as ``[name, arguments]``, which makes the same again.
+
+    Its ``get_config`` leaves some arguments of its constructor out (``round_reset``), so these are looked up too.
+    """
+    config = dict(plugged.get_config())
+    for name in inspect.signature(type(plugged)).parameters:
+        if name not in config and hasattr(plugged, name):
+            config[name] = getattr(plugged, name)
+    return [plugged.name, config]
+
+
+def _listed(what: str, given: Any) -> Sequence[Any]:
+    if given is None:
+        return []
+    if isinstance(given, str) or not isinstance(given, list | tuple):
+        raise UsageError(f"{what} must be a list, got {given!r}.", cure=f"E.g. {what}=['adam'].")
+    return given
+
+
+def _made(base: type[Any], what: str, given: Any, known: Mapping[str, type[Any]]) -> Any:
+    if isinstance(given, base):
+        return given
+    pair = isinstance(given, list | tuple) and len(given) == 2 and isinstance(given[1], Mapping)
+    name, arguments = (given[0], dict(given[1])) if pair else (given, {})
+    if isinstance(name, type) and issubclass(name, base):
+        kind: type[Any] = name
+    elif not isinstance(name, str):
+        raise UsageError(
+            f"{given!r} is no {what} of declearn's.",
+            cure=f"Give its name, a pair (name, arguments), or an object. Known are: {', '.join(sorted(known))}.",
+        )
+    elif name not in known:
+        raise UnknownNameError(f"{what} of declearn's", name, known)
+    else:
+        kind = known[name]
+    try:
+        return kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"The {what} {kind.name!r} cannot be made: {error}") from error

@@ -1,0 +1,84 @@
+"""declearn's vectors over arrays and tensors of ours, and states made of them as plain data.
+
+A vector is a dict of arrays with arithmetic; making one copies nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from declearn.model.api import Vector
+from declearn.model.sklearn import NumpyVector
+
+from fedplug.core.errors import UsageError
+from fedplug.core.params import Array, Params
+
+
+def vector_over(arrays: Mapping[str, Any]) -> Vector[Any]:
+    """A vector over tensors of PyTorch, or arrays of NumPy, as they come; nothing is copied."""
+    torch = sys.modules.get("torch")  # not imported: then nothing can be a tensor
+    if torch is not None and any(isinstance(each, torch.Tensor) for each in arrays.values()):
+        from declearn.model.torch import TorchVector
+
+        return TorchVector({name: each.detach() for name, each in arrays.items()})
+    return NumpyVector(dict(arrays))
+
+
+def copied(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies of tensors or arrays, which later steps do not change."""
+    return {name: each.detach().clone() if hasattr(each, "detach") else np.array(each) for name, each in arrays.items()}
+
+
+def to_numpy(vector: Vector[Any]) -> dict[str, Array]:
+    """The arrays of a vector, on the processor; bfloat16, which NumPy does not know, as float32."""
+    found = {}
+    for name, each in vector.coefs.items():
+        if hasattr(each, "detach"):
+            tensor = each.detach().cpu()
+            found[name] = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+        else:
+            found[name] = np.asarray(each)
+    return found
+
+
+def pack(state: Any) -> Any:
+    """The state of a module as plain data, in which each vector has become `Params`.
+
+    Raises:
+        UsageError: There is something else in it.
+    """
+    if isinstance(state, Vector):
+        return Params.from_arrays(to_numpy(state))
+    if isinstance(state, Mapping) and all(isinstance(key, str) for key in state):
+        return {key: pack(each) for key, each in state.items()}
+    if isinstance(state, list | tuple):
+        return [pack(each) for each in state]
+    if isinstance(state, set | frozenset):
+        return [pack(each) for each in sorted(state)]
+    if state is None or isinstance(state, bool | int | float | str):
+        return state
+    raise UsageError(
+        f"The state of a module of declearn's holds a {type(state).__name__}, which cannot be kept.",
+        cure="Leave keep_optimizer_state out, or use a module whose state is vectors and numbers.",
+    )
+
+
+def unpack(state: Any, like: Mapping[str, Any]) -> Any:
+    """What `pack` was given, with vectors of the kind (framework, device) of ``like``."""
+    if isinstance(state, Params):
+        return vector_over({name: _as(state[name], like.get(name)) for name in state})
+    if isinstance(state, Mapping):
+        return {key: unpack(each, like) for key, each in state.items()}
+    if isinstance(state, list | tuple):
+        return [unpack(each, like) for each in state]
+    return state
+
+
+def _as(array: Array, like: Any) -> Any:
+    """A copy of ``array`` as whatever ``like`` is."""
+    if hasattr(like, "new_tensor"):
+        return like.new_tensor(np.array(array))
+    return np.array(array)
