@@ -92,6 +92,10 @@ def columns(dataset: Any, target: Any) -> tuple[Any, Any]:
                 f"The owner of data set {dataset.name!r} named no target, so it must be named here.",
                 cure='DataManager(self.dataset, "label"), or DataManager(self.dataset.table(columns), labels).',
             )
+        rest = [other for other in dataset.arrays() if other != name]
+        if len(rest) == 1:  # arrays of an .npz file: an image is no column of a table
+            only = dataset.column(rest[0])
+            return only.reshape(-1, 1) if only.ndim == 1 else only, dataset.column(name)
         return dataset.table(without=[name]), dataset.column(name)
     if not hasattr(dataset, "columns"):
         raise UsageError(

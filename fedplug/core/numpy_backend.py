@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from fedplug.core.trainer.backend import Backend, BackendState
 from fedplug.core.trainer.points import Phase
 
 if TYPE_CHECKING:
-    from fedplug.core.numpy_plan import NumpyTrainingPlan
+    from fedplug.core.array_plan import ArrayTrainingPlan
 
 Step = Callable[[Any, Any], Any]
 
@@ -85,13 +85,13 @@ class NumpyBackend(Backend):
         self._predict = predict
         self._gradients: dict[str, Array] = {}
         self._own = False  # whether the gradients are ours to change
-        self._plan: NumpyTrainingPlan | None = None
+        self._plan: ArrayTrainingPlan | None = None
 
     @classmethod
-    def for_plan(cls, plan: NumpyTrainingPlan) -> NumpyBackend:
-        """The backend of a plan that was set up; without an optimizer it can only be tested."""
+    def for_plan(cls, plan: Any) -> Self:
+        """The backend of an `ArrayTrainingPlan` that was set up; without an optimizer it can only be tested."""
         made = cls(
-            plan.model(), plan.training_step, testing_step=getattr(plan, "testing_step", None),
+            plan.arrays(), plan.training_step, testing_step=getattr(plan, "testing_step", None),
             optimizer=plan._optimizer, predict=getattr(plan, "predict", None) or getattr(plan, "forward", None),
         )  # fmt: skip
         made._plan = plan
@@ -231,7 +231,7 @@ class NumpyBackend(Backend):
         """A copy with its own arrays and optimizer."""
         if self._plan is not None:
             twin_plan = deepcopy(self._plan, {id(self._plan._setup): self._plan._setup})
-            twin = NumpyBackend.for_plan(twin_plan)
+            twin = self.for_plan(twin_plan)
             twin.optimizer = None if self.optimizer is None else twin.optimizer
             return twin
         memo = {id(self._make_optimizer): self._make_optimizer}

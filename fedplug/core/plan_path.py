@@ -97,9 +97,26 @@ def _execute(file: Path) -> types.ModuleType:
     return module
 
 
+_HOMES = {
+    "TorchTrainingPlan": "fedplug_torch",
+    **dict.fromkeys(
+        (
+            "FedSGDClassifier",
+            "FedSGDRegressor",
+            "FedPerceptron",
+            "FedGaussianNB",
+            "FedPartialFit",
+            "SKLearnTrainingPlan",
+        ),
+        "fedplug_sklearn",
+    ),
+}
+"""Where the plans of well-known plugins lie."""
+
+
 def _import_cure(name: str) -> str:
     """What to do about a name that a file uses without having it."""
-    home = "fedplug_torch" if name == "TorchTrainingPlan" else "fedplug" if name in fedplug.__all__ else ""
+    home = "fedplug" if name in fedplug.__all__ else _HOMES.get(name, "")
     example = f": from {home} import {name}" if home else ", e.g. from fedplug_torch import TorchTrainingPlan"
     return f"The file is executed here as it stands, so it must import what it uses{example}"
 

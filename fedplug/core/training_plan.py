@@ -206,14 +206,16 @@ class TrainingPlan(PlanProcesses, PlanFiles, ABC):
         """
         raise self._cannot("keep the optimizer's state")
 
-    def check_privacy(self, args: TrainingArgs) -> None:
-        """Refuse privacy (``args.dp_args``) that this plan, whose model has been made, cannot give its samples.
+    def check_args(self, args: TrainingArgs) -> None:
+        """Refuse training arguments that this plan, whose model has been made, cannot work with.
+
+        Here: privacy (``args.dp_args``) that it cannot give its samples.
 
         Called at the researcher before anything is sent, and at the node before anything is trained.
 
         Raises:
             UsageError: Plans of this framework cannot do it, or a library for it is missing.
-            PlanError: The plan's model does not allow it.
+            PlanError: The plan or its model does not allow it.
         """
         refuse_local(self.framework, args.dict())
 
@@ -235,7 +237,7 @@ class TrainingPlan(PlanProcesses, PlanFiles, ABC):
         if not share_buffers or type(self).tag_parameters is not TrainingPlan.tag_parameters:
             self._tags = ParamTags.read(self._names(), self.tag_parameters, share_buffers=share_buffers)
         if with_optimizer:
-            self.check_privacy(setup.training_args)
+            self.check_args(setup.training_args)
             self._optimizer = self._build_optimizer(self.optimizer_args())
 
     def make_data(self) -> DataManager:

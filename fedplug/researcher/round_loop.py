@@ -270,7 +270,7 @@ class RoundLoop(Resumable):
         """The nodes that can be asked, and what they are asked with."""
         if self._training_data is None or self._bundle is None:
             raise UsageError("The experiment cannot run yet.", cure="Missing: " + "; ".join(self.missing()))
-        self.training_plan().check_privacy(self._training_args)
+        self.training_plan().check_args(self._training_args)
         nodes = usable_nodes(self._training_data, self._nodes, self.pool().nodes)
         await_nodes(self.pool(), nodes, self._connect_timeout, self._monitors.message, self._watch, self._given_up)
         return nodes, Schedule(

@@ -1,4 +1,4 @@
-"""The wheels of all our distributions, and one environment that has them installed as a user would have them."""
+"""The wheels of all our distributions, and environments that have them installed as users would have them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache"
-EXTRAS = ("", "torch", "tensorboard")  # what `fedplug[torch]` asks for, the last by way of itself
 MINUTES = 60.0
 
 
@@ -31,10 +30,12 @@ class WheelEnv:
     Attributes:
         path: Its folder.
         wheelhouse: The folder with our wheels.
+        ours: The names of our distributions that belong into it.
     """
 
     path: Path
     wheelhouse: Path
+    ours: frozenset[str]
 
     @property
     def python(self) -> Path:
@@ -76,43 +77,68 @@ def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def wheel_env(wheelhouse: Path) -> WheelEnv:
-    """Install ``fedplug[torch]`` from the wheelhouse into an environment that had no FedPlug.
+    """An environment with ``fedplug[torch]``."""
+    return _installed("torch", wheelhouse)
+
+
+@pytest.fixture(scope="session")
+def sklearn_env(wheelhouse: Path) -> WheelEnv:
+    """An environment with ``fedplug[sklearn]``."""
+    return _installed("sklearn", wheelhouse)
+
+
+def _installed(extra: str, wheelhouse: Path) -> WheelEnv:
+    """Install ``fedplug[extra]`` from the wheelhouse into an environment that had no FedPlug.
 
     Third-party packages come from the index, under the constraints; that part is kept in ``.cache/`` between runs.
     Our own are then installed without any index and without the person's pip settings, so they can only have come
     from the wheelhouse.
     """
-    env = WheelEnv(_third_party_env(wheelhouse), wheelhouse)
-    ours = [canonicalize_name(wheel.name.split("-")[0]) for wheel in wheelhouse.glob("*.whl")]
-    _pip("uninstall", "-y", *ours, python=env.python)
+    ours, wanted = asked_for(wheelhouse, extra)
+    env = WheelEnv(_third_party_env(extra, wanted), wheelhouse, frozenset(ours))
+    every = [canonicalize_name(wheel.name.split("-")[0]) for wheel in wheelhouse.glob("*.whl")]
+    _pip("uninstall", "-y", *every, python=env.python)
     left = _pip("list", "--format=freeze", python=env.python)
     assert "fedplug" not in left, left
-    _pip("install", "--no-index", "--find-links", wheelhouse, "fedplug[torch]", python=env.python, settings=False)
+    _pip("install", "--no-index", "--find-links", wheelhouse, f"fedplug[{extra}]", python=env.python, settings=False)
     return env
 
 
-def third_party(wheelhouse: Path) -> list[str]:
-    """List what our wheels ask for that is not ours, for ``fedplug[torch]``."""
-    found = set()
+def asked_for(wheelhouse: Path, extra: str) -> tuple[set[str], list[str]]:
+    """What ``fedplug[extra]`` asks for, by way of our wheels: the names of those, and what is not ours."""
+    requires = {}
     for wheel in wheelhouse.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
             metadata = HeaderParser().parsestr(archive.read(name).decode("utf-8"))
-        for line in metadata.get_all("Requires-Dist", []):
-            wanted = Requirement(line)
-            applies = wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in EXTRAS)
-            if applies and not wanted.name.startswith("fedplug"):
-                found.add(f"{wanted.name}{wanted.specifier}")
-    return sorted(found)
+        requires[canonicalize_name(metadata["Name"])] = list(map(Requirement, metadata.get_all("Requires-Dist", [])))
+    ours: set[str] = set()
+    foreign: set[str] = set()
+    seen: set[tuple[str, str]] = set()
+    waiting = [("fedplug", ""), ("fedplug", extra)]
+    while waiting:
+        name, its_extra = waiting.pop()
+        if (name, its_extra) in seen:
+            continue
+        seen.add((name, its_extra))
+        ours.add(name)
+        for wanted in requires[canonicalize_name(name)]:
+            if wanted.marker is not None and not wanted.marker.evaluate({"extra": its_extra}):
+                continue
+            if canonicalize_name(wanted.name) in requires:
+                waiting += [(canonicalize_name(wanted.name), each) for each in ("", *wanted.extras)]
+            else:
+                foreign.add(f"{wanted.name}{wanted.specifier}")
+    return ours, sorted(foreign)
 
 
-def _third_party_env(wheelhouse: Path) -> Path:
-    wanted, constraints = third_party(wheelhouse), ROOT / "constraints" / "ci.txt"
+def _third_party_env(extra: str, wanted: Sequence[str]) -> Path:
+    constraints = ROOT / "constraints" / "ci.txt"
     key = hashlib.sha256("\n".join([sys.version, *wanted, constraints.read_text(encoding="utf-8")]).encode())
-    folder = CACHE / f"wheel-env-{key.hexdigest()[:16]}"
+    folder = CACHE / f"wheel-env-{extra}-{key.hexdigest()[:16]}"
     done = folder / "complete"
     if not done.exists():
-        for old in CACHE.glob("wheel-env-*"):
+        for old in CACHE.glob(f"wheel-env-{extra}-*"):
             shutil.rmtree(old)
         venv.create(folder, with_pip=False, symlinks=True)
         _pip("install", "-c", constraints, *wanted, python=folder / "bin" / "python")

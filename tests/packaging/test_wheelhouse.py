@@ -17,24 +17,29 @@ ROOT = Path(__file__).resolve().parents[2]
 # The first test that needs the environment fills it: minutes of downloads on a slow line are no hang.
 pytestmark = pytest.mark.timeout(1200)
 
-OURS = {"fedplug", "fedplug-torch", "fedplug-scaffold", "fedplug-zmq"}
+OURS = {
+    "fedplug", "fedplug-torch", "fedplug-sklearn", "fedplug-declearn", "fedplug-scaffold", "fedplug-zmq",
+}  # fmt: skip
 
-PLAN = """
+IMPORTS = """
     import json
     import subprocess
     import sys
     from pathlib import Path
 
     import numpy as np
-    import torch
     from fedplug import DataManager, Experiment
     from fedplug.simulation import Federation
+"""
+
+TORCH_PLAN = """
+    import torch
     from fedplug_torch import TorchTrainingPlan
 
 
     class Plan(TorchTrainingPlan):
         def init_model(self, model_args):
-            return torch.nn.Linear(model_args["features"], 2)
+            return torch.nn.Linear(model_args["n_features"], 2)
 
         def init_optimizer(self, optimizer_args):
             return torch.optim.SGD(self.model().parameters(), lr=optimizer_args["lr"])
@@ -46,6 +51,29 @@ PLAN = """
             return torch.nn.functional.cross_entropy(self.model()(data), target)
 
 
+    model_args = {"n_features": 3}
+"""
+
+SKLEARN_PLAN = """
+    from fedplug_declearn import Optimizer
+    from fedplug_sklearn import FedSGDClassifier
+
+
+    class Plan(FedSGDClassifier):
+        def training_data(self):
+            return DataManager(self.dataset)
+
+        def init_optimizer(self, optimizer_args):
+            return Optimizer(lr=optimizer_args["lr"], modules=["adam"])
+
+        def init_dependencies(self):
+            return ["from fedplug_declearn import Optimizer"]
+
+
+    model_args = {"n_features": 3, "n_classes": 2, "loss": "log_loss"}
+"""
+
+SETTINGS = """
     rng = np.random.default_rng(0)
     nodes = {}
     for name in ("paris", "lyon"):
@@ -54,7 +82,7 @@ PLAN = """
 
     settings = {
         "training_plan_class": Plan,
-        "model_args": {"features": 3},
+        "model_args": model_args,
         "training_args": {"loader_args": {"batch_size": 8}, "optimizer_args": {"lr": 0.1}, "epochs": 2},
         "aggregator": "fedaverage",
         "round_limit": 1,
@@ -135,9 +163,12 @@ def test_wheels_hold_their_package_and_nothing_else(wheelhouse):
 
 def test_our_packages_come_from_the_wheelhouse_only(wheel_env):
     places = installed(wheel_env)
-    assert {name for name in places if name.startswith("fedplug")} == OURS
+    assert {name for name in places if name.startswith("fedplug")} == wheel_env.ours
+    assert wheel_env.ours == OURS - {"fedplug-sklearn", "fedplug-declearn"}
     for wheel in wheel_env.wheelhouse.iterdir():
         package, version = wheel.name.split("-")[:2]
+        if package.replace("_", "-") not in wheel_env.ours:
+            continue
         record = f"{package}-{version}.dist-info/RECORD"
         with zipfile.ZipFile(wheel) as archive:
             built = {tuple(row) for row in csv.reader(archive.read(record).decode("utf-8").splitlines())}
@@ -154,10 +185,15 @@ def test_requirements_fit_each_other(wheel_env):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_plugins_are_found_and_cost_no_framework(wheel_env, tmp_path):
+@pytest.mark.parametrize(
+    ("env", "names"),
+    [("wheel_env", "builtin scaffold torch zmq"), ("sklearn_env", "builtin declearn scaffold sklearn zmq")],
+)
+def test_plugins_are_found_and_cost_no_framework(request, env, names, tmp_path):
+    wheel_env = request.getfixturevalue(env)
     probe = textwrap.dedent("""
         import atexit, runpy, sys
-        heavy = {"torch", "sklearn", "zmq", "pandas", "tensorboard"}
+        heavy = {"torch", "sklearn", "declearn", "scipy", "zmq", "pandas", "tensorboard"}
         atexit.register(lambda: print("HEAVY", sorted(heavy & set(sys.modules)), file=sys.stderr))
         sys.argv = ["fedplug", "plugins", "list", "--json"]
         runpy.run_module("fedplug", run_name="__main__")
@@ -165,15 +201,15 @@ def test_plugins_are_found_and_cost_no_framework(wheel_env, tmp_path):
     done = wheel_env.run(wheel_env.python, "-c", probe, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "HEAVY []" in done.stderr
-    for name in ("builtin", "scaffold", "torch", "zmq"):
-        assert f'"{name}"' in done.stdout
+    found = {record["plugin"]: record["status"] for record in json.loads(done.stdout)}
+    assert found == dict.fromkeys(names.split(), "ok")
 
 
-def trained(wheel_env, tmp_path: Path, script: str) -> dict[str, object]:
+def trained(wheel_env, tmp_path: Path, plan: str, script: str) -> dict[str, object]:
     """Run a script of a user's, outside the tree; return what it reports."""
     tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "first_run.py"
-    path.write_text(textwrap.dedent(PLAN) + textwrap.dedent(script), encoding="utf-8")
+    path.write_text("".join(map(textwrap.dedent, (IMPORTS, plan, SETTINGS, script))), encoding="utf-8")
     done = wheel_env.run(wheel_env.python, path, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
@@ -185,6 +221,15 @@ def trained(wheel_env, tmp_path: Path, script: str) -> dict[str, object]:
 
 
 def test_first_federated_round_in_one_process_and_over_tcp(wheel_env, tmp_path):
-    alone = trained(wheel_env, tmp_path / "one", IN_ONE_PROCESS)
-    apart = trained(wheel_env, tmp_path / "three", NODE_PROCESSES)
+    alone = trained(wheel_env, tmp_path / "one", TORCH_PLAN, IN_ONE_PROCESS)
+    apart = trained(wheel_env, tmp_path / "three", TORCH_PLAN, NODE_PROCESSES)
+    assert alone["fingerprint"] == apart["fingerprint"]
+
+
+def test_scikit_learn_comes_without_torch_and_trains_over_tcp(sklearn_env, tmp_path):
+    places = installed(sklearn_env)
+    assert {name for name in places if name.startswith("fedplug")} == sklearn_env.ours == OURS - {"fedplug-torch"}
+    assert not {"torch", "opacus", "networkx"} & places.keys()
+    apart = trained(sklearn_env, tmp_path / "three", SKLEARN_PLAN, NODE_PROCESSES)
+    alone = trained(sklearn_env, tmp_path / "one", SKLEARN_PLAN, IN_ONE_PROCESS)
     assert alone["fingerprint"] == apart["fingerprint"]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "sklearn", "zmq", "pandas", "tensorboard")
+HEAVY = ("torch", "sklearn", "declearn", "scipy", "zmq", "pandas", "tensorboard")
 
 
 def modules_after(code):

@@ -462,12 +462,12 @@ def test_models_that_cannot_be_protected_are_refused_at_the_researcher_and_at_th
     plan.setup(PlanSetup(), with_optimizer=False)
     was = plan.model().training
     with pytest.raises(PlanError, match=reason) as caught:
-        plan.check_privacy(TrainingArgs.from_dict({"dp_args": local()}))
+        plan.check_args(TrainingArgs.from_dict({"dp_args": local()}))
     assert cure.lower() in caught.value.cure.lower()
     assert plan.model().training == was
     with pytest.raises(PlanRunError, match=reason):
         run(plan_class, local())
-    plan.check_privacy(TrainingArgs.from_dict({"dp_args": {"sigma": 1, "clip": 1}}))  # central asks nothing of it
+    plan.check_args(TrainingArgs.from_dict({"dp_args": {"sigma": 1, "clip": 1}}))  # central asks nothing of it
 
 
 def test_the_fix_that_is_named_works():
@@ -500,7 +500,7 @@ def test_without_opacus_the_cure_is_named(monkeypatch):
 def start_checked():
     plan = Net()
     plan.setup(PlanSetup(), with_optimizer=False)
-    plan.check_privacy(TrainingArgs.from_dict({"dp_args": local()}))
+    plan.check_args(TrainingArgs.from_dict({"dp_args": local()}))
 
 
 class Penalty(Net):

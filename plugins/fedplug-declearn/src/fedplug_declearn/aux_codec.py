@@ -12,7 +12,13 @@ from typing import Any
 
 import numpy as np
 from declearn.model.api import Vector
-from declearn.optimizer.modules import AuxVar, OptiModule, ScaffoldAuxVar
+from declearn.optimizer.modules import (
+    AuxVar,
+    OptiModule,
+    ScaffoldAuxVar,
+    ScaffoldClientModule,
+    ScaffoldServerModule,
+)
 
 from fedplug.core.errors import CodecError, UsageError
 from fedplug.core.params import Array, Params
@@ -34,7 +40,7 @@ def aux_name(module: OptiModule[Any]) -> str:
     if not talks:
         return ""
     name = str(module.aux_name or module.name)
-    if name not in ALLOWED:
+    if name not in ALLOWED or not isinstance(module, ScaffoldClientModule | ScaffoldServerModule):
         raise UsageError(
             f"The module {module.name!r} exchanges auxiliary variables ({name!r}) that FedPlug does not know.",
             cure=f"Known are: {', '.join(ALLOWED)}. What may travel stands in fedplug_declearn.aux_codec.",

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from declearn.optimizer.regularizers import FedProxRegularizer
 
 from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.context import RoundContext
-from fedplug.core.errors import UsageError
+from fedplug.core.errors import PlanError, UsageError
 from fedplug.core.params import Array, Params
 from fedplug.core.plan_optimizer import PlanOptimizer
 from fedplug.core.schedules import Schedule, schedule_of
 from fedplug.core.update import Aux, Update
 from fedplug_declearn import scaffold, vectors
+from fedplug_declearn.aux_codec import aux_name
 from fedplug_declearn.specs import make_modules, make_regularizers, plain
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from declearn.optimizer.regularizers import Regularizer
 
     from fedplug.core.trainer import Context
+
+_ANEW = "Begin with a new one: set_agg_optimizer(Optimizer(...)) at the researcher; at a node, leave "
+_ANEW += "keep_optimizer_state out for a round."
 
 
 class Optimizer(PlanOptimizer, AggOptimizer):
@@ -83,6 +88,7 @@ class Optimizer(PlanOptimizer, AggOptimizer):
         self.modules = [plain(module) for module in self._modules]
         self.regularizers = [plain(regularizer) for regularizer in self._regularizers]
         self._client, self._server = scaffold.ends(self._modules)
+        self._alone = [module for module in self._modules if not aux_name(module)]
         self._steps = self._round = 0
         self._pending: Any = None  # a state that waits for the first step, which tells the kind of its vectors
 
@@ -96,26 +102,27 @@ class Optimizer(PlanOptimizer, AggOptimizer):
 
     def step(self, params: Mapping[str, Any], gradients: Mapping[str, Any]) -> None:
         """Move the parameters in place."""
-        if self._pending is not None:
-            self._restore(params)
-        missing = params.keys() - gradients.keys()
-        if missing:
-            gradients = {name: gradients[name] if name in gradients else params[name] * 0 for name in params}
-        vector = vectors.vector_over({name: gradients[name] for name in params})
+        params = vectors.movable(params)
+        if self._pending is not None and not self._restore(params):
+            raise UsageError("The state of the optimizer is that of one for other parameters.", cure=_ANEW)
+        given = {n: gradients[n] if n in gradients else vectors.zeros_like(param) for n, param in params.items()}
+        vector = vectors.vector_over(given)
         if self._regularizers:
             weights = vectors.vector_over(vectors.copied(params))  # FedProx keeps those of the first step
             for regularizer in self._regularizers:
                 vector = regularizer.run(vector, weights)
-        for module in self._modules:
-            vector = module.run(vector)
+        with np.errstate(divide="ignore"):  # clipping divides by the norm, which may be zero: then nothing is clipped
+            for module in self._modules:
+                vector = module.run(vector)
         self._move(params, vector)
         self._steps += 1
 
     def _move(self, params: Mapping[str, Any], vector: Vector[Any]) -> None:
         rate = self._rate.rate(self._steps, self._round) if isinstance(self._rate, Schedule) else self._rate
+        rate = float(rate)  # a scalar of NumPy's would turn float32 into float64
         moves = vector.coefs
         for name, param in params.items():
-            move = rate * moves[name]
+            move = rate * moves[name].reshape(param.shape)  # declearn's clipping makes shape (1,) of ()
             if self.decay:
                 move += (rate * self.decay) * param
             param -= move
@@ -126,7 +133,15 @@ class Optimizer(PlanOptimizer, AggOptimizer):
         """A training of a round begins."""
         if self._server is not None:
             raise UsageError("The module 'scaffold-server' is for the researcher.", cure="Use 'scaffold-client' here.")
+        if self._client is None and scaffold.AUX in ctx.inbox:
+            raise PlanError(
+                "The researcher's 'scaffold-server' needs its counterpart, and the plan's optimizer has none.",
+                cure=scaffold.CLIENT_CURE,
+            )
         self._round = ctx.round
+        if self._pending is not None and not self._restore(vectors.movable(ctx.backend.trainable())):
+            ctx.trainer.log("What the optimizer has kept belongs to other parameters: it begins anew.")
+            self._steps, self._pending = 0, None
         if self._client is not None:
             self._client.begin(ctx)
         self._start_round()
@@ -145,7 +160,15 @@ class Optimizer(PlanOptimizer, AggOptimizer):
                 "The module 'scaffold-client' is for the nodes: it belongs into the plan's init_optimizer.",
                 cure="Use 'scaffold-server' here.",
             )
+        if any(isinstance(each, FedProxRegularizer) for each in self._regularizers):
+            raise UsageError(
+                "The regularizer 'fedprox' is for the nodes: it pulls towards the model that a round begins with, from "
+                "where the researcher makes only one step.",
+                cure="Put it into the plan's init_optimizer.",
+            )
         self._round = ctx.round
+        if self._pending is not None:
+            self._restore(None)
         self._start_round()
         return {} if self._server is None else self._server.begin_round(ctx)
 
@@ -164,9 +187,10 @@ class Optimizer(PlanOptimizer, AggOptimizer):
         if self._server is not None:
             self._server.settle(ctx)
         self._round = ctx.round
-        moving = [t.name for t in start.spec.tensors if not t.dtype.startswith(("bool", "int", "uint"))]
-        params = {name: _wide(start[name]) for name in moving}
-        self.step(params, {name: params[name] - _wide(aggregated[name]) for name in moving})
+        params = {name: vectors.wide(array) for name, array in vectors.movable(start).items()}
+        if not vectors.fits([module.get_state() for module in self._alone], params):
+            raise UsageError("What agg_optimizer has learnt is about another model.", cure=_ANEW)
+        self.step(params, {name: params[name] - vectors.wide(aggregated[name]) for name in params})
 
         def fill(name: str, out: Array) -> None:
             value = params.get(name, aggregated[name])
@@ -178,10 +202,11 @@ class Optimizer(PlanOptimizer, AggOptimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Number of steps, and the states of all modules, but for what a node keeps in any case."""
-        modules = self._pending
-        if modules is None:
-            modules = [{} if self._talks(module) else vectors.pack(module.get_state()) for module in self._modules]
-        found: dict[str, Any] = {"steps": self._steps, "modules": modules}
+        packed = self._pending
+        if packed is None:
+            packed = [vectors.pack(module.get_state()) for module in self._alone]
+        names = [module.name for module in self._modules]
+        found: dict[str, Any] = {"steps": self._steps, "names": names, "modules": packed}
         if self._server is not None:
             found["scaffold"] = self._server.state_dict()
         return found
@@ -192,44 +217,28 @@ class Optimizer(PlanOptimizer, AggOptimizer):
         Raises:
             UsageError: It is the state of other modules.
         """
-        if len(state.get("modules", ())) != len(self._modules) or ("scaffold" in state) != (self._server is not None):
-            raise UsageError(
-                f"The state is that of an optimizer with other modules than {[m.name for m in self._modules]}."
-            )
+        mine = [module.name for module in self._modules]
+        if list(state.get("names", ())) != mine:
+            raise UsageError(f"The state is that of an optimizer with other modules than {mine}.", cure=_ANEW)
         self._steps, self._pending = state["steps"], state["modules"]
         if self._server is not None:
             self._server.load_state_dict(state["scaffold"])
 
-    def _restore(self, params: Mapping[str, Any]) -> None:
-        for module, packed in zip(self._modules, self._pending, strict=True):
-            if not self._talks(module):
-                try:
-                    module.set_state(vectors.unpack(packed, params))
-                except KeyError as error:
-                    raise UsageError(f"The state of module {module.name!r} is that of another one: {error}.") from None
-        self._pending = None
+    def _restore(self, like: Mapping[str, Any] | None) -> bool:
+        """Give the modules the state that waits, as vectors of the kind of ``like``; whether it fits these arrays.
 
-    def _talks(self, module: OptiModule[Any]) -> bool:
-        return any(end is not None and module is end.module for end in (self._client, self._server))
+        Args:
+            like: Arrays or tensors; None at the researcher, who computes with arrays of NumPy.
+        """
+        if like is not None and not vectors.fits(self._pending, like):
+            return False
+        for module, packed in zip(self._alone, self._pending, strict=True):
+            module.set_state(vectors.unpack(packed, like or {}))
+        self._pending = None
+        return True
 
     def _start_round(self) -> None:
-        if self._pending is not None:
-            self._reset_pending()
         for regularizer in self._regularizers:
             regularizer.on_round_start()
         for module in self._modules:
             module.on_round_start()
-
-    def _reset_pending(self) -> None:
-        """Modules that forget everything when a round starts must not be given back what they had."""
-        fresh = [vectors.pack(module.get_state()) for module in self._modules]
-        self._pending = [
-            new if getattr(module, "round_reset", False) else old
-            for module, old, new in zip(self._modules, self._pending, fresh, strict=True)
-        ]
-
-
-def _wide(array: Array) -> Array:
-    """A copy to compute with."""
-    small = array.dtype.kind != "f" or array.dtype.itemsize < 4
-    return np.array(array, np.float32 if small else array.dtype)

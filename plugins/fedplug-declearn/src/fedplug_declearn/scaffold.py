@@ -16,16 +16,19 @@ So the sum at the researcher must be that of what the nodes hold, for ever. What
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
 from declearn.model.api import Vector
+from declearn.model.sklearn import NumpyVector
 from declearn.optimizer.modules import OptiModule, ScaffoldAuxVar, ScaffoldClientModule, ScaffoldServerModule
 
 from fedplug.core.context import RoundContext
-from fedplug.core.errors import CodecError, FedplugWarning, PlanError, UpdateRejectedError
+from fedplug.core.errors import CodecError, FedplugWarning, PlanError, UpdateRejectedError, UsageError
 from fedplug.core.params import Params
 from fedplug.core.trainer import Context
 from fedplug.core.update import Aux, Update
@@ -36,6 +39,9 @@ AUX = "declearn.scaffold"
 """The name of these arrays in ``Update.aux`` and ``ctx.inbox``, and of what a node keeps."""
 
 _GENERATION, _FRESH = "generation", "fresh"
+
+CLIENT_CURE = "The plan's init_optimizer needs it: Optimizer(lr=..., modules=['scaffold-client'])."
+_SERVER_CURE = "Experiment(agg_optimizer=Optimizer(lr=1.0, modules=['scaffold-server']))."
 
 
 class ScaffoldClient:
@@ -56,11 +62,11 @@ class ScaffoldClient:
         Raises:
             PlanError: Nothing has come from the researcher, or something that is not the model's.
         """
-        sent, trainable = ctx.inbox.get(AUX), ctx.backend.trainable()
+        sent, trainable = ctx.inbox.get(AUX), vectors.movable(ctx.backend.trainable())
         if not isinstance(sent, Params):
             raise PlanError(
                 "The module 'scaffold-client' needs its counterpart, and the researcher has none.",
-                cure="Experiment(agg_optimizer=Optimizer(lr=1.0, modules=['scaffold-server'])).",
+                cure=_SERVER_CURE,
             )
         try:
             self._generation = whole_number(sent, _GENERATION)
@@ -69,31 +75,29 @@ class ScaffoldClient:
             raise PlanError(f"What the researcher's 'scaffold-server' has sent cannot be used: {error}") from None
         kept = ctx.state.arrays(AUX) if ctx.state is not None else None
         known = ctx.state is not None and ctx.state.values(AUX).get(_GENERATION) == self._generation
-        self._fresh = kept is None or not known
-        self.module.state = 0.0
-        if kept is not None and known:
-            own = vectors.copied(ctx.backend.native(kept))
-            if own.keys() != trainable.keys():  # other layers are frozen than before
-                self._fresh = True
-            else:
-                self.module.state = vectors.vector_over(own)
+        # it does not fit where other layers are frozen than before
+        self._fresh = kept is None or not known or not vectors.fits(kept, trainable)
+        self.module.state = 0.0 if self._fresh else vectors.unpack(kept, trainable)
         self.module.process_aux_var(ScaffoldAuxVar(state=self._common(common, ctx, trainable)))
 
     def _common(self, common: Any, ctx: Context, trainable: Mapping[str, Any]) -> Any:
         """``c`` as a vector over all that is trained here; for what is not shared, it corrects nothing."""
         if not isinstance(common, dict):
             return 0.0
-        shared = {name for name in trainable if name not in ctx.backend.local_names}
-        given = ctx.backend.native(common)
-        if given.keys() != shared:
-            wrong = min(given.keys() ^ shared)
-            raise PlanError(
-                f"The control variate of the other nodes and this node's do not fit: {wrong!r} is trained "
-                f"{'here only' if wrong in shared else 'there only'}.",
-                cure="Scaffold needs the same parameters to be trained everywhere.",
+        shared = {name: trainable[name] for name in trainable if name not in ctx.backend.local_names}
+        if not vectors.fits(Params.from_arrays(common), shared):
+            wrong = min(common.keys() ^ shared.keys(), default="")
+            problem = (
+                f"{wrong!r} is trained {'here' if wrong in shared else 'there'} only" if wrong else "shapes differ"
             )
+            raise PlanError(
+                f"The control variate of the other nodes and this node's model do not fit: {problem}.",
+                cure="Scaffold needs the same parameters to be trained everywhere; for another model it has to begin "
+                "anew: set_agg_optimizer(Optimizer(...)).",
+            )
+        given = ctx.backend.native(common)
         own = self.module.state.coefs if isinstance(self.module.state, Vector) else {}
-        rest = {name: own.get(name, trainable[name] * 0) for name in trainable if name not in shared}
+        rest = {n: own.get(n, vectors.zeros_like(each)) for n, each in trainable.items() if n not in shared}
         return vectors.vector_over({name: {**given, **rest}[name] for name in trainable})
 
     def end(self, ctx: Context) -> None:
@@ -124,10 +128,21 @@ class ScaffoldServer:
 
     def _forget_round(self) -> None:
         self._total: ScaffoldAuxVar | None = None
+        self._names: AbstractSet[str] | None = None  # of the control variates, once somebody has sent some
         self._lost: list[str] = []
 
     def begin_round(self, ctx: RoundContext) -> Aux:
-        """What all nodes are sent: ``c``."""
+        """What all nodes are sent: ``c``.
+
+        Raises:
+            UsageError: The round is to be protected by differential privacy.
+        """
+        if ctx.training_args.get("dp_args"):
+            raise UsageError(
+                "Scaffold sends control variates beside the parameters, which differential privacy (dp_args) does not "
+                "cover.",
+                cure="Leave dp_args or the Scaffold modules out.",
+            )
         self._forget_round()
         if self._generation < 0:
             self._generation = ctx.round  # another one than that of an optimizer that was replaced by this one
@@ -144,10 +159,7 @@ class ScaffoldServer:
         if sent is None:
             if update.steps == 0:
                 return
-            raise UpdateRejectedError(
-                "it brings nothing for 'scaffold-server': the plan's init_optimizer needs 'scaffold-client' as its "
-                "first module"
-            )
+            raise UpdateRejectedError(f"it brings nothing for the researcher's 'scaffold-server'. {CLIENT_CURE}")
         try:
             delta, generation = unpack_field(sent, "delta"), whole_number(sent, _GENERATION)
             whole_number(sent, _FRESH)
@@ -158,10 +170,15 @@ class ScaffoldServer:
         for name, array in delta.items():
             if name not in start or start[name].shape != array.shape or array.dtype.kind != "f":
                 raise UpdateRejectedError(f"its control variate of {name!r} does not fit the model")
+            if not np.abs(array).max(initial=0) <= _largest(start[name].dtype):
+                raise UpdateRejectedError(f"its control variate of {name!r} is too large to be added up")
         known = self.module.s_state
-        if isinstance(known, Vector) and known.coefs.keys() != delta.keys():
-            wrong = min(known.coefs.keys() ^ delta.keys())
+        # the first that comes where nobody has sent any: with all nodes in their senses, each would do
+        names = known.coefs.keys() if isinstance(known, Vector) else self._names or delta.keys()
+        if names != delta.keys():
+            wrong = min(names ^ delta.keys())
             raise UpdateRejectedError(f"its control variate and those of other nodes differ: only one has {wrong!r}")
+        self._names = names
 
     def take(self, update: Update) -> None:
         """Add a change of ``c_i`` to those of this round."""
@@ -172,7 +189,8 @@ class ScaffoldServer:
             self._lost.append(update.node_id)
         delta = unpack_field(sent, "delta")
         assert isinstance(delta, dict)
-        value = ScaffoldAuxVar(delta=vectors.vector_over(vectors.copied(delta)), clients={update.node_id})
+        wide = NumpyVector({name: vectors.wide(array) for name, array in delta.items()})
+        value = ScaffoldAuxVar(delta=wide, clients={update.node_id})
         self._total = value if self._total is None else self._total + value
 
     def settle(self, ctx: RoundContext) -> None:
@@ -193,7 +211,8 @@ class ScaffoldServer:
 
     def state_dict(self) -> dict[str, Any]:
         """Sum, nodes, and generation."""
-        return {_GENERATION: self._generation, "module": vectors.pack(self.module.get_state())}
+        state = self.module.get_state() | {"clients": sorted(self.module.clients)}
+        return {_GENERATION: self._generation, "module": vectors.pack(state)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
@@ -207,3 +226,10 @@ def ends(modules: list[OptiModule[Any]]) -> tuple[ScaffoldClient | None, Scaffol
     client = next((ScaffoldClient(each) for each in modules if isinstance(each, ScaffoldClientModule)), None)
     server = next((ScaffoldServer(each) for each in modules if isinstance(each, ScaffoldServerModule)), None)
     return client, server
+
+
+def _largest(dtype: Any) -> float:
+    """The largest number that may be added up: sums stay finite, and a mean fits into ``dtype``."""
+    if dtype == np.float16:
+        return float(np.finfo(np.float16).max)
+    return math.sqrt(np.finfo(np.float64 if dtype == np.float64 else np.float32).max)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from declearn.optimizer import list_optim_modules, list_optim_regularizers
 from declearn.optimizer.modules import OptiModule
 from declearn.optimizer.regularizers import Regularizer
@@ -34,8 +35,7 @@ def make_modules(given: Any) -> list[OptiModule[Any]]:
     """
     modules = [_made(OptiModule, "module", each, list_optim_modules()) for each in _listed("modules", given)]
     for module in modules:
-        if module.name in _REFUSED:
-            raise UsageError(f"The module {module.name!r} is not to be used: {_REFUSED[module.name]}.")
+        _refuse(module.name)
         if getattr(module, "amsgrad", False) and getattr(module, "round_reset", False):
             raise UsageError(
                 f"{module.name!r} cannot have both amsgrad and round_reset: declearn 2.9 forgets to reset its maximum.",
@@ -64,16 +64,28 @@ def make_regularizers(given: Any) -> list[Regularizer]:
     ]
 
 
-def plain(plugged: Plugged) -> list[Any]:
-    """A module or regularizer as ``[name, arguments]``, which makes the same again.
+def plain(plugged: Plugged) -> Any:
+    """A module or regularizer as ``[name, arguments]``, which makes the same again; itself if nothing would.
 
     Its ``get_config`` leaves some arguments of its constructor out (``round_reset``), so these are looked up too.
     """
+    known = list_optim_modules() if isinstance(plugged, OptiModule) else list_optim_regularizers()
+    if known.get(plugged.name) is not type(plugged):
+        return plugged
     config = dict(plugged.get_config())
     for name in inspect.signature(type(plugged)).parameters:
-        if name not in config and hasattr(plugged, name):
-            config[name] = getattr(plugged, name)
+        if name in config:
+            continue
+        owner = plugged if hasattr(plugged, name) else getattr(plugged, "ewma", None)  # where rmsprop has round_reset
+        if not hasattr(owner, name):
+            return plugged
+        config[name] = getattr(owner, name)
     return [plugged.name, config]
+
+
+def _refuse(name: str) -> None:
+    if name in _REFUSED:
+        raise UsageError(f"The module {name!r} is not to be used: {_REFUSED[name]}.")
 
 
 def _listed(what: str, given: Any) -> Sequence[Any]:
@@ -89,6 +101,8 @@ def _made(base: type[Any], what: str, given: Any, known: Mapping[str, type[Any]]
         return given
     pair = isinstance(given, list | tuple) and len(given) == 2 and isinstance(given[1], Mapping)
     name, arguments = (given[0], dict(given[1])) if pair else (given, {})
+    # NumPy's scalars are no Python numbers to declearn, and would turn vectors of float32 into float64
+    arguments = {key: each.item() if isinstance(each, np.generic) else each for key, each in arguments.items()}
     if isinstance(name, type) and issubclass(name, base):
         kind: type[Any] = name
     elif not isinstance(name, str):
@@ -96,7 +110,8 @@ def _made(base: type[Any], what: str, given: Any, known: Mapping[str, type[Any]]
             f"{given!r} is no {what} of declearn's.",
             cure=f"Give its name, a pair (name, arguments), or an object. Known are: {', '.join(sorted(known))}.",
         )
-    elif name not in known:
+    elif name in _REFUSED or name not in known:
+        _refuse(name)
         raise UnknownNameError(f"{what} of declearn's", name, known)
     else:
         kind = known[name]

@@ -5,6 +5,7 @@ A vector is a dict of arrays with arithmetic; making one copies nothing.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,22 @@ def vector_over(arrays: Mapping[str, Any]) -> Vector[Any]:
 
         return TorchVector({name: each.detach() for name, each in arrays.items()})
     return NumpyVector(dict(arrays))
+
+
+def movable(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """What has a gradient: everything but NumPy's whole numbers and truth values."""
+    return {n: each for n, each in arrays.items() if not (isinstance(each, np.ndarray) and each.dtype.kind in "biu")}
+
+
+def zeros_like(array: Any) -> Any:
+    """Zeros of the shape, dtype and device of a tensor or an array."""
+    return array.new_zeros(array.shape) if hasattr(array, "new_zeros") else np.zeros_like(array)
+
+
+def wide(array: Array) -> Array:
+    """A copy to compute with: half precision and whole numbers become single precision."""
+    small = array.dtype.kind != "f" or array.dtype.itemsize < 4
+    return np.array(array, np.float32 if small else array.dtype)
 
 
 def copied(arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,6 +92,19 @@ def unpack(state: Any, like: Mapping[str, Any]) -> Any:
     if isinstance(state, list | tuple):
         return [unpack(each, like) for each in state]
     return state
+
+
+def fits(state: Any, like: Mapping[str, Any]) -> bool:
+    """Whether all vectors of a state, packed or not, have the names and sizes of the arrays ``like``."""
+    if isinstance(state, Vector):
+        state = state.coefs
+    elif not isinstance(state, Params):
+        parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+        return all(fits(each, like) for each in parts)
+    # a vector's array of shape (1,) may belong to a parameter without dimensions
+    return state.keys() == like.keys() and all(
+        math.prod(each.shape) == math.prod(like[name].shape) for name, each in state.items()
+    )
 
 
 def _as(array: Array, like: Any) -> Any:

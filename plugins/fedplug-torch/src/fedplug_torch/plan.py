@@ -233,7 +233,7 @@ class TorchTrainingPlan(TrainingPlan):
             return PrivateTorchBackend(self)
         return TorchBackend(self)
 
-    def check_privacy(self, args: TrainingArgs) -> None:
+    def check_args(self, args: TrainingArgs) -> None:
         """Local differential privacy is there with Opacus, for the models that it can protect."""
         if privacy_args(args.dict(), "local"):
             privacy.check_model(self.model())

@@ -1,0 +1,213 @@
+"""What a `DataManager` may hold for a scikit-learn plan, and batches of rows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedplug.core.data import BatchSource, DataManager, LoaderArgs
+from fedplug.core.errors import DatasetError
+from fedplug.core.params import Array
+
+_NAMED = 5  # columns that an error names
+
+
+class Weighted(NamedTuple):
+    """The data of a batch whose rows have weights.
+
+    Attributes:
+        x: The rows.
+        weight: A weight for each.
+    """
+
+    x: Any
+    weight: Array
+
+
+class SkLearnDataManager(DataManager):
+    """What ``training_data`` of a scikit-learn plan may return; a plain `DataManager` does where rows have no weights.
+
+    Args:
+        dataset: A NumPy array, a pandas DataFrame or a SciPy sparse matrix, samples in rows; or the node's data set
+            (``self.dataset``). Arrays of more than two axes are flattened to rows.
+        target: The labels, or the name of their column.
+        sample_weight: A weight from zero up for each sample.
+        **loader_args: ``batch_size``, ``shuffle`` and ``drop_last``.
+    """
+
+    def __init__(self, dataset: Any, target: Any = None, *, sample_weight: Any = None, **loader_args: Any) -> None:
+        super().__init__(dataset, target, **loader_args)
+        self.sample_weight = sample_weight
+
+
+class Rows(BatchSource):
+    """Rows in memory, with their targets and weights. Use `wrap`, which checks them.
+
+    Args:
+        data: An array of shape ``(samples, features)``, or a sparse matrix (CSR) of that shape.
+        target: One per sample; None if there are none.
+        weight: One per sample; None: all count the same.
+    """
+
+    def __init__(self, data: Any, target: Array | None = None, weight: Array | None = None) -> None:
+        self.data = data
+        self.target = target
+        self.weight = weight
+
+    def __len__(self) -> int:
+        return int(self.data.shape[0])
+
+    def labels(self) -> Array | None:
+        """The target."""
+        return self.target
+
+    def subset(self, indices: Array) -> Rows:
+        """The rows at ``indices``."""
+        return Rows(self.data[indices], _at(self.target, indices), _at(self.weight, indices))
+
+    def batches(self, args: LoaderArgs, order: Array | None) -> Iterator[tuple[Any, Any]]:
+        """Rows and targets; ``(Weighted(rows, weights), targets)`` where there are weights."""
+        count = len(self)
+        for index in range(args.batches_per_epoch(count)):
+            rows: Any = slice(index * args.batch_size, min((index + 1) * args.batch_size, count))
+            rows = rows if order is None else order[rows]
+            data = self.data[rows]
+            yield data if self.weight is None else Weighted(data, self.weight[rows]), _at(self.target, rows)
+
+
+def parts_of(data: Any) -> tuple[Any, Array | None]:
+    """Rows of a batch, and their weights if they have any."""
+    return (data.x, data.weight) if isinstance(data, Weighted) else (data, None)
+
+
+def wrap(manager: DataManager) -> Rows:
+    """Rows from what a plan's ``training_data`` returned.
+
+    Raises:
+        DatasetError: The data cannot be rows of numbers, has missing values, or data, target and weights do not fit
+            each other.
+    """
+    if isinstance(manager.dataset, Rows):
+        return manager.dataset
+    data = _rows(manager.dataset)
+    count = data.shape[0]
+    target = None if manager.target is None else _column(manager.target, "target")
+    if target is not None and len(target) != count:
+        raise DatasetError(
+            f"The data has {count} samples, the target {len(target)}.",
+            cure="Data and target must be in the same order, one target per sample.",
+        )
+    given = getattr(manager, "sample_weight", None)
+    return Rows(data, target, None if given is None else _weights(given, count))
+
+
+def _rows(dataset: Any) -> Any:
+    """``dataset`` as a matrix of finite numbers, of the dtype that it has; sparse ones become CSR."""
+    if hasattr(dataset, "tocsr"):
+        matrix = dataset.tocsr()
+        _require_numbers(matrix.data, dataset)
+        wrong = ~np.isfinite(matrix.data)
+        if wrong.any():
+            raise _missing(np.bincount(matrix.indices[wrong], minlength=matrix.shape[1]), None)
+        return matrix
+    names = [str(name) for name in dataset.columns] if hasattr(dataset, "columns") else None
+    array = _from_frame(dataset) if names is not None else dataset
+    array = array.to_numpy() if hasattr(array, "to_numpy") else array
+    if not isinstance(array, np.ndarray):
+        raise DatasetError(
+            f"A scikit-learn plan cannot train on a {type(dataset).__name__}.",
+            cure="Give DataManager a NumPy array, a pandas DataFrame or a SciPy sparse matrix, samples in rows.",
+        )
+    _require_numbers(array, dataset)
+    if array.ndim < 2:
+        raise DatasetError(
+            f"The data has shape {array.shape}, but must have samples in rows and features in columns.",
+            cure="A single feature is a column: values.reshape(-1, 1).",
+        )
+    rows = array.reshape(len(array), int(np.prod(array.shape[1:])))
+    if rows.dtype.kind == "f":
+        wrong = ~np.isfinite(rows)
+        if wrong.any():
+            raise _missing(wrong.sum(axis=0), names)
+    return rows
+
+
+def _from_frame(frame: Any) -> Array:
+    """A DataFrame as numbers; what cannot be one is named."""
+    wrong = [str(name) for name, dtype in zip(frame.columns, frame.dtypes, strict=True) if not _is_numeric(dtype)]
+    if wrong:
+        raise DatasetError(
+            f"Not all columns are numeric: {_some(wrong)}.",
+            cure="Drop them, or turn them into numbers in training_data (pandas.get_dummies, OneHotEncoder).",
+        )
+    if len({str(dtype) for dtype in frame.dtypes}) == 1 and isinstance(frame.dtypes.iloc[0], np.dtype):
+        return np.asarray(frame.to_numpy())
+    return np.column_stack([frame[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in frame.columns])
+
+
+def _is_numeric(dtype: Any) -> bool:
+    return str(getattr(dtype, "kind", "O")) in "biuf"
+
+
+def _column(values: Any, what: str) -> Array:
+    """One value per sample, of shape ``(samples,)``."""
+    array = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        hint = "One-hot labels become class numbers by target.argmax(1)." if array.ndim == 2 else ""
+        raise DatasetError(f"The {what} has shape {array.shape}, but there must be one per sample.", cure=hint)
+    if array.dtype.kind == "O":
+        with suppress(TypeError, ValueError):  # numbers in a column that could hold anything
+            array = array.astype(np.float64)
+    if array.dtype.kind not in "biuf":
+        raise DatasetError(
+            f"The {what} holds {array.dtype if array.dtype.kind != 'U' else 'text'}, not numbers.",
+            cure="Number the classes from 0, the same at all nodes: a dict {name: number} in training_data.",
+        )
+    bad = np.flatnonzero(~np.isfinite(array))
+    if bad.size:
+        raise DatasetError(
+            f"The {what} is missing or not finite in {bad.size} of {len(array)} samples (first: row {bad[0]}).",
+            cure="Drop these rows in training_data.",
+        )
+    return array
+
+
+def _weights(values: Any, count: int) -> Array:
+    weights = _column(values, "sample_weight").astype(np.float64)
+    if len(weights) != count:
+        raise DatasetError(f"The data has {count} samples, sample_weight {len(weights)}.")
+    if (weights < 0).any():
+        raise DatasetError(f"sample_weight has the negative value {weights.min():g}.", cure="Weights are 0 or more.")
+    return weights
+
+
+def _require_numbers(array: Array, dataset: Any) -> None:
+    if array.dtype.kind not in "biuf":
+        raise DatasetError(
+            f"The {type(dataset).__name__} holds {array.dtype}, not numbers.",
+            cure="Turn it into numbers in training_data.",
+        )
+
+
+def _missing(counts: Any, names: list[str] | None) -> DatasetError:
+    """The error about values that are NaN or infinite; ``counts`` is how many each column has."""
+    bad = np.flatnonzero(np.asarray(counts))
+    told = [f"{names[i] if names else i} ({int(counts[i])})" for i in bad.tolist()]
+    return DatasetError(
+        f"Values are missing or not finite in {len(bad)} columns: {_some(told)}.",
+        cure="Drop these rows, or fill them in training_data with values that are the same at all nodes.",
+    )
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f", and {rest} more" if rest > 0 else "")
+
+
+def _at(values: Array | None, rows: Any) -> Array | None:
+    return None if values is None else values[rows]
