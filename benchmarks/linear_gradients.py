@@ -1,7 +1,8 @@
-"""L1: an exact batch gradient of a linear model, over the two matrix products it needs. D1: declearn over torch.optim."""
+"""L1: a batch gradient of a linear model, over the two matrix products it needs. D1: declearn over torch.optim."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def run_declearn(quick: bool = False) -> list[Result]:
     torch.set_num_threads(1)
     results = []
     for what, sizes in (("MLP of 2,410", (64, 32, 10)), ("MLP of 1.2 million", (784, 1024, 384, 10))):
-        layers = [torch.nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+        layers = [torch.nn.Linear(a, b) for a, b in pairwise(sizes)]
         params = dict(torch.nn.Sequential(*layers).named_parameters())
         for param in params.values():
             param.grad = torch.randn_like(param)

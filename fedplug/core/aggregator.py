@@ -37,6 +37,9 @@ class AggregatorTags:
         shift_equivariant: Shifting start and all updates shifts the result.
         streaming: Folds one update at a time; set by `StreamingAggregator`.
         minimum_updates: The rule is undefined below this number of updates.
+        breakdown: What holds while no more than `Aggregator.withstands` updates are hostile, whatever they hold:
+            ``"hull"``: each value of the result lies between the smallest and the largest of the honest ones;
+            ``"ball"``: the result lies within `Aggregator.radius` of the mean of the honest ones; empty: nothing.
     """
 
     symmetric: bool = True
@@ -46,6 +49,7 @@ class AggregatorTags:
     shift_equivariant: bool = True
     streaming: bool = False
     minimum_updates: int = 1
+    breakdown: Literal["", "hull", "ball"] = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,22 @@ class Aggregator(Stateful, ABC):
     def node_payload(self, node_id: str, ctx: RoundContext) -> NodePayload | None:
         """What ``node_id`` receives beside the global parameters in this round; None for nothing."""
         return None
+
+    def withstands(self, count: int) -> int:
+        """How many of ``count`` updates may hold anything at all while ``tags.breakdown`` still holds; 0 by default."""
+        return 0
+
+    def radius(self, count: int, hostile: int, diameter: float) -> float:
+        """How far the result may be from the mean of the honest updates, as an Euclidean norm over all arrays.
+
+        Of interest where ``tags.breakdown`` is ``"ball"``.
+
+        Args:
+            count: Number of updates.
+            hostile: How many of them are hostile; at most ``withstands(count)``.
+            diameter: Largest distance between two honest updates, or between one and the start.
+        """
+        return 0.0
 
     def largest_share(self, updates: Sequence[Update]) -> float | None:
         """How far a change of length 1 in any one of ``updates`` can move the result, as an Euclidean norm.

@@ -25,7 +25,7 @@ def test_the_pages_program_runs_and_each_way_beats_plain_averaging(run_page):
 
 def test_the_tables_have_every_module_and_regularizer():
     first, second = PAGE.split("| modules | |")[1].split("| regularizers | adds to the gradient |")
-    named = [cell.split("|")[1] for cell in first.splitlines() if cell.startswith('| `"') or cell.startswith("| `(")]
+    named = [cell.split("|")[1] for cell in first.splitlines() if cell.startswith(('| `"', "| `("))]
     modules = {name for cell in named for name in re.findall(r'`\(?"([\w-]+)"', cell)}
     assert modules == set(list_optim_modules()) - set(_REFUSED)
     regularizers = set(re.findall(r'`\("([\w-]+)"', second.split("\n\n")[0]))
