@@ -22,6 +22,8 @@ class RoundContext:
         seed: The subtree of seeds for this round.
         node_ids: The nodes that were selected, sorted.
         training_args: The training arguments in force, as plain data.
+        all_node_ids: All nodes of the experiment, selected or not, sorted.
+        buffers: Names of the parameters that no optimizer moves: running means, counters.
     """
 
     experiment_id: str = ""
@@ -29,6 +31,8 @@ class RoundContext:
     seed: SeedTree = field(default_factory=lambda: SeedTree.root(0))
     node_ids: tuple[str, ...] = ()
     training_args: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    all_node_ids: tuple[str, ...] = ()
+    buffers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

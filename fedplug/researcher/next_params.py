@@ -44,7 +44,7 @@ def next_params(job: RoundPlan, aggregated: Params, updates: Sequence[Update]) -
     with blamed("Optimizer", job.agg_optimizer, "advance"):
         moved = job.agg_optimizer.advance(job.params, aggregated, job.ctx)
     check_result(moved, job.params, job.agg_optimizer)
-    return _with_buffers(moved, aggregated, job.buffers)
+    return _with_buffers(moved, aggregated, job.ctx.buffers)
 
 
 def _with_buffers(moved: Params, aggregated: Params, buffers: frozenset[str]) -> Params:

@@ -258,13 +258,7 @@ class RoundLoop(Resumable):
     def _plan_round(self, number: int) -> RoundPlan:
         """Decide everything about a round before anything is sent."""
         nodes, schedule = self._schedule()
-        return schedule.plan_round(
-            number, nodes, self.params(), self.aggregator(), self._strategy, self._agg_optimizer, self._buffers()
-        )
-
-    def _buffers(self) -> frozenset[str]:
-        """The parameters that an optimizer of the researcher must leave alone."""
-        return frozenset() if self._agg_optimizer is None else self.training_plan().buffer_names()
+        return schedule.plan_round(number, nodes, self.params(), self.aggregator(), self._strategy, self._agg_optimizer)
 
     def _schedule(self) -> tuple[list[str], Schedule]:
         """The nodes that can be asked, and what they are asked with."""
@@ -284,6 +278,7 @@ class RoundLoop(Resumable):
             attempt=self._attempt,
             total_rounds=self._round_limit or 0,
             host=self.host,
+            buffers=self.training_plan().buffer_names(),
         )
 
     def _watch(self, sign: Progress | LogLine, node_id: str) -> None:

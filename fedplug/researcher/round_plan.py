@@ -35,7 +35,6 @@ class RoundPlan:
         metrics: What tests measure, by name.
         train: Whether the nodes train; if not, they test only, and reply without parameters.
         agg_optimizer: Decides how far the model goes towards the aggregate; None: all the way.
-        buffers: Names of the parameters that no optimizer moves.
         privacy: Central differential privacy; None if it is not asked for.
     """
 
@@ -49,7 +48,6 @@ class RoundPlan:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     train: bool = True
     agg_optimizer: AggOptimizer | None = None
-    buffers: frozenset[str] = frozenset()
     privacy: CentralPrivacy | None = None
 
     @property

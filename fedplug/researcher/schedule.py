@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ class Schedule:
             seeds do not depend on it, so another attempt gives the same bits.
         total_rounds: The round limit; 0 if there is none.
         host: The plugins that offer metrics; all installed ones by default.
+        buffers: Names of the parameters that no optimizer moves.
     """
 
     experiment_id: str
@@ -57,6 +59,7 @@ class Schedule:
     attempt: int
     total_rounds: int
     host: PluginHost | None = None
+    buffers: frozenset[str] = frozenset()
 
     def plan_round(
         self,
@@ -66,7 +69,6 @@ class Schedule:
         aggregator: Aggregator,
         strategy: Strategy,
         agg_optimizer: AggOptimizer | None = None,
-        buffers: frozenset[str] = frozenset(),
     ) -> RoundPlan:
         """Decide everything about a round before anything is sent.
 
@@ -77,7 +79,6 @@ class Schedule:
             aggregator: Makes new parameters of updates.
             strategy: Decides who trains.
             agg_optimizer: Decides how far the model goes towards the aggregate.
-            buffers: Names of the parameters that no optimizer moves.
 
         Raises:
             UsageError: The aggregator cannot work with the training arguments, the strategy's choice is no choice,
@@ -89,11 +90,12 @@ class Schedule:
         with blamed("Aggregator", aggregator, "check"):
             aggregator.check(args)
         seeds = self.seeds.child("round", number)
-        draft = RoundContext(self.experiment_id, number, seeds, tuple(nodes), args)
+        every = tuple(nodes)
+        draft = RoundContext(self.experiment_id, number, seeds, every, args, every, self.buffers)
         with blamed("Strategy", strategy, "select"):
             chosen = strategy.select(draft, nodes)
         selected = _check_selection(strategy, chosen, nodes)
-        ctx = RoundContext(self.experiment_id, number, seeds, selected, args)
+        ctx = dataclasses.replace(draft, node_ids=selected)
         with blamed("Aggregator", aggregator, "node_payload"):
             payloads = {node: aggregator.node_payload(node, ctx) for node in selected}
         if agg_optimizer is not None:
@@ -104,7 +106,7 @@ class Schedule:
         requests = {node: self._request(node, ctx, payloads[node], shared) for node in selected}
         return RoundPlan(
             ctx, self.bundle, params, requests, payloads, aggregator, strategy, metrics, agg_optimizer=agg_optimizer,
-            privacy=CentralPrivacy.of(ctx, params, aggregator, requests.values()), buffers=buffers,
+            privacy=CentralPrivacy.of(ctx, params, aggregator, requests.values()),
         )  # fmt: skip
 
     def plan_test(
@@ -130,7 +132,8 @@ class Schedule:
         tests = {"test_on_global_updates": True, "test_on_local_updates": False}
         args = {**self.training_args.dict(), **tests}
         metrics = make_metrics(self.training_args.test_metric, self.training_args.test_metric_args, self.host)
-        ctx = RoundContext(self.experiment_id, number, self.seeds.child("round", number), tuple(nodes), args)
+        seeds, every = self.seeds.child("round", number), tuple(nodes)
+        ctx = RoundContext(self.experiment_id, number, seeds, every, args, every, self.buffers)
         with blamed("Aggregator", aggregator, "node_payload"):
             payloads = {node: aggregator.node_payload(node, ctx) for node in nodes}
         requests = {node: self._request(node, ctx, payloads[node], args, train=False) for node in nodes}
