@@ -21,8 +21,8 @@ class AggOptimizer(Stateful, ABC):
     counts as a step of gradient descent, ``g = start - aggregated`` (Reddi et al., Adaptive Federated Optimization,
     ICLR 2021, algorithm 2, where it is ``-Delta_t``), and the optimizer decides how far the model goes.
 
-    A round calls `begin_round`, then for each update that arrives `check`, then `take` in sorted node order, and at
-    last `advance`. If the round fails, what was learnt meanwhile is undone by `load_state_dict`.
+    A round calls `begin_round`, then for each update that arrives `check_update`, then `take` in sorted node order, and
+    at last `advance`. If the round fails, what was learnt meanwhile is undone by `load_state_dict`.
     """
 
     @abstractmethod
@@ -48,7 +48,7 @@ class AggOptimizer(Stateful, ABC):
         """
         return _NOTHING
 
-    def check(self, update: Update, start: Params) -> None:
+    def check_update(self, update: Update, start: Params) -> None:
         """Refuse an update whose extra arrays are of no use, as it arrives.
 
         Args:

@@ -99,6 +99,17 @@ class Aggregator(Stateful, ABC):
         """What ``node_id`` receives beside the global parameters in this round; None for nothing."""
         return None
 
+    def check_update(self, update: Update, start: Params) -> None:
+        """Refuse an update that this aggregator cannot fold, as it arrives, e.g. for its ``aux``.
+
+        Args:
+            update: Its arrays are finite, and its parameters laid out as ``start``.
+            start: The global parameters.
+
+        Raises:
+            UpdateRejectedError: The node's update does not count.
+        """
+
     def withstands(self, count: int) -> int:
         """How many of ``count`` updates may hold anything at all while ``tags.breakdown`` still holds; 0 by default."""
         return 0

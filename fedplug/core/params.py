@@ -20,7 +20,7 @@ import numpy.typing as npt
 from fedplug.core.errors import ParamsError
 from fedplug.core.params_spec import ParamsSpec, TensorSpec, dtype_named
 
-__all__ = ["ALIGNMENT", "BLOCK", "Array", "Params", "ParamsSpec", "TensorSpec", "allocate"]
+__all__ = ["ALIGNMENT", "BLOCK", "Array", "Params", "ParamsSpec", "TensorSpec", "allocate", "widened"]
 
 Array = npt.NDArray[Any]
 
@@ -263,6 +263,12 @@ class Params(Mapping[str, Array]):
                 out[low : low + block] = np.rint(values) if exact else values
 
         return Params.build_runs(spec, fill)
+
+
+def widened(array: Array) -> Array:
+    """A copy to compute with: half precision in float32, float32 and float64 as they are."""
+    narrow = array.dtype.kind != "f" or array.dtype.itemsize < 4  # bfloat16 is of no kind that NumPy knows
+    return np.array(array, np.float32 if narrow else array.dtype)
 
 
 def _prepare(spec: ParamsSpec, buffer: Any) -> Array:

@@ -13,16 +13,18 @@ from fedplug.researcher.round_plan import RoundPlan
 
 
 def check_for(job: RoundPlan, update: Update) -> None:
-    """Refuse an update that central privacy or the researcher's optimizer could not work with, as it arrives.
+    """Refuse an update that privacy, the aggregator or the optimizer could not work with, as it arrives.
 
     Raises:
         UpdateRejectedError: It is one.
     """
     if job.privacy is not None:
         job.privacy.check(update)
+    with blamed("Aggregator", job.aggregator, "check_update"):
+        job.aggregator.check_update(update, job.params)
     if job.agg_optimizer is not None:
-        with blamed("Optimizer", job.agg_optimizer, "check"):
-            job.agg_optimizer.check(update, job.params)
+        with blamed("Optimizer", job.agg_optimizer, "check_update"):
+            job.agg_optimizer.check_update(update, job.params)
 
 
 def next_params(job: RoundPlan, aggregated: Params, updates: Sequence[Update]) -> Params:

@@ -16,9 +16,11 @@ class TrainerInfo:
         training_args: All training arguments, defaults included.
         node_id: The node; empty at the researcher.
         round: Number of the round, from 0.
+        aux: Names of the extra arrays that came with the round.
     """
 
     framework: str = ""
     training_args: Mapping[str, Any] = field(default_factory=dict)
     node_id: str = ""
     round: int = 0
+    aux: tuple[str, ...] = ()

@@ -68,7 +68,7 @@ def plan_trainer(
     trainer.ctx.state = state.state
     trainer.ctx.round = state.round
     if host is not None:
-        info = TrainerInfo(plan.framework, plan.training_args(), state.node_id, state.round)
+        info = TrainerInfo(plan.framework, plan.training_args(), state.node_id, state.round, tuple(state.aux))
         for plugin, hooks in host.trainer_hooks(info).items():
             trainer.install(plugin, hooks)
     for each in hooks_of(plan):
