@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from fedplug.cli.new_plugin import new
 from fedplug.cli.output import EXIT_FAILED, ListingGroup, say, say_json, say_table
 from fedplug.core.components import KINDS, label
 from fedplug.core.errors import PluginError, UnknownNameError
@@ -22,6 +23,8 @@ app = typer.Typer(
     "Install one with pip, and it appears here; FEDPLUG_PLUGINS=a,b loads only those named; "
     "FEDPLUG_TRACE=1 prints every call to one.",
 )
+
+app.command("new")(new)
 
 _JSON = typer.Option(False, "--json", help="Print JSON, for other programs.")
 _NAME = typer.Argument(metavar="NAME", help="Name of a plugin, as 'fedplug plugins list' shows it.")

@@ -87,7 +87,13 @@ def sklearn_env(wheelhouse: Path) -> WheelEnv:
     return _installed("sklearn", wheelhouse)
 
 
-def _installed(extra: str, wheelhouse: Path) -> WheelEnv:
+@pytest.fixture(scope="session")
+def core_env(wheelhouse: Path) -> WheelEnv:
+    """An environment with the core alone, and what a plugin's author has besides: pytest, Hypothesis, hatchling."""
+    return _installed("testing", wheelhouse, "hatchling")
+
+
+def _installed(extra: str, wheelhouse: Path, *more: str) -> WheelEnv:
     """Install ``fedplug[extra]`` from the wheelhouse into an environment that had no FedPlug.
 
     Third-party packages come from the index, under the constraints; that part is kept in ``.cache/`` between runs.
@@ -95,7 +101,7 @@ def _installed(extra: str, wheelhouse: Path) -> WheelEnv:
     from the wheelhouse.
     """
     ours, wanted = asked_for(wheelhouse, extra)
-    env = WheelEnv(_third_party_env(extra, wanted), wheelhouse, frozenset(ours))
+    env = WheelEnv(_third_party_env(extra, [*wanted, *more]), wheelhouse, frozenset(ours))
     every = [canonicalize_name(wheel.name.split("-")[0]) for wheel in wheelhouse.glob("*.whl")]
     _pip("uninstall", "-y", *every, python=env.python)
     left = _pip("list", "--format=freeze", python=env.python)
