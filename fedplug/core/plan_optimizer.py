@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedplug.core.errors import CodecError, ParamsError
+from fedplug.core.errors import CodecError, ParamsError, UsageError
 from fedplug.core.params import Params
 from fedplug.core.plain_state import freeze, thaw
 from fedplug.core.stateful import Stateful
@@ -67,14 +67,13 @@ def write_state(optimizer: Stateful, arrays: Mapping[str, Any], values: Mapping[
     Raises:
         ParamsError: It is the state of another optimizer, or no state at all.
     """
-    if values.get("class") != type(optimizer).__name__:
+    if values.get("class") != type(optimizer).__name__ or "parts" not in values:
         raise ParamsError(f"it belongs to another optimizer ({values.get('class')})")
     parts: list[dict[str, Any]] = [{} for _ in range(values["parts"])]
     for name, array in arrays.items():
         number, _, rest = name.partition("/")
         parts[int(number)][rest] = array
     try:
-        state = thaw(values["state"], [Params.from_arrays(part) for part in parts])
-    except CodecError as error:
+        optimizer.load_state_dict(thaw(values["state"], [Params.from_arrays(part) for part in parts]))
+    except (CodecError, UsageError) as error:  # of other modules than before: it begins anew
         raise ParamsError(error.message) from None
-    optimizer.load_state_dict(state)

@@ -35,9 +35,9 @@ class Schedule(ABC):
             raise UsageError(f"unit must be one of {', '.join(map(repr, UNITS))}, got {self.unit!r}.")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type == "float":
-                _require_number(f"{field.name} of {self.name}", value)
-            elif field.type == "int" and not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            if field.type == "float":  # a number of Python's: one of NumPy's would change the dtype of what it scales
+                object.__setattr__(self, field.name, _require_number(f"{field.name} of {self.name}", value))
+            elif field.type == "int" and not _is_count(value):
                 raise UsageError(f"{field.name} of {self.name} must be a whole number above zero, got {value!r}.")
 
     @abstractmethod
@@ -45,7 +45,11 @@ class Schedule(ABC):
         """The rate after ``count`` steps or rounds."""
 
     def rate(self, steps: int, rounds: int) -> float:
-        """The rate after so many steps and rounds."""
+        """The rate after so many steps and rounds.
+
+        Raises:
+            UsageError: It has grown beyond what a number can hold.
+        """
         return self.at(rounds if self.unit == "round" else steps)
 
     def plain(self) -> dict[str, Any]:
@@ -73,7 +77,7 @@ class ExponentialDecay(Schedule):
 
     def at(self, count: int) -> float:
         """The rate after ``count``."""
-        return float(self.lr * self.factor ** (count / self.every))
+        return _decayed(self, count / self.every)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class StepDecay(Schedule):
 
     def at(self, count: int) -> float:
         """The rate after ``count``."""
-        return float(self.lr * self.factor ** (count // self.every))
+        return _decayed(self, count // self.every)
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ class PolynomialDecay(Schedule):
     def at(self, count: int) -> float:
         """The rate after ``count``."""
         left = 1 - min(count, self.length) / self.length
-        return float(self.final + (self.lr - self.final) * left**self.power)
+        return float(self.final + (self.lr - self.final) * left**self.power) if left else self.final
 
 
 @dataclass(frozen=True)
@@ -176,16 +180,20 @@ class Piecewise(Schedule):
 
     def __post_init__(self) -> None:
         """Take lists too."""
-        object.__setattr__(self, "rates", tuple(self.rates))
-        object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        for name in ("rates", "boundaries"):
+            given = getattr(self, name)
+            if not isinstance(given, list | tuple):
+                raise UsageError(f"{name} of piecewise must be a list, got {given!r}.")
+            object.__setattr__(self, name, tuple(given))
         super().__post_init__()
-        for rate in self.rates:
-            _require_number("each of the rates of piecewise", rate)
+        rates = tuple(_require_number("each of the rates of piecewise", rate) for rate in self.rates)
+        object.__setattr__(self, "rates", rates)
         if len(self.rates) != len(self.boundaries) + 1:
             raise UsageError(
                 f"piecewise needs one rate more than boundaries, got {len(self.rates)} and {len(self.boundaries)}."
             )
-        if list(self.boundaries) != sorted(set(self.boundaries)) or min(self.boundaries, default=1) < 1:
+        rising = all(map(_is_count, self.boundaries)) and list(self.boundaries) == sorted(set(self.boundaries))
+        if not rising:
             raise UsageError(f"The boundaries of piecewise must be rising whole numbers, got {list(self.boundaries)}.")
 
     def at(self, count: int) -> float:
@@ -259,7 +267,30 @@ def _require_number(what: str, value: Any) -> float:
     Raises:
         UsageError: It is no finite number from zero up.
     """
-    numeric = hasattr(value, "__float__") and not isinstance(value, bool | str)
-    if not numeric or not math.isfinite(float(value)) or float(value) < 0:
+    numeric = isinstance(value, int | float) or getattr(getattr(value, "dtype", None), "kind", "") in ("i", "u", "f")
+    if not numeric or isinstance(value, bool) or getattr(value, "shape", ()) != ():
         raise UsageError(f"{what} must be a number from zero up, got {value!r}.")
-    return float(value)
+    number = float(value)
+    if not math.isfinite(number) or number < 0:
+        raise UsageError(f"{what} must be a number from zero up, got {value!r}.")
+    return number
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _decayed(schedule: ExponentialDecay | StepDecay, times: float) -> float:
+    """``lr * factor ** times``.
+
+    Raises:
+        UsageError: It has grown beyond what a number can hold.
+    """
+    try:
+        return float(schedule.lr * schedule.factor**times)
+    except OverflowError:
+        raise UsageError(
+            f"The rate of {schedule.name} has grown beyond all bounds after {times:g} times a factor of "
+            f"{schedule.factor:g}.",
+            cure="Use a factor of at most 1.",
+        ) from None

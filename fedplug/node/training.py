@@ -226,7 +226,8 @@ class _Task:
 
     def _state_found(self, missing: str) -> str:
         """``TrainReply.state``; the researcher is told when something should have been there."""
-        if self.request.acked_round < 0 or self.state.is_empty:
+        nothing_was_left = self.request.acked_round < 0 or not self.request.acked_state
+        if nothing_was_left or self.state.is_empty:
             return "none"
         if not missing and self.state.base is not None:
             return "kept"

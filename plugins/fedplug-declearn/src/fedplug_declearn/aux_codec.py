@@ -37,6 +37,7 @@ def aux_name(module: OptiModule[Any]) -> str:
     """
     talks = module.aux_name is not None or module.auxvar_cls is not None
     talks = talks or type(module).collect_aux_var is not OptiModule.collect_aux_var
+    talks = talks or type(module).process_aux_var is not OptiModule.process_aux_var
     if not talks:
         return ""
     name = str(module.aux_name or module.name)

@@ -11,7 +11,7 @@ from declearn.optimizer.regularizers import FedProxRegularizer
 from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import PlanError, UsageError
-from fedplug.core.params import Array, Params
+from fedplug.core.params import Array, Params, widened
 from fedplug.core.plan_optimizer import PlanOptimizer
 from fedplug.core.schedules import Schedule, schedule_of
 from fedplug.core.update import Aux, Update
@@ -172,7 +172,7 @@ class Optimizer(PlanOptimizer, AggOptimizer):
         self._start_round()
         return {} if self._server is None else self._server.begin_round(ctx)
 
-    def check(self, update: Update, start: Params) -> None:
+    def check_update(self, update: Update, start: Params) -> None:
         """Refuse an update that brings nothing, or nonsense, for the counterpart of a module."""
         if self._server is not None:
             self._server.check(update, start)
@@ -183,14 +183,18 @@ class Optimizer(PlanOptimizer, AggOptimizer):
             self._server.take(update)
 
     def advance(self, start: Params, aggregated: Params, ctx: RoundContext) -> Params:
-        """One step from ``start`` against ``start - aggregated``. Half precision is computed in single."""
+        """One step from ``start`` against ``start - aggregated``, but for whole numbers and buffers.
+
+        Half precision is computed in single.
+        """
         if self._server is not None:
             self._server.settle(ctx)
         self._round = ctx.round
-        params = {name: vectors.wide(array) for name, array in vectors.movable(start).items()}
+        moving = [name for name in vectors.movable(start) if name not in ctx.buffers]
+        params = {name: widened(start[name]) for name in moving}
         if not vectors.fits([module.get_state() for module in self._alone], params):
             raise UsageError("What agg_optimizer has learnt is about another model.", cure=_ANEW)
-        self.step(params, {name: params[name] - vectors.wide(aggregated[name]) for name in params})
+        self.step(params, {name: params[name] - widened(aggregated[name]) for name in moving})
 
         def fill(name: str, out: Array) -> None:
             value = params.get(name, aggregated[name])

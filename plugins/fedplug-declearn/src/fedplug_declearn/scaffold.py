@@ -29,7 +29,7 @@ from declearn.optimizer.modules import OptiModule, ScaffoldAuxVar, ScaffoldClien
 
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import CodecError, FedplugWarning, PlanError, UpdateRejectedError, UsageError
-from fedplug.core.params import Params
+from fedplug.core.params import Params, widened
 from fedplug.core.trainer import Context
 from fedplug.core.update import Aux, Update
 from fedplug_declearn import vectors
@@ -76,7 +76,7 @@ class ScaffoldClient:
         kept = ctx.state.arrays(AUX) if ctx.state is not None else None
         known = ctx.state is not None and ctx.state.values(AUX).get(_GENERATION) == self._generation
         # it does not fit where other layers are frozen than before
-        self._fresh = kept is None or not known or not vectors.fits(kept, trainable)
+        self._fresh = kept is None or not known or not vectors.same_layout(kept, trainable)
         self.module.state = 0.0 if self._fresh else vectors.unpack(kept, trainable)
         self.module.process_aux_var(ScaffoldAuxVar(state=self._common(common, ctx, trainable)))
 
@@ -85,7 +85,7 @@ class ScaffoldClient:
         if not isinstance(common, dict):
             return 0.0
         shared = {name: trainable[name] for name in trainable if name not in ctx.backend.local_names}
-        if not vectors.fits(Params.from_arrays(common), shared):
+        if not vectors.same_layout(common, shared):
             wrong = min(common.keys() ^ shared.keys(), default="")
             problem = (
                 f"{wrong!r} is trained {'here' if wrong in shared else 'there'} only" if wrong else "shapes differ"
@@ -111,7 +111,7 @@ class ScaffoldClient:
             about = {_GENERATION: np.array(self._generation), _FRESH: np.array(int(self._fresh))}
             ctx.outbox[AUX] = Params.from_arrays({**arrays, **about})
         if ctx.state is not None and isinstance(self.module.state, Vector):
-            ctx.state.keep(AUX, vectors.to_numpy(self.module.state), {_GENERATION: self._generation})
+            ctx.state.keep(AUX, vectors.pack(self.module.state), {_GENERATION: self._generation})
 
 
 class ScaffoldServer:
@@ -167,10 +167,11 @@ class ScaffoldServer:
             raise UpdateRejectedError(f"its control variate cannot be used: {error}") from None
         if not isinstance(delta, dict) or generation != self._generation:
             raise UpdateRejectedError("its control variate is none, or of another generation")
+        model = vectors.movable(start)
         for name, array in delta.items():
-            if name not in start or start[name].shape != array.shape or array.dtype.kind != "f":
+            if name not in model or model[name].shape != array.shape or array.dtype.kind != "f":
                 raise UpdateRejectedError(f"its control variate of {name!r} does not fit the model")
-            if not np.abs(array).max(initial=0) <= _largest(start[name].dtype):
+            if not np.abs(array).max(initial=0) <= _largest(model[name].dtype):
                 raise UpdateRejectedError(f"its control variate of {name!r} is too large to be added up")
         known = self.module.s_state
         # the first that comes where nobody has sent any: with all nodes in their senses, each would do
@@ -189,7 +190,7 @@ class ScaffoldServer:
             self._lost.append(update.node_id)
         delta = unpack_field(sent, "delta")
         assert isinstance(delta, dict)
-        wide = NumpyVector({name: vectors.wide(array) for name, array in delta.items()})
+        wide = NumpyVector({name: widened(array) for name, array in delta.items()})
         value = ScaffoldAuxVar(delta=wide, clients={update.node_id})
         self._total = value if self._total is None else self._total + value
 

@@ -38,24 +38,25 @@ def zeros_like(array: Any) -> Any:
     return array.new_zeros(array.shape) if hasattr(array, "new_zeros") else np.zeros_like(array)
 
 
-def wide(array: Array) -> Array:
-    """A copy to compute with: half precision and whole numbers become single precision."""
-    small = array.dtype.kind != "f" or array.dtype.itemsize < 4
-    return np.array(array, np.float32 if small else array.dtype)
-
-
 def copied(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Copies of tensors or arrays, which later steps do not change."""
     return {name: each.detach().clone() if hasattr(each, "detach") else np.array(each) for name, each in arrays.items()}
 
 
-def to_numpy(vector: Vector[Any]) -> dict[str, Array]:
-    """The arrays of a vector, on the processor; bfloat16, which NumPy does not know, as float32."""
+def to_numpy(vector: Vector[Any], *, stored: bool = False) -> dict[str, Array]:
+    """The arrays of a vector, on the processor.
+
+    Args:
+        vector: The vector.
+        stored: What becomes of bfloat16, which NumPy does not know: its bits as int16, or else float32.
+    """
     found = {}
     for name, each in vector.coefs.items():
         if hasattr(each, "detach"):
             tensor = each.detach().cpu()
-            found[name] = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+            if str(tensor.dtype) == "torch.bfloat16":
+                tensor = tensor.view(sys.modules["torch"].int16) if stored else tensor.float()
+            found[name] = tensor.numpy()
         else:
             found[name] = np.asarray(each)
     return found
@@ -68,7 +69,7 @@ def pack(state: Any) -> Any:
         UsageError: There is something else in it.
     """
     if isinstance(state, Vector):
-        return Params.from_arrays(to_numpy(state))
+        return Params.from_arrays(to_numpy(state, stored=True))
     if isinstance(state, Mapping) and all(isinstance(key, str) for key in state):
         return {key: pack(each) for key, each in state.items()}
     if isinstance(state, list | tuple):
@@ -96,19 +97,24 @@ def unpack(state: Any, like: Mapping[str, Any]) -> Any:
 
 def fits(state: Any, like: Mapping[str, Any]) -> bool:
     """Whether all vectors of a state, packed or not, have the names and sizes of the arrays ``like``."""
-    if isinstance(state, Vector):
-        state = state.coefs
-    elif not isinstance(state, Params):
-        parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
-        return all(fits(each, like) for each in parts)
-    # a vector's array of shape (1,) may belong to a parameter without dimensions
-    return state.keys() == like.keys() and all(
-        math.prod(each.shape) == math.prod(like[name].shape) for name, each in state.items()
-    )
+    if isinstance(state, Vector | Params):
+        return same_layout(state.coefs if isinstance(state, Vector) else state, like)
+    parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return all(fits(each, like) for each in parts)
+
+
+def same_layout(arrays: Mapping[str, Any], like: Mapping[str, Any]) -> bool:
+    """Whether ``arrays`` have the names and sizes of ``like``; (1,) may stand for (), of which declearn makes it."""
+    if arrays.keys() != like.keys():
+        return False
+    return all(math.prod(each.shape) == math.prod(like[name].shape) for name, each in arrays.items())
 
 
 def _as(array: Array, like: Any) -> Any:
-    """A copy of ``array`` as whatever ``like`` is."""
-    if hasattr(like, "new_tensor"):
-        return like.new_tensor(np.array(array))
-    return np.array(array)
+    """A copy of ``array`` as whatever ``like`` is, in a dtype of its own: the state of a module may be more precise."""
+    if not hasattr(like, "new_tensor"):
+        return np.array(array)
+    import torch
+
+    tensor = torch.from_numpy(np.array(array))
+    return (tensor.view(torch.bfloat16) if tensor.dtype is torch.int16 else tensor).to(like.device)

@@ -203,7 +203,7 @@ class TorchTrainingPlan(TrainingPlan):
         if self._has_scheduler:
             raise PlanError(
                 f"init_scheduler belongs to torch.optim, but init_optimizer returned {name}.",
-                cure="Give the schedule to the optimizer, e.g. Optimizer(lr=CosineDecay(0.1, steps=100)).",
+                cure="Give the schedule to the optimizer, e.g. Optimizer(lr=CosineDecay(0.1, length=100)).",
             )
         if privacy_args(self._state.training_args.dict(), "local"):
             raise UsageError(
