@@ -80,23 +80,18 @@ def columns(dataset: Any, target: Any) -> tuple[Any, Any]:
     """Features and labels of a table whose target is named.
 
     Raises:
-        DatasetError: There is no such column, or one of the features is not numeric.
+        DatasetError: There is no such column, or no other, or one of the features is not numeric.
         UsageError: It is no table, or the target is not named.
     """
     if isinstance(dataset, NodeDataset):
-        name = dataset.target if target is None else target
-        if not isinstance(name, str):
-            return dataset.table(), target
-        if not name:
+        name = dataset.target if target is None or not isinstance(target, str) else target
+        if not name and target is None:
             raise UsageError(
                 f"The owner of data set {dataset.name!r} named no target, so it must be named here.",
                 cure='DataManager(self.dataset, "label"), or DataManager(self.dataset.table(columns), labels).',
             )
-        rest = [other for other in dataset.arrays() if other != name]
-        if len(rest) == 1:  # arrays of an .npz file: an image is no column of a table
-            only = dataset.column(rest[0])
-            return only.reshape(-1, 1) if only.ndim == 1 else only, dataset.column(name)
-        return dataset.table(without=[name]), dataset.column(name)
+        labels = dataset.column(name) if target is None or isinstance(target, str) else target
+        return _features(dataset, name), labels
     if not hasattr(dataset, "columns"):
         raise UsageError(
             f"The target is the name {target!r}, but a {type(dataset).__name__} has no columns.",
@@ -107,3 +102,16 @@ def columns(dataset: Any, target: Any) -> tuple[Any, Any]:
             f"The table has no column {target!r}.", cure=f"It has: {', '.join(map(str, dataset.columns))}."
         )
     return dataset.drop(columns=[target]), dataset[target]
+
+
+def _features(dataset: NodeDataset, target: str) -> Array:
+    """All columns but the target; it is no feature even where labels come from elsewhere."""
+    rest = [name for name in dataset.arrays() if name != target]
+    if not rest:
+        raise DatasetError(
+            f"Data set {dataset.name!r} has no column beside {target!r}, so there is nothing to learn from."
+        )
+    only = dataset.column(rest[0])
+    if len(rest) == 1 and only.ndim > 1:  # of an .npz file: an image is no column of a table
+        return only
+    return dataset.table(rest)

@@ -76,7 +76,8 @@ class PlanFiles:
         """Write the whole model (local parameters and buffers too) to a file that other software can read.
 
         The suffix says the format. PyTorch: ``.pt``, ``.pth`` and ``.bin`` are ``torch.save(model.state_dict())``.
-        NumPy: ``.npz``, and ``.joblib`` and ``.skops`` of the dict of arrays. Both: ``.safetensors``.
+        NumPy: ``.npz``, and ``.joblib`` and ``.skops`` of the dict of arrays. scikit-learn: ``.joblib`` and ``.skops``
+        of the fitted estimator, ``.npz`` of its parameters. All: ``.safetensors``.
 
         Args:
             path: The file; it is replaced as a whole, or stays as it was.

@@ -230,7 +230,7 @@ class Trainer(RoutineRunner, Closing):
 
     def add_hook(self, hook: Any, trigger: Trigger | str | None = None, **where: Any) -> Hook:
         """Add a hook to every phase that it names; see `HookSet.add` for ``where``."""
-        made = make_hook(hook, trigger)
+        made = make_hook(hook, trigger, name=where.get("name", ""))
         for phase in made.phases:
             for hooks in self._sets_of(phase):
                 hooks.add(made, **where)

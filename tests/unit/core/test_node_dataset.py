@@ -32,10 +32,13 @@ def test_the_target_may_be_named_and_is_then_no_feature():
     np.testing.assert_array_equal(manager.target, PULSE)
 
 
-def test_labels_of_ones_own_may_go_with_all_columns():
+def test_with_labels_of_ones_own_the_owners_target_is_no_feature_all_the_same():
     manager = DataManager(table(), ILL * 2)
-    assert manager.dataset.shape == (3, 3)
+    np.testing.assert_array_equal(manager.dataset, np.column_stack([AGE, PULSE]))
     np.testing.assert_array_equal(manager.target, [2, 0, 2])
+    images = np.arange(3 * 4).reshape(3, 2, 2)
+    scans = MemoryDataset("scans", {"image": images, "ill": ILL}, tags=("#s",), target="ill")
+    np.testing.assert_array_equal(DataManager(scans, ILL * 2).dataset, images)
 
 
 def test_a_single_array_beside_the_target_comes_as_it_is():
@@ -58,6 +61,7 @@ def test_a_data_frame_is_taken_apart_by_the_name_of_a_column():
     [
         (table(target=""), None, UsageError, "named no target"),
         (table(), "weight", DatasetError, "no column 'weight'"),
+        (MemoryDataset("m", {"ill": ILL}, tags=("#m",), target="ill"), None, DatasetError, "no column beside 'ill'"),
         (table(name=np.array(["a", "b", "c"])), None, DatasetError, "'name' of data set 'patients' is not numeric"),
         (pd.DataFrame({"age": AGE}), "ill", DatasetError, "no column 'ill'"),
         (AGE[:, None], "ill", UsageError, "a ndarray has no columns"),

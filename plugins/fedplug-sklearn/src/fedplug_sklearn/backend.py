@@ -2,69 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from fedplug.core.data import BatchSource, DataManager
 from fedplug.core.errors import PlanError
 from fedplug.core.numpy_backend import NumpyBackend
+from fedplug.core.params import Params
 from fedplug.core.trainer import BackendState
 from fedplug_sklearn.data import wrap
+
+if TYPE_CHECKING:
+    from fedplug_sklearn.no_gradients import RowsPlan
 
 
 class SklearnBackend(NumpyBackend):
     """Moves the arrays of an estimator by gradients."""
 
     def wrap(self, data: Any, target: Any) -> BatchSource:
-        """Arrays, tables and sparse matrices as batches of rows."""
-        return wrap(DataManager(data, target))
+        """Arrays, tables and sparse matrices as batches of rows, which must fit the model."""
+        rows, plan = wrap(DataManager(data, target)), self._of_plan()
+        plan.check_rows(rows)
+        return rows
+
+    def _of_plan(self) -> Any:
+        """The plan; there always is one, as `for_plan` makes these backends."""
+        return self._plan
 
 
 class RowsBackend(SklearnBackend):
     """Moves an estimator that knows by itself what to do with a batch, and has no gradients.
 
-    The plan has ``batch_loss(data, target)``, the loss of a batch before it is learnt, and ``learn(data, target)``.
+    The estimator's arrays may be others after each step, so they are looked up in the plan.
     """
 
-    _batch: tuple[Any, Any] | None = None
+    _batch: tuple[Any, Any] = (None, None)
+
+    def _of_plan(self) -> RowsPlan:
+        plan: Any = self._plan
+        return plan  # type: ignore[no-any-return] # for_plan
+
+    # a routine ---------------------------------------------------------------------------------------------
 
     def forward(self, data: Any, target: Any) -> Any:
         """The loss of a batch, which `step` will learn."""
         self._batch = data, target
-        return float(self._plan.batch_loss(data, target))  # type: ignore[union-attr] # for_plan has set it
+        return float(self._of_plan().batch_loss(data, target))
 
     def backward(self, loss: Any) -> None:
         """Nothing to do."""
 
     def step(self) -> None:
         """Let the estimator learn the batch."""
-        data, target = self._batch or (None, None)
-        self._plan.learn(data, target)  # type: ignore[union-attr] # for_plan has set it
+        self._of_plan().learn(*self._batch)
+        self.model = dict(self._of_plan().arrays())
 
     def evaluate(self, data: Any, target: Any) -> dict[str, float]:
         """What ``testing_step`` returns; the loss where there is none."""
         if self._testing_step is not None:
             return super().evaluate(data, target)
-        return {"loss": float(self._plan.batch_loss(data, target))}  # type: ignore[union-attr] # for_plan has set it
+        return {"loss": float(self._of_plan().batch_loss(data, target))}
 
     def discharge(self) -> None:
         """Forget the batch."""
-        self._batch = None
+        self._batch = None, None
 
-    # The arrays may be others after each step: what stands for them is looked up in the plan.
+    # parameters --------------------------------------------------------------------------------------------
 
-    def get_params(self) -> Any:
+    def get_params(self) -> Params:
         """All arrays, copied."""
-        return self._plan._read(tuple(self._plan.arrays()))  # type: ignore[union-attr] # for_plan has set it
+        return Params.from_arrays(self._of_plan().arrays())
 
-    def set_params(self, params: Any) -> None:
+    def set_params(self, params: Params) -> None:
         """Copy ``params`` into all arrays."""
-        plan: Any = self._plan
-        plan._write(tuple(plan.arrays()), params)
-        plan._arrays_changed()
+        self._of_plan().put_params(params)
+
+    def save_state(self) -> BackendState:
+        """All arrays; what else the estimator knows is not kept."""
+        return BackendState({f"model/{name}": array for name, array in self.get_params().items()}, {"optimizer": False})
+
+    # gradients, of which there are none ----------------------------------------------------------------------
 
     def trainable(self) -> dict[str, Any]:
         """Nothing that gradients could move."""
+        raise self._no_gradients()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Likewise."""
         raise self._no_gradients()
 
     def gradients(self) -> dict[str, Any]:
@@ -79,20 +103,8 @@ class RowsBackend(SklearnBackend):
         """There are none."""
         raise self._no_gradients()
 
-    def snapshot(self) -> dict[str, Any]:
-        """Nothing that gradients could move."""
-        raise self._no_gradients()
-
-    def make_optimizer(self, optimizer_args: Mapping[str, Any] | None = None) -> None:
-        """The estimator is its own."""
-        self.optimizer = self._plan._optimizer = self._plan._build_optimizer({})  # type: ignore[union-attr]
-
-    def save_state(self) -> BackendState:
-        """All arrays; what else the estimator knows is not kept."""
-        return BackendState({f"model/{name}": array for name, array in self.get_params().items()}, {"optimizer": False})
-
     def _no_gradients(self) -> PlanError:
-        return PlanError(f"The model of {type(self._plan).__name__} is not trained by gradients.")
-
-
-Loss = Callable[[Any, Any], float]
+        return PlanError(
+            f"A hook wants the gradients of {type(self._plan).__name__}, whose estimator learns without any.",
+            cure="Leave the hook out, or use a plan that has gradients, such as FedSGDClassifier.",
+        )

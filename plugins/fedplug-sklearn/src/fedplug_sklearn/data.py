@@ -13,6 +13,7 @@ from fedplug.core.errors import DatasetError
 from fedplug.core.params import Array
 
 _NAMED = 5  # columns that an error names
+_TARGET_CURE = "Number the classes from 0, the same at all nodes: a dict {name: number} in training_data."
 
 
 class Weighted(NamedTuple):
@@ -30,11 +31,14 @@ class Weighted(NamedTuple):
 class SkLearnDataManager(DataManager):
     """What ``training_data`` of a scikit-learn plan may return; a plain `DataManager` does where rows have no weights.
 
+    Where they have some, the data of a batch (in ``testing_step``, ``forward`` and what is given to
+    ``add_preprocess``) is a `Weighted`: ``data.x`` are the rows, ``data.weight`` their weights.
+
     Args:
         dataset: A NumPy array, a pandas DataFrame or a SciPy sparse matrix, samples in rows; or the node's data set
             (``self.dataset``). Arrays of more than two axes are flattened to rows.
         target: The labels, or the name of their column.
-        sample_weight: A weight from zero up for each sample.
+        sample_weight: A weight from zero up for each sample. A weighted loss is still divided by the number of rows.
         **loader_args: ``batch_size``, ``shuffle`` and ``drop_last``.
     """
 
@@ -94,7 +98,7 @@ def wrap(manager: DataManager) -> Rows:
         return manager.dataset
     data = _rows(manager.dataset)
     count = data.shape[0]
-    target = None if manager.target is None else _column(manager.target, "target")
+    target = None if manager.target is None else _column(manager.target, "target", _TARGET_CURE)
     if target is not None and len(target) != count:
         raise DatasetError(
             f"The data has {count} samples, the target {len(target)}.",
@@ -104,17 +108,16 @@ def wrap(manager: DataManager) -> Rows:
     return Rows(data, target, None if given is None else _weights(given, count))
 
 
+# features ----------------------------------------------------------------------------------------------------
+
+
 def _rows(dataset: Any) -> Any:
     """``dataset`` as a matrix of finite numbers, of the dtype that it has; sparse ones become CSR."""
     if hasattr(dataset, "tocsr"):
-        matrix = dataset.tocsr()
-        _require_numbers(matrix.data, dataset)
-        wrong = ~np.isfinite(matrix.data)
-        if wrong.any():
-            raise _missing(np.bincount(matrix.indices[wrong], minlength=matrix.shape[1]), None)
-        return matrix
-    names = [str(name) for name in dataset.columns] if hasattr(dataset, "columns") else None
-    array = _from_frame(dataset) if names is not None else dataset
+        return _sparse(dataset)
+    is_frame = hasattr(dataset, "columns") and hasattr(dataset, "iloc")
+    names = [str(name) for name in dataset.columns] if is_frame else None
+    array = _from_frame(dataset) if is_frame else dataset
     array = array.to_numpy() if hasattr(array, "to_numpy") else array
     if not isinstance(array, np.ndarray):
         raise DatasetError(
@@ -128,46 +131,107 @@ def _rows(dataset: Any) -> Any:
             cure="A single feature is a column: values.reshape(-1, 1).",
         )
     rows = array.reshape(len(array), int(np.prod(array.shape[1:])))
-    if rows.dtype.kind == "f":
-        wrong = ~np.isfinite(rows)
-        if wrong.any():
-            raise _missing(wrong.sum(axis=0), names)
-    return rows
+    wrong = ~np.isfinite(rows) if rows.dtype.kind == "f" else np.zeros((), bool)
+    if isinstance(rows, np.ma.MaskedArray):
+        wrong = np.ma.getdata(wrong) | np.ma.getmaskarray(rows)
+    if wrong.any():
+        raise _missing(wrong.sum(axis=0), names)
+    return np.asarray(rows)
+
+
+def _sparse(dataset: Any) -> Any:
+    """A sparse matrix as CSR."""
+    if dataset.ndim != 2:
+        raise DatasetError(
+            f"The data has shape {dataset.shape}, but must have samples in rows and features in columns.",
+            cure="Give a sparse matrix of two axes.",
+        )
+    matrix = dataset.tocsr()
+    _require_numbers(matrix.data, dataset)
+    wrong = ~np.isfinite(matrix.data)
+    if wrong.any():
+        raise _missing(np.bincount(matrix.indices[wrong], minlength=matrix.shape[1]), None)
+    return matrix
 
 
 def _from_frame(frame: Any) -> Array:
     """A DataFrame as numbers; what cannot be one is named."""
-    wrong = [str(name) for name, dtype in zip(frame.columns, frame.dtypes, strict=True) if not _is_numeric(dtype)]
+    dtypes = list(frame.dtypes)
+    if not dtypes:
+        raise DatasetError("The table has no columns to learn from.", cure="Keep some in training_data.")
+    wrong = [str(name) for name, dtype in zip(frame.columns, dtypes, strict=True) if not _is_numeric(dtype)]
     if wrong:
         raise DatasetError(
             f"Not all columns are numeric: {_some(wrong)}.",
             cure="Drop them, or turn them into numbers in training_data (pandas.get_dummies, OneHotEncoder).",
         )
-    if len({str(dtype) for dtype in frame.dtypes}) == 1 and isinstance(frame.dtypes.iloc[0], np.dtype):
+    if len({str(dtype) for dtype in dtypes}) == 1 and isinstance(dtypes[0], np.dtype):
         return np.asarray(frame.to_numpy())
-    return np.column_stack([frame[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in frame.columns])
+    # by place, as names may occur twice
+    return np.column_stack([_floats(frame.iloc[:, place]) for place in range(len(dtypes))])
 
 
 def _is_numeric(dtype: Any) -> bool:
     return str(getattr(dtype, "kind", "O")) in "biuf"
 
 
-def _column(values: Any, what: str) -> Array:
-    """One value per sample, of shape ``(samples,)``."""
-    array = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
+def _floats(series: Any) -> Array:
+    """A pandas column as float64, whatever pandas keeps it in; what is missing becomes NaN."""
+    return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _require_numbers(array: Array, dataset: Any) -> None:
+    if array.dtype.kind not in "biuf":
+        raise DatasetError(
+            f"The {type(dataset).__name__} holds {_content(array)}, not numbers.",
+            cure="Turn it into numbers in training_data.",
+        )
+
+
+def _content(array: Array) -> str:
+    """What an array holds that is no numbers. None of the values: an error leaves the node."""
+    is_text = array.dtype.kind in "UST" or any(isinstance(value, str) for value in array.flat)
+    return "text" if is_text else str(array.dtype)
+
+
+def _missing(counts: Any, names: list[str] | None) -> DatasetError:
+    """The error about values that are NaN or infinite; ``counts`` is how many each column has."""
+    bad = np.flatnonzero(np.asarray(counts))
+    told = [f"{names[i] if names else i} ({int(counts[i])})" for i in bad.tolist()]
+    return DatasetError(
+        f"Values are missing or not finite in {len(bad)} column{'s' if len(bad) > 1 else ''}: {_some(told)}.",
+        cure="Drop these rows, or fill them in training_data with values that are the same at all nodes.",
+    )
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f", and {rest} more" if rest > 0 else "")
+
+
+# targets and weights -----------------------------------------------------------------------------------------
+
+
+def _column(values: Any, what: str, cure: str) -> Array:
+    """One finite number per sample, of shape ``(samples,)``; ``cure`` is for what is no numbers."""
+    if hasattr(values, "iloc") and getattr(values, "ndim", 1) == 2 and values.shape[1] == 1:
+        values = values.iloc[:, 0]
+    if isinstance(values, np.ma.MaskedArray) and _is_numeric(values.dtype):
+        values = np.ma.filled(values.astype(np.float64), np.nan)
+    if _is_numeric(getattr(values, "dtype", None)) and hasattr(values, "iloc"):
+        array = values.to_numpy() if isinstance(values.dtype, np.dtype) else _floats(values)
+    else:
+        array = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
-        hint = "One-hot labels become class numbers by target.argmax(1)." if array.ndim == 2 else ""
+        hint = "One-hot labels become class numbers by target.argmax(1)." if array.ndim == 2 else "Give an array."
         raise DatasetError(f"The {what} has shape {array.shape}, but there must be one per sample.", cure=hint)
     if array.dtype.kind == "O":
         with suppress(TypeError, ValueError):  # numbers in a column that could hold anything
             array = array.astype(np.float64)
     if array.dtype.kind not in "biuf":
-        raise DatasetError(
-            f"The {what} holds {array.dtype if array.dtype.kind != 'U' else 'text'}, not numbers.",
-            cure="Number the classes from 0, the same at all nodes: a dict {name: number} in training_data.",
-        )
+        raise DatasetError(f"The {what} holds {_content(array)}, not numbers.", cure=cure)
     bad = np.flatnonzero(~np.isfinite(array))
     if bad.size:
         raise DatasetError(
@@ -178,35 +242,14 @@ def _column(values: Any, what: str) -> Array:
 
 
 def _weights(values: Any, count: int) -> Array:
-    weights = _column(values, "sample_weight").astype(np.float64)
+    weights = _column(values, "sample_weight", "Give an array with a number for each sample.").astype(np.float64)
     if len(weights) != count:
-        raise DatasetError(f"The data has {count} samples, sample_weight {len(weights)}.")
+        raise DatasetError(
+            f"The data has {count} samples, sample_weight {len(weights)}.", cure="Give one weight per sample."
+        )
     if (weights < 0).any():
         raise DatasetError(f"sample_weight has the negative value {weights.min():g}.", cure="Weights are 0 or more.")
     return weights
-
-
-def _require_numbers(array: Array, dataset: Any) -> None:
-    if array.dtype.kind not in "biuf":
-        raise DatasetError(
-            f"The {type(dataset).__name__} holds {array.dtype}, not numbers.",
-            cure="Turn it into numbers in training_data.",
-        )
-
-
-def _missing(counts: Any, names: list[str] | None) -> DatasetError:
-    """The error about values that are NaN or infinite; ``counts`` is how many each column has."""
-    bad = np.flatnonzero(np.asarray(counts))
-    told = [f"{names[i] if names else i} ({int(counts[i])})" for i in bad.tolist()]
-    return DatasetError(
-        f"Values are missing or not finite in {len(bad)} columns: {_some(told)}.",
-        cure="Drop these rows, or fill them in training_data with values that are the same at all nodes.",
-    )
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f", and {rest} more" if rest > 0 else "")
 
 
 def _at(values: Array | None, rows: Any) -> Array | None:

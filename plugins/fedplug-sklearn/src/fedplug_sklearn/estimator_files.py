@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from importlib import import_module
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from fedplug.core.model_files import JOBLIB, NPZ, SAFETENSORS, SKOPS, ModelFormat
+from fedplug.core.errors import UsageError
+from fedplug.core.model_files import JOBLIB, NPZ, SAFETENSORS, SKOPS, ModelFormat, damaged
 from fedplug.core.params import Array
+
+_HARMLESS = frozenset(
+    f"sklearn.neural_network._stochastic_optimizers.{name}" for name in ("AdamOptimizer", "SGDOptimizer")
+)
+"""Types that skops does not know to be harmless: plain data with arrays, which each MLPClassifier holds."""
 
 
 class EstimatorFile(NamedTuple):
     """What an export writes.
 
     Attributes:
-        estimator: A fitted scikit-learn estimator.
+        estimator: A scikit-learn estimator.
         arrays: Its parameters by name.
     """
 
@@ -21,22 +30,37 @@ class EstimatorFile(NamedTuple):
     arrays: Mapping[str, Array]
 
 
-def _whole(form: ModelFormat) -> ModelFormat:
-    def save(model: EstimatorFile, file: BinaryIO) -> None:
-        form.save(model.estimator, file)
-
-    return ModelFormat(save, form.load, form.load_trusted)
+def _save_whole(form: ModelFormat, model: EstimatorFile, file: BinaryIO) -> None:
+    form.save(model.estimator, file)
 
 
-def _parameters(form: ModelFormat) -> ModelFormat:
-    def save(model: EstimatorFile, file: BinaryIO) -> None:
-        form.save(model.arrays, file)
+def _save_arrays(form: ModelFormat, model: EstimatorFile, file: BinaryIO) -> None:
+    form.save(model.arrays, file)
 
-    return ModelFormat(save, form.load, form.load_trusted)
+
+def _load_skops(path: Path, *, trusted: bool = False) -> Any:
+    """An estimator from a file; only of types that run no code when they are read, unless it is trusted."""
+    try:
+        skops = import_module("skops.io")
+    except ImportError:
+        return SKOPS.load(path)  # which says what to install
+    try:
+        foreign = skops.get_untrusted_types(file=path)
+        if trusted or _HARMLESS.issuperset(foreign):
+            return skops.load(path, trusted=foreign)
+    except Exception as error:
+        raise damaged(path, error) from error
+    raise UsageError(
+        f"{path} holds types of which nobody knows whether they run code: {', '.join(sorted(foreign))}.",
+        cure="import_model(path, trusted=True) for a file that you have made yourself; or export the parameters alone, "
+        "as .safetensors.",
+    )
 
 
 FORMATS: Mapping[str, ModelFormat] = {
-    ".joblib": _whole(JOBLIB), ".skops": _whole(SKOPS), ".npz": _parameters(NPZ),
-    ".safetensors": _parameters(SAFETENSORS),
-}  # fmt: skip
+    ".joblib": ModelFormat(partial(_save_whole, JOBLIB), JOBLIB.load, JOBLIB.load_trusted),
+    ".skops": ModelFormat(partial(_save_whole, SKOPS), _load_skops, partial(_load_skops, trusted=True)),
+    ".npz": ModelFormat(partial(_save_arrays, NPZ), NPZ.load),
+    ".safetensors": ModelFormat(partial(_save_arrays, SAFETENSORS), SAFETENSORS.load),
+}
 """Formats by suffix."""

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import is_classifier, is_regressor
 from sklearn.metrics import log_loss
 
-from fedplug.core.errors import PlanError
+from fedplug.core.errors import ParamsError, PlanError
 from fedplug.core.params import Array
-from fedplug.core.plan_optimizer import PlanOptimizer
-from fedplug.core.trainer import Backend
-from fedplug.core.training_args import TrainingArgs
-from fedplug_sklearn.backend import RowsBackend
-from fedplug_sklearn.data import parts_of
-from fedplug_sklearn.no_gradients import NoOptimizer, refuse_gradient_args
-from fedplug_sklearn.plan import SKLearnTrainingPlan
+from fedplug_sklearn.data import Rows, parts_of
+from fedplug_sklearn.no_gradients import RowsPlan
 
 
-class FedPartialFit(SKLearnTrainingPlan):
+class FedPartialFit(RowsPlan):
     """Federated averaging of any estimator with ``partial_fit``: each batch is one call of it.
 
     You write ``init_model``, which returns an estimator that has all of its parameters already, and name these::
@@ -36,11 +34,13 @@ class FedPartialFit(SKLearnTrainingPlan):
                 return ["from sklearn.neural_network import MLPClassifier"]
 
     A parameter is an array, or a list of arrays. Nodes send these, and their mean becomes the global model, so it must
-    make sense: for parameters of a network, for counts, but not for the indices of a tree. What else the estimator
-    remembers (momentum, moments) begins anew in each round. Where something follows from the parameters, let
+    make sense: for parameters of a network, for counts (with ``FedAverage(weighting="uniform")``, as a large node's are
+    large already), but not for the indices of a tree. What else the estimator remembers (momentum, moments, how many
+    steps it has made) begins anew in each round. Where something follows from the parameters, let
     ``parameters_changed(estimator)`` bring it up to them.
 
-    Labels are checked against ``n_classes`` in ``model_args`` if there is one, columns against ``n_features``.
+    ``model_args`` are yours. Labels are checked against ``n_classes`` among them if there is one, columns against
+    ``n_features``. ``self.optimizer_args()`` may be used in ``init_model``.
     """
 
     parameters: ClassVar[tuple[str, ...]] = ()
@@ -50,19 +50,26 @@ class FedPartialFit(SKLearnTrainingPlan):
         """The estimator's parameters have others' values now. Does nothing by default."""
 
     def batch_loss(self, data: Any, target: Any) -> float:
-        """The loss of a batch before it is learnt: may be overridden.
+        """The loss of a batch before it is learnt: may be overridden. It changes nothing in the training.
 
         Log loss where there is ``predict_proba``, else the share of wrong classes; the mean squared error of a
-        regressor; the negative mean ``score`` of what has no target.
+        regressor; the negative mean ``score`` of what has no target. Weights of rows have no part in it.
+
+        Raises:
+            PlanError: The estimator has none of these methods.
         """
         model, (rows, _) = self.model(), parts_of(data)
         if is_classifier(model) and hasattr(model, "predict_proba"):
-            chances = model.predict_proba(rows)
-            return float(log_loss(target, chances, labels=model.classes_))
+            return float(log_loss(target, model.predict_proba(rows), labels=model.classes_))
         if is_classifier(model):
             return float(np.mean(model.predict(rows) != target))
         if is_regressor(model):
             return float(np.mean((model.predict(rows) - target) ** 2))
+        if not hasattr(model, "score"):
+            raise PlanError(
+                f"A {type(model).__name__} has no score, so there is no loss to report.",
+                cure="Define batch_loss(self, data, target), which returns a number; 0.0 will do.",
+            )
         return float(-model.score(rows) / rows.shape[0])
 
     def learn(self, data: Any, target: Any) -> None:
@@ -71,15 +78,12 @@ class FedPartialFit(SKLearnTrainingPlan):
         weighted = {} if weight is None else {"sample_weight": weight}
         self.model().partial_fit(rows, *([] if target is None else [target]), **weighted)
 
-    def training_step(self, data: Any, target: Any) -> Any:
-        """The loss of a batch; `learn` learns it."""
-        return self.batch_loss(data, target)
-
     def forward(self, data: Any) -> Array:
-        """Chances or scores of classes; otherwise what ``predict`` gives."""
+        """Logarithms of chances, or scores, of shape ``(samples, classes)``; otherwise what ``predict`` gives."""
         model, (rows, _) = self.model(), parts_of(data)
         if is_classifier(model) and hasattr(model, "predict_proba"):
-            return np.asarray(model.predict_proba(rows))
+            # metrics take several columns for scores before a softmax, which brings the chances back
+            return np.asarray(np.log(np.maximum(model.predict_proba(rows), np.finfo(np.float64).tiny)))
         if is_classifier(model) and hasattr(model, "decision_function"):
             scores = np.asarray(model.decision_function(rows))
             return np.column_stack([np.zeros_like(scores), scores]) if scores.ndim == 1 else scores
@@ -87,47 +91,54 @@ class FedPartialFit(SKLearnTrainingPlan):
 
     def arrays(self) -> dict[str, Array]:
         """The parameters by name; those of a list by the list's name and their place, as ``coefs_.0``."""
-        model, found = self.model(), dict[str, Array]()
-        for name in self.parameters:
-            value = getattr(model, name)
-            if isinstance(value, list | tuple):
-                found |= {f"{name}.{place}": each for place, each in enumerate(value)}
-            else:
-                found[name] = value
-        return found
+        return _arrays(self.model(), self.parameters)
 
-    def make_backend(self) -> Backend:
-        """This plan's estimator, for the loop."""
-        return RowsBackend.for_plan(self)
+    def check_rows(self, rows: Rows) -> None:
+        """As for every plan; weights are for estimators that take them.
 
-    def check_args(self, args: TrainingArgs) -> None:
-        """Refuse what is about gradients, or about the state of an optimizer."""
-        super().check_args(args)
-        refuse_gradient_args(self, args)
-        if args.keep_optimizer_state:
+        Raises:
+            DatasetError: The rows do not fit the model.
+            PlanError: They have weights, which its ``partial_fit`` does not take.
+        """
+        super().check_rows(rows)
+        model = self.model()
+        if rows.weight is not None and "sample_weight" not in inspect.signature(model.partial_fit).parameters:
             raise PlanError(
-                "keep_optimizer_state is set, but what an estimator remembers beside its parameters is not kept.",
-                cure="Leave it out.",
+                f"The partial_fit of a {type(model).__name__} takes no sample_weight.", cure="Leave it out."
             )
 
-    def _build_model(self, model_args: Any) -> Any:
+    def arrays_of(self, estimator: Any, path: str | Path) -> Mapping[str, Array]:
+        """The parameters of another estimator of the model's class.
+
+        Raises:
+            ParamsError: It has not been fitted.
+        """
+        try:
+            return _arrays(estimator, self.parameters)
+        except AttributeError as error:
+            raise ParamsError(f"The estimator in {path} has not been fitted: {error}.") from None
+
+    def _build_model(self, model_args: Mapping[str, Any]) -> Any:
         made = super()._build_model(model_args)
         named: Any = self.parameters
-        if not isinstance(named, tuple | list) or not named:
+        if isinstance(named, str) or not named:
             raise PlanError(
                 f"{type(self).__name__} does not say what is shared.",
                 cure='Name the attributes of the estimator: parameters = ("coef_", "intercept_").',
             )
         if not hasattr(made, "partial_fit"):
-            raise PlanError(f"A {type(made).__name__} has no partial_fit, so it cannot be trained batch by batch.")
-        missing = [name for name in self.parameters if not hasattr(made, name)]
+            raise PlanError(
+                f"A {type(made).__name__} has no partial_fit, so it cannot be trained batch by batch.",
+                cure="Use an estimator that has one, e.g. an MLPClassifier.",
+            )
+        missing = [name for name in named if not hasattr(made, name)]
         if missing:
             raise PlanError(
                 f"The {type(made).__name__} of init_model has no {missing[0]!r} yet.",
                 cure="Call its partial_fit on a few rows of zeros in init_model, so that all nodes begin alike.",
             )
-        self._model = made  # what arrays() reads
-        for name, array in self.arrays().items():
+        found: dict[str, Any] = dict(_arrays(made, named))
+        for name, array in found.items():
             if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or not array.flags.writeable:
                 raise PlanError(
                     f"The parameter {name!r} of the {type(made).__name__} is a {type(array).__name__}, no array of "
@@ -136,18 +147,16 @@ class FedPartialFit(SKLearnTrainingPlan):
                 )
         return made
 
-    def _build_optimizer(self, optimizer_args: Any) -> PlanOptimizer:
-        return NoOptimizer.of(self, SKLearnTrainingPlan)
-
-    def arrays_of(self, estimator: Any, path: Any) -> dict[str, Array]:
-        """The parameters of another estimator of the model's class."""
-        mine, self._model = self._model, estimator
-        try:
-            return self.arrays()
-        except AttributeError as error:
-            raise PlanError(f"The estimator in {path} has not been fitted: {error}.") from None
-        finally:
-            self._model = mine
-
     def _arrays_changed(self) -> None:
         self.parameters_changed(self.model())
+
+
+def _arrays(estimator: Any, names: Sequence[str]) -> dict[str, Array]:
+    found = dict[str, Array]()
+    for name in names:
+        value = getattr(estimator, name)
+        if isinstance(value, list | tuple):
+            found |= {f"{name}.{place}": each for place, each in enumerate(value)}
+        else:
+            found[name] = value
+    return found

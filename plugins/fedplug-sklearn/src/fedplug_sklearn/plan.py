@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 from fedplug.core import model_files
 from fedplug.core.array_plan import ArrayTrainingPlan
 from fedplug.core.data import DataManager
-from fedplug.core.errors import DatasetError, PlanError, UsageError
+from fedplug.core.errors import DatasetError, ParamsError, PlanError, UsageError
 from fedplug.core.flexible_calls import call_flexibly
 from fedplug.core.model_files import ModelFormat
 from fedplug.core.numpy_plan import SGD
@@ -44,7 +44,10 @@ class SKLearnTrainingPlan(ArrayTrainingPlan):
                 return ["from fedplug_declearn import Optimizer"]
 
     ``self.model()`` is a scikit-learn estimator, and after a round the researcher's is a fitted one: ``predict``,
-    ``Pipeline``, joblib and skops work. ``testing_step(self, data, target)`` may be defined.
+    ``Pipeline``, joblib and skops work. ``testing_step(self, data, target)`` may be defined: ``data`` are the rows of a
+    batch, dense or sparse as they were given (a `Weighted` where they have weights), ``target`` their labels.
+
+    The classes of a classifier are 0 to ``n_classes - 1``, the same at all nodes; a node need not have all of them.
     """
 
     framework: ClassVar[str] = "sklearn"
@@ -127,14 +130,14 @@ class SKLearnTrainingPlan(ArrayTrainingPlan):
         """Rows that fit the model, from ``training_data``."""
         manager = super().make_data()
         rows = wrap(manager)
-        self._check_rows(rows)
+        self.check_rows(rows)
         return DataManager(rows, **manager.loader_args)
 
-    def _check_rows(self, rows: Rows) -> None:
-        """Look whether the model can be trained on these.
+    def check_rows(self, rows: Rows) -> None:
+        """Look whether the model can be trained on these, and bring their target into the model's dtype.
 
         Raises:
-            DatasetError: It has another number of features, there is no target, or a label is no class.
+            DatasetError: They have another number of features, there is no target, or a label is no class.
         """
         wanted, found = self.model_args().get("n_features"), rows.data.shape[1]
         if wanted is not None and wanted != found:
@@ -160,14 +163,30 @@ class SKLearnTrainingPlan(ArrayTrainingPlan):
 
     def _take_model_object(self, found: Any, path: str | Path) -> None:
         if isinstance(found, BaseEstimator):
-            if type(found) is not type(self.model()):
-                raise UsageError(
-                    f"{path} holds a {type(found).__name__}, but this plan's model is a {type(self.model()).__name__}.",
-                    cure="Import an estimator of the same class.",
-                )
+            self._require_same_kind(found, path)
             found = self.arrays_of(found, path)
-        self._take_arrays(found if isinstance(found, Mapping) else {}, path)
+        if not isinstance(found, Mapping):
+            raise UsageError(
+                f"{path} holds a {type(found).__name__}, which is no estimator.",
+                cure=f"Import a {type(self.model()).__name__}, or what export_model has written.",
+            )
+        self._take_arrays(found, path)
         self._arrays_changed()
+
+    def _require_same_kind(self, found: BaseEstimator, path: str | Path) -> None:
+        own = self.model()
+        if type(found) is not type(own):
+            raise UsageError(
+                f"{path} holds a {type(found).__name__}, but this plan's model is a {type(own).__name__}.",
+                cure="Import an estimator of the same class; of a Pipeline, its last step.",
+            )
+        known = None if (count := self.n_classes()) is None else np.arange(count)
+        theirs, mine = getattr(found, "classes_", None), getattr(own, "classes_", known)
+        if theirs is not None and mine is not None and not np.array_equal(theirs, mine):
+            raise ParamsError(
+                f"The classes of the model in {path} are {theirs}, those of this plan's model {mine}.",
+                cure="Fit it with classes that are numbered from 0, or correct n_classes in model_args.",
+            )
 
     def set_params(self, params: Params) -> None:
         """Copy ``params`` into the model; local parameters stay as they are."""
@@ -177,6 +196,15 @@ class SKLearnTrainingPlan(ArrayTrainingPlan):
     def write_persistent(self, params: Params) -> None:
         """Copy what `read_persistent` gave into the model."""
         super().write_persistent(params)
+        self._arrays_changed()
+
+    def put_params(self, params: Params) -> None:
+        """Copy ``params`` into all arrays, local ones too.
+
+        Raises:
+            ParamsError: They do not fit.
+        """
+        self._write(tuple(self.arrays()), params)
         self._arrays_changed()
 
     def arrays_of(self, estimator: Any, path: str | Path) -> Mapping[str, Array]:
@@ -198,6 +226,28 @@ class SKLearnTrainingPlan(ArrayTrainingPlan):
 def _pools() -> ThreadpoolController:
     """The linear algebra libraries of this process; looking for them takes long, so it is done once."""
     return ThreadpoolController()
+
+
+def is_number(value: Any) -> bool:
+    """Whether an argument is a number, and no truth value."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def take_count(given: dict[str, Any], name: str, least: int, model: str) -> int:
+    """Take a number of features or classes out of ``model_args``.
+
+    Raises:
+        PlanError: It is not there, or is no such number.
+    """
+    if name not in given:
+        raise PlanError(
+            f"model_args lack {name}, which {model} needs before it has seen any data.",
+            cure="E.g. model_args={'n_features': 30, 'n_classes': 2}; a regression has no n_classes.",
+        )
+    value = given.pop(name)
+    if not isinstance(value, int | np.integer) or not is_number(value) or value < least:
+        raise PlanError(f"{name} in model_args must be a whole number of at least {least}, got {value!r}.")
+    return int(value)
 
 
 def _class_numbers(labels: Array, classes: int) -> Array:

@@ -17,7 +17,7 @@ from fedplug.core.params import Array
 from fedplug_sklearn.data import parts_of
 from fedplug_sklearn.linear import LinearObjective, prepare
 from fedplug_sklearn.losses import LOSSES
-from fedplug_sklearn.plan import SKLearnTrainingPlan
+from fedplug_sklearn.plan import SKLearnTrainingPlan, is_number, take_count
 
 _RATE = "the learning rate is the optimizer's: training_args={'optimizer_args': {'lr': 0.01}}, or init_optimizer"
 _LENGTH = "how long a node trains is said by epochs or num_updates in training_args"
@@ -37,6 +37,7 @@ _REFUSED = {
     "n_jobs": "threads in training_args says how many threads a training may use",
     "verbose": "log_interval in training_args says how often progress is told",
 }
+_PENALTIES = ("l2", "l1", "elasticnet")
 
 
 class LinearPlan(SKLearnTrainingPlan):
@@ -58,21 +59,30 @@ class LinearPlan(SKLearnTrainingPlan):
 
         Raises:
             PlanError: They lack ``n_features`` or ``n_classes``, or have something that makes no sense.
-            UnknownNameError: There is no such argument, or no such loss.
+            UnknownNameError: There is no such argument, loss or penalty.
+            UsageError: scikit-learn knows an argument, but not its value.
         """
         given = dict(model_args)
         name = self.estimator.__name__
-        features = _count(given, "n_features", 1, name)
-        classes = _count(given, "n_classes", 2, name) if self._is_classifier else None
+        features = take_count(given, "n_features", 1, name)
+        classes = take_count(given, "n_classes", 2, name) if self._is_classifier else None
         if not self._is_classifier and "n_classes" in given:
             raise PlanError(f"model_args have n_classes, but {name} has no classes.", cure="Leave it out.")
         for key in given:
             if key in _REFUSED and key not in self.settings:
-                raise PlanError(f"model_args have {key!r}, which makes no sense here: {_REFUSED[key]}.")
+                raise PlanError(
+                    f"model_args have {key!r}, which makes no sense here: {_REFUSED[key]}.", cure="Leave it out."
+                )
             if key not in self.settings:
                 raise UnknownNameError(f"argument of {name} for model_args", key, {*self.settings, *_sizes(self)})
         if self.losses and given.get("loss", self.losses[0]) not in self.losses:
             raise UnknownNameError(f"loss of {name}", str(given["loss"]), self.losses)
+        if given.get("penalty") is not None and given["penalty"] not in _PENALTIES:
+            raise UnknownNameError(
+                f"penalty of {name}",
+                str(given["penalty"]),
+                _PENALTIES,
+            )
         if "class_weight" in given:
             given["class_weight"] = _class_weight(given["class_weight"], classes or 0)
         # Its own rate, so that a partial_fit of the finished model goes on as the federation did.
@@ -113,7 +123,8 @@ class FedSGDClassifier(LinearPlan):
     ``model_args``: ``n_features``, ``n_classes``, and of its own arguments ``loss`` (default ``"hinge"``, a linear
     SVM; ``"log_loss"`` is logistic regression), ``penalty`` (``"l2"``, ``"l1"``, ``"elasticnet"`` or None), ``alpha``
     (0.0001), ``l1_ratio`` (0.15), ``fit_intercept``, ``epsilon`` and ``class_weight`` (a list with the weight of each
-    class). With more than two classes it is one model per class, each against the rest.
+    class, or a dict such as ``{"1": 3.0}``, where the others weigh 1). With more than two classes it is one model per
+    class, each against the rest.
     """
 
     estimator = SGDClassifier
@@ -149,36 +160,22 @@ def _sizes(plan: LinearPlan) -> set[str]:
     return {"n_features", "n_classes"} if plan._is_classifier else {"n_features"}
 
 
-def _count(given: dict[str, Any], name: str, least: int, model: str) -> int:
-    """Take a number of features or classes out of ``model_args``."""
-    if name not in given:
-        raise PlanError(
-            f"model_args lack {name}, which {model} needs before it has seen any data.",
-            cure="E.g. model_args={'n_features': 30, 'n_classes': 2}; a regression has no n_classes.",
-        )
-    value = given.pop(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise PlanError(f"{name} in model_args must be a whole number of at least {least}, got {value!r}.")
-    return value
-
-
 def _class_weight(given: Any, classes: int) -> dict[int, float] | None:
     """Weights of classes as scikit-learn takes them."""
     if given is None:
         return None
-    if isinstance(given, Mapping) and all(isinstance(key, str) and key.isdecimal() for key in given):
-        weights = {int(key): value for key, value in given.items()}
-    elif isinstance(given, list | tuple) and len(given) == classes:
-        weights = dict(enumerate(given))
-    else:
+    if isinstance(given, list | tuple) and len(given) == classes:
+        given = dict(enumerate(given))
+    # the keys of a dict are text where it has come as JSON
+    if not isinstance(given, Mapping) or not all(str(key).isdecimal() and int(key) < classes for key in given):
         reason = ""
-        if given == "balanced":
+        if isinstance(given, str) and given == "balanced":
             reason = " A node would weigh by its own classes, so that no two minimised the same objective."
         raise PlanError(
-            f"class_weight must be a list with the weights of all {classes} classes, got {given!r}.{reason}",
-            cure="E.g. class_weight=[1.0, 3.0].",
+            f"class_weight must hold a weight for each of the classes 0 to {classes - 1}, got {given!r}.{reason}",
+            cure="Give a list of all, such as [1.0, 3.0]; or a dict with some, such as {'1': 3.0}.",
         )
-    wrong = [w for w in weights.values() if isinstance(w, bool) or not isinstance(w, int | float) or not 0 <= w < 1e300]
-    if wrong or any(key >= classes for key in weights):
-        raise PlanError(f"class_weight must give numbers from zero up to classes 0 to {classes - 1}, got {given!r}.")
-    return {key: float(value) for key, value in weights.items()}
+    wrong = [weight for weight in given.values() if not is_number(weight) or not 0 <= weight < 1e300]
+    if wrong:
+        raise PlanError(f"A weight in class_weight must be a number from zero up, got {wrong[0]!r}.")
+    return {int(key): float(value) for key, value in given.items()}
