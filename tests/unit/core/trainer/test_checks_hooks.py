@@ -246,3 +246,13 @@ def test_a_hook_says_what_is_wrong_with_it():
         three().add(noop, T, index=0, before="a", name="x")
     assert HookSet(Phase.TRAIN, [Hook(noop, T, "eval")]).names(T) == ()
     assert "on_epoch_end: a, b, c" in repr(three())
+
+
+def test_a_lambda_that_is_given_a_name_may_be_added_to_a_trainer():
+    trainer = kit.trainer()
+    seen = []
+    trainer.add_hook(lambda ctx: seen.append(ctx.cur_epoch_i), T, name="mine")
+    trainer.train()
+    assert seen == [0]
+    with pytest.raises(UsageError, match="A lambda needs a name"):
+        trainer.add_hook(lambda ctx: None, T)
