@@ -23,9 +23,9 @@ _FILES = {
     "README.md.in": "README.md",
     "gitignore.in": ".gitignore",
     "workflow.yml.in": ".github/workflows/test.yml",
-    "src/__init__.py.in": "src/$module/__init__.py",
-    "src/aggregator.py.in": "src/$module/aggregator.py",
-    "tests/test_plugin.py.in": "tests/test_$identifier.py",
+    "__init__.py.in": "src/$module/__init__.py",
+    "aggregator.py.in": "src/$module/aggregator.py",
+    "test_plugin.py.in": "tests/test_$identifier.py",
 }
 """The files of ``fedplug/cli/plugin_template``, and where they go."""
 
@@ -94,7 +94,7 @@ def write_plugin(kind: str, name: str, target: Path) -> list[Path]:
     for source, place in _FILES.items():
         path = target / Template(place).substitute(words)
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = template.joinpath(*source.split("/")).read_text(encoding="utf-8")
+        text = template.joinpath(source).read_text(encoding="utf-8")
         path.write_text(Template(text).substitute(words), encoding="utf-8")
         written.append(path)
     (target / "src" / words["module"] / "py.typed").touch()

@@ -226,7 +226,7 @@ class _Task:
 
     def _state_found(self, missing: str) -> str:
         """``TrainReply.state``; the researcher is told when something should have been there."""
-        nothing_was_left = self.request.acked_round < 0 or not self.request.acked_state
+        nothing_was_left = self.request.acked_round < 0 or not (self.request.acked_state or self.state.base)
         if nothing_was_left or self.state.is_empty:
             return "none"
         if not missing and self.state.base is not None:

@@ -215,11 +215,11 @@ def test_an_aggregator_checks_the_arguments_and_sends_each_node_its_own() -> Non
         assert exp.params()["w"].tolist() == [1.0, 1.0]
 
 
-def test_scaffold_is_not_there_yet_and_what_is_there_is_named() -> None:
+def test_an_aggregator_that_is_not_there_is_answered_with_those_that_are() -> None:
     with experiment() as exp:
         with pytest.raises(UnknownNameError) as caught:
-            exp.set_aggregator("scaffold")
-        assert "fedaverage" in str(caught.value)
+            exp.set_aggregator("scaffolding")
+        assert "Did you mean 'scaffold'?" in str(caught.value)
 
 
 # training arguments --------------------------------------------------------------------------------------------
