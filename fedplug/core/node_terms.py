@@ -8,9 +8,12 @@ That sum must be that of what the nodes hold, for ever. What could part them, an
   names the last round that counted: the node goes on from the term of that one (`fedplug.core.local_state`).
 * A node has lost what it kept. It says so (``fresh``); its old term cannot be taken out of the sum any more, so the
   researcher begins a new *generation*: the sum is zero again, and nodes drop a term of another generation.
+* A node is taken out of the experiment. Its term cannot be taken out of the sum either: a new generation.
 * The researcher goes on from a breakpoint: sum, nodes and generation are part of it.
 * Somebody lies. A change that is not laid out as the model, or too large to be added up, is refused as it arrives; a
   node that always says that it has lost its term makes all begin anew in each round, which is as if there were none.
+
+Terms travel in the precision of the model, half precision in single; the sum is held in double.
 """
 
 from __future__ import annotations
@@ -41,12 +44,14 @@ class NodeTerm:
         name: Of the arrays in ``ctx.inbox`` and ``ctx.outbox``, and of what the node keeps.
 
     Attributes:
+        parts: The parameters that have terms, those that are trained and shared, by name, live.
         common: What the researcher has sent, by names of parameters; None if it has nothing to tell yet.
         own: The node's term; None if it has none of this generation.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.parts: dict[str, Any] = {}
         self.common: dict[str, Array] | None = None
         self.own: dict[str, Array] | None = None
         self._generation = 0
@@ -57,8 +62,9 @@ class NodeTerm:
         Raises:
             PlanError: What has come is not about the parameters that are trained here.
         """
-        sent = ctx.inbox[self.name]
-        shared = _layout({n: a for n, a in ctx.backend.trainable().items() if n not in ctx.backend.local_names})
+        sent, local = ctx.inbox[self.name], ctx.backend.local_names
+        self.parts = {n: a for n, a in ctx.backend.trainable().items() if n not in local and _precision(a)}
+        shared = _layout(self.parts)
         self._generation = _whole(sent, _GENERATION)
         common = _below(_COMMON, sent)
         if common and _layout(common) != shared:
@@ -79,11 +85,14 @@ class NodeTerm:
 
         Args:
             ctx: The training that is over.
-            term: The new term by names of parameters, those that never leave the node left out; None: it has not
-                changed, and nothing is sent.
+            term: The new term by names of `parts`, where one that is missing is zero; None: it has not changed, and
+                nothing is sent.
         """
         if term is not None:
-            delta = {n: a if self.own is None else a - self.own[n] for n, a in term.items()}
+            zeros = {n: np.zeros(tuple(part.shape)) for n, part in self.parts.items() if n not in term}
+            every = {**term, **zeros}
+            term = {n: np.asarray(every[n], _precision(part)) for n, part in self.parts.items()}
+            delta = {n: a if self.own is None else np.asarray(a - self.own[n], a.dtype) for n, a in term.items()}
             about = {_GENERATION: np.array(self._generation), _FRESH: np.array(int(self.own is None))}
             ctx.outbox[self.name] = Params.from_arrays({f"{_DELTA}/{n}": a for n, a in delta.items()} | about)
         kept = self.own if term is None else term
@@ -107,13 +116,25 @@ class TermSum:
         self.nodes: set[str] = set()
         self._missing = missing
         self._generation = -1
-        self._names: AbstractSet[str] | None = None
+        self._precisions: dict[str, str] | None = None  # of the parameters that have terms, once somebody has sent any
         self._forget_round()
 
     def _forget_round(self) -> None:
         self._total: dict[str, Array] | None = None
         self._came: list[str] = []
         self._lost: list[str] = []
+
+    @property
+    def names(self) -> AbstractSet[str]:
+        """The parameters that have terms; empty as long as nobody has sent any."""
+        return self._precisions.keys() if self._precisions else frozenset()
+
+    def begins_anew(self, ctx: RoundContext) -> bool:
+        """Before `announce`: whether the sum has to begin at zero, since a node in it has left the experiment."""
+        left = sorted(self.nodes.difference(ctx.all_node_ids)) if ctx.all_node_ids else []
+        if left:
+            self._begin_anew(ctx.round, f"The sum of {self.name!r} held {_listed(left)}, which left the experiment")
+        return bool(left)
 
     def announce(self, ctx: RoundContext, common: Mapping[str, Array]) -> Aux:
         """A round begins: what all nodes are sent.
@@ -134,7 +155,8 @@ class TermSum:
         self._forget_round()
         if self._generation < 0:
             self._generation = ctx.round  # another one than that of a component that was replaced by this one
-        arrays = {f"{_COMMON}/{name}": array for name, array in common.items()}
+        known = self._precisions or {}
+        arrays = {f"{_COMMON}/{name}": np.asarray(array, known.get(name)) for name, array in common.items()}
         return {self.name: Params.from_arrays({**arrays, _GENERATION: np.array(self._generation)})}
 
     def check(self, update: Update, start: Params) -> None:
@@ -151,19 +173,22 @@ class TermSum:
         delta = _below(_DELTA, sent)
         if set(sent) != {_GENERATION, _FRESH, *(f"{_DELTA}/{name}" for name in delta)} or not delta:
             raise UpdateRejectedError(f"its {self.name!r} holds other arrays than it should")
-        if _whole(sent, _GENERATION) != self._generation or _whole(sent, _FRESH) not in (0, 1):
+        if _whole(sent, _GENERATION) != self._generation:
             raise UpdateRejectedError(f"its {self.name!r} is of another generation")
+        if _whole(sent, _FRESH) not in (0, 1):
+            raise UpdateRejectedError(f"its {self.name!r} does not say whether it is new")
         for name, array in delta.items():
-            if name not in start or start[name].shape != array.shape or array.dtype.kind != "f":
+            fits = name in start and start[name].shape == array.shape and _precision(start[name]) == array.dtype.name
+            if not fits:
                 raise UpdateRejectedError(f"its {self.name!r} of {name!r} does not fit the model")
             if not np.abs(array).max(initial=0) <= _largest(start[name].dtype):
                 raise UpdateRejectedError(f"its {self.name!r} of {name!r} is too large to be added up")
         # the first that comes where nobody has sent any: with all nodes in their senses, each would do
-        names = self._names or delta.keys()
-        if names != delta.keys():
-            wrong = min(names ^ delta.keys())
+        if self._precisions is None:
+            self._precisions = {name: array.dtype.name for name, array in delta.items()}
+        elif self._precisions.keys() != delta.keys():
+            wrong = min(self._precisions.keys() ^ delta.keys())
             raise UpdateRejectedError(f"its {self.name!r} and those of other nodes differ: only one has {wrong!r}")
-        self._names = set(names)
 
     def take(self, update: Update) -> None:
         """Add a change to those of this round, in float64."""
@@ -189,31 +214,27 @@ class TermSum:
         """
         total, lost = self._total or {}, self._lost
         if lost:
-            self.nodes, self._generation, self._names = set(), ctx.round + 1, None
-            warnings.warn(
-                f"{', '.join(map(repr, lost))} went on without what was kept for {self.name!r}, which is no longer "
-                "there. All nodes begin anew in the next round.",
-                FedplugWarning,
-                stacklevel=2,
-            )
+            what = f"{_listed(lost)} went on without what was kept for {self.name!r}, which is no longer there"
+            self._begin_anew(ctx.round + 1, what)
         else:
             self.nodes |= set(self._came)
         self._forget_round()
         return None if lost else total
 
+    def _begin_anew(self, number: int, why: str) -> None:
+        """From round ``number`` on there is a new generation."""
+        self.nodes, self._generation, self._precisions = set(), number, None
+        warnings.warn(f"{why}. All nodes begin anew in round {number + 1}.", FedplugWarning, stacklevel=4)
+
     def state_dict(self) -> dict[str, Any]:
-        """Nodes and generation, and the names of the parameters that have terms."""
-        return {
-            _GENERATION: self._generation,
-            "nodes": sorted(self.nodes),
-            "names": None if self._names is None else sorted(self._names),
-        }
+        """Nodes and generation, and the parameters that have terms."""
+        return {_GENERATION: self._generation, "nodes": sorted(self.nodes), "precisions": self._precisions}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self._forget_round()
         self._generation, self.nodes = state[_GENERATION], set(state["nodes"])
-        self._names = None if state["names"] is None else set(state["names"])
+        self._precisions = None if state["precisions"] is None else dict(state["precisions"])
 
 
 def _below(prefix: str, arrays: Params) -> dict[str, Array]:
@@ -224,6 +245,17 @@ def _whole(arrays: Params, name: str) -> int:
     """A whole number that travels beside the arrays; -1 if it is missing or something else."""
     value = np.asarray(arrays[name]) if name in arrays else np.zeros(1)
     return int(value) if value.shape == () and value.dtype.kind in "iu" else -1
+
+
+def _precision(array: Any) -> str:
+    """In which precision the term of a parameter travels; empty for whole numbers, which have no gradient."""
+    if getattr(array.dtype, "kind", "f") in "biu":  # a framework's own dtype has no kind
+        return ""
+    return "float64" if str(array.dtype).endswith("float64") else "float32"
+
+
+def _listed(nodes: list[str]) -> str:
+    return ", ".join(map(repr, nodes))
 
 
 def _layout(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -14,7 +14,9 @@ import msgspec
 import pytest
 
 import fedplug
+import fedplug_declearn
 import fedplug_scaffold
+import fedplug_sklearn
 import fedplug_torch
 from fedplug import Experiment, TrainingArgs
 from fedplug.core import numpy_backend, processes
@@ -105,7 +107,8 @@ SOURCES = {
 }
 
 # Where a name would be found if it were there; a name that stands alone on the page must be in none of them.
-_PLACES = [fedplug, fedplug_torch, fedplug_scaffold, Experiment, fedplug.TrainingPlan, fedplug_torch.TorchTrainingPlan]
+_MODULES = (fedplug, fedplug_torch, fedplug_sklearn, fedplug_declearn, fedplug_scaffold)
+_PLACES = [*_MODULES, Experiment, fedplug.TrainingPlan, fedplug_torch.TorchTrainingPlan]
 
 
 @cache
@@ -161,7 +164,7 @@ def files() -> set[str]:
 
 
 def public(name: str) -> Any:
-    for module in (fedplug, fedplug_torch, fedplug_scaffold):
+    for module in _MODULES:
         if name in module.__all__:
             return getattr(module, name)
     raise LookupError(f"{name} is no public name")

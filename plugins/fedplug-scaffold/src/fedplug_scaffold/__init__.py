@@ -57,7 +57,8 @@ def fedplug_register_agg_optimizers() -> list[Component]:
 @hookimpl
 def fedplug_trainer_hooks(info: TrainerInfo) -> list[Hook]:
     """What a node does in a round of Scaffold; nothing in other rounds."""
-    if "scaffold" not in info.aux:
+    only_looked_at = not info.framework and not info.node_id
+    if "scaffold" not in info.aux and not only_looked_at:
         return []
     from fedplug_scaffold.hooks import scaffold_hooks
 

@@ -11,19 +11,18 @@ import numpy as np
 from fedplug.core.aggregator import AggregatorTags, StreamingAggregator
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import NoUpdatesError, UsageError
-from fedplug.core.mean import WeightedMean
-from fedplug.core.params import Array, Params, widened
+from fedplug.core.mean import FOLD_BLOCK, WeightedMean
+from fedplug.core.params import Array, Params
 from fedplug.core.update import Update
 
 
 @dataclass
 class _Sums:
-    """What is folded: ``mean`` has the weights ``n_i / a_i``."""
+    """What is folded."""
 
     start: Params
-    still: frozenset[str]
-    mean: WeightedMean
-    plain: WeightedMean | None
+    moves: dict[str, Array]  # sum of n_i / a_i * (y_i - x), float64
+    still: WeightedMean  # of what has no gradient
     samples: float = 0.0
     steps: float = 0.0  # sum of n_i * a_i
 
@@ -38,9 +37,8 @@ class FedNova(StreamingAggregator[_Sums]):
     ``[tau - rho (1 - rho^tau) / (1 - rho)] / (1 - rho)`` (section 4.2). Where all nodes make equally many steps this
     is FedAverage.
 
-    It is computed as ``x + tau_eff * (W/n) * (m - x)``, where ``m`` is the mean of all ``y_i`` with the weights
-    ``w_i = n_i / a_i`` and ``W`` their sum: the same, in one pass and in the memory of a mean. Whole numbers and
-    buffers (running means of normalisation layers) take the mean weighted by samples, as in FedAverage.
+    Sums are held in float64, one reply at a time. Whole numbers and buffers (running means of normalisation layers)
+    take the mean weighted by samples, as in FedAverage.
 
     Args:
         momentum: ``rho`` of the nodes' optimizer, in [0, 1); 0 for plain gradient descent.
@@ -61,18 +59,21 @@ class FedNova(StreamingAggregator[_Sums]):
     def begin(self, start: Params, ctx: RoundContext) -> _Sums:
         """Empty sums."""
         exact = {each.name for each in start.spec.tensors if each.dtype.startswith(("bool", "int", "uint"))}
-        still = frozenset(exact | (ctx.buffers & start.keys()))
-        return _Sums(start, still, WeightedMean(start.spec), WeightedMean(start.spec) if still else None)
+        still = {name: start[name] for name in start if name in exact or name in ctx.buffers}
+        moves = {name: np.zeros(start[name].shape) for name in start if name not in still}
+        return _Sums(start, moves, WeightedMean(Params.from_arrays(still).spec))
 
     def accumulate(self, state: _Sums, update: Update) -> None:
         """Fold one node's parameters in; one that has made no step has not moved, and only counts its samples."""
+        update.params.require(state.start.spec)
         length = self.length(update.steps)
         state.samples += update.sample_count
         state.steps += update.sample_count * length
         if length:
-            state.mean.add(update.params, update.sample_count / length)
-        if state.plain is not None:
-            state.plain.add(update.params, update.sample_count)
+            for name, total in state.moves.items():
+                _add(update.params[name], state.start[name], update.sample_count / length, total)
+        still = {name: update.params[name] for name in state.still.spec.names}
+        state.still.add(Params.from_arrays(still), update.sample_count)
 
     def finalize(self, state: _Sums) -> Params:
         """The next global parameters.
@@ -80,23 +81,21 @@ class FedNova(StreamingAggregator[_Sums]):
         Raises:
             NoUpdatesError: There was no update, or none with samples and steps.
         """
-        if not state.mean.terms:
+        if not state.steps:
             raise NoUpdatesError(
                 "FedNova has nothing to average: no update, or none with samples and steps.",
                 cure="Check that at least one node replied and made a step.",
             )
-        # tau_eff * W / n
-        factor = (state.steps / state.samples) * (state.mean.total_weight / state.samples)
-        mean, plain = state.mean.result(), state.plain.result() if state.plain else None
+        still = state.still.result()
+        factor = state.steps / state.samples**2  # tau_eff / n
 
         def fill(name: str, out: Array) -> None:
-            if plain is not None and name in state.still:
-                np.copyto(out, plain[name])
-            elif factor == 1:
-                np.copyto(out, mean[name])
+            if name in still:
+                np.copyto(out, still[name])
             else:
-                start = widened(state.start[name])
-                out[...] = (start + factor * (widened(mean[name]) - start)).astype(out.dtype)
+                moved = state.moves[name] * factor
+                moved += state.start[name]
+                out[...] = moved.astype(out.dtype)
 
         return Params.build(state.start.spec, fill)
 
@@ -109,3 +108,14 @@ class FedNova(StreamingAggregator[_Sums]):
         """Refuse FedProx's term, for which ``a_i`` is another one."""
         if training_args.get("fedprox_mu"):
             raise UsageError("FedNova does not know how long a step with fedprox_mu is.", cure="Leave fedprox_mu out.")
+
+
+def _add(end: Array, start: Array, weight: float, total: Array) -> None:
+    """``total += weight * (end - start)`` in float64."""
+    ends, starts, totals = end.reshape(-1), start.reshape(-1), total.reshape(-1)
+    for low in range(0, totals.size, FOLD_BLOCK):
+        block = slice(low, low + FOLD_BLOCK)
+        move = ends[block].astype(np.float64)
+        move -= starts[block]
+        move *= weight
+        totals[block] += move

@@ -49,7 +49,8 @@ class Scaffold(StreamingAggregator[_Round]):
     all ``c_i``, where a node that was never selected counts as zero. ``c_i`` stays at its node, and one array of the
     model's size crosses the wire each way besides the model (`fedplug.core.node_terms`: lost replies, lost states).
 
-    Whole numbers, buffers and parameters that are not trained take the plain mean.
+    Whole numbers, buffers and parameters that are not trained take the plain mean. Differential privacy (``dp_args``)
+    does not cover control variates, and is refused.
 
     Args:
         server_lr: ``eta_g``, above 0.
@@ -72,17 +73,23 @@ class Scaffold(StreamingAggregator[_Round]):
         """Refuse training for epochs: nodes that make more steps would count more, which control variates cannot mend.
 
         Raises:
-            UsageError: There is no ``num_updates``, or differential privacy is asked for.
+            UsageError: There is no ``num_updates``.
         """
         if training_args.get("num_updates") is None:
             raise UsageError(
-                "Scaffold needs every node to make the same number of steps.",
-                cure="Set num_updates in the training arguments, e.g. to 50, instead of epochs.",
+                "Scaffold needs num_updates in the training arguments, so that all nodes make equally many steps.",
+                cure="Set it, e.g. to 50, and leave epochs out.",
             )
 
     def node_payload(self, node_id: str, ctx: RoundContext) -> NodePayload:
-        """The common control variate, the same for every node."""
+        """The common control variate, the same for every node.
+
+        Raises:
+            UsageError: Differential privacy is asked for.
+        """
         if self._announced is None or self._announced[0] is not ctx:
+            if self._terms.begins_anew(ctx):
+                self._sum = {}
             count = len(self._terms.nodes.union(ctx.all_node_ids)) or 1
             common = {name: total / count for name, total in self._sum.items()}
             self._announced = ctx, NodePayload(self._terms.announce(ctx, common), {})
@@ -108,8 +115,8 @@ class Scaffold(StreamingAggregator[_Round]):
             NoUpdatesError: There was no update.
         """
         mean = state.mean.result()
+        moved = self._terms.names - state.ctx.buffers
         change = self._terms.settle(state.ctx)
-        moved = set(self._sum) if change is None else {*self._sum, *change}
         if change is None:
             self._sum = {}
         else:
