@@ -44,7 +44,8 @@ def fedprox(mu: float) -> list[Hook]:
 
     def loss(ctx: Context) -> None:
         start = ctx.fedprox_start
-        gaps = {name: array - start[name] for name, array in ctx.backend.trainable().items()}
+        # one that was frozen as the routine began is free now, and has no place to be held at
+        gaps = {name: array - start[name] for name, array in ctx.backend.trainable().items() if name in start}
         ctx.set("fedprox_gaps", gaps, Scope.BATCH)
         term = 0.5 * mu * sum((gap * gap).sum() for gap in gaps.values())
         ctx.loss_regular = term if ctx.loss_regular is None else ctx.loss_regular + term

@@ -249,3 +249,30 @@ def test_what_cannot_be_is_said():
     backend = made.make_backend()
     with pytest.raises(PlanError, match="without an optimizer"):
         backend.prepare("train")
+
+
+@pytest.mark.parametrize("frees", [True, False])
+def test_a_layer_that_is_freed_or_frozen_during_a_training_is_no_reason_to_fail(frees):
+    model = net()
+    for parameter in model[0].parameters():
+        parameter.requires_grad_(not frees)
+    t = trainer(model, batch=20, num_updates=4, fedprox_mu=0.5)
+    arrays = {name: np.ones(tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad}
+    t.ctx.inbox["control_variate"] = arrays
+    for each in control_variates():
+        t.add_hook(each)
+    before = {}
+
+    @hook("on_batch_start")
+    def change(ctx):
+        if ctx.cur_epoch_i + ctx.cur_batch_i == 2:
+            before.update({name: p.detach().clone() for name, p in model.named_parameters()})
+            for parameter in model[0].parameters():
+                parameter.requires_grad_(frees)
+                parameter.grad = None
+
+    t.add_hook(change)
+    t.train()
+    moved = {name: not torch.equal(p, before[name]) for name, p in model.named_parameters()}
+    # a layer that is freed is none of the optimizer's, which was made before
+    assert moved == {"0.weight": False, "0.bias": False, "2.weight": True, "2.bias": True}

@@ -140,11 +140,13 @@ class TorchBackend(Backend):
         return {name: p.grad for name, p in self._movable() if p.grad is not None}
 
     def add_gradients(self, values: Mapping[str, torch.Tensor]) -> None:
-        """Add to the gradients; a parameter without one gets it."""
+        """Add to the gradients; a parameter without one gets it, and one that was frozen meanwhile stays as it is."""
         movable = dict(self._movable())
         with torch.no_grad():
             for name, value in values.items():
-                parameter = movable[name]
+                parameter = movable.get(name)
+                if parameter is None:
+                    continue
                 if parameter.grad is None:
                     parameter.grad = value.to(parameter.dtype).clone()
                 else:
