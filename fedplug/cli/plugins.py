@@ -102,8 +102,8 @@ def check(
     """Test a plugin: everything it offers must load, and obey the laws of its kind that its tags claim.
 
     Runs the laws on random cases that are the same each time, and names each law that is broken, with the inputs
-    that broke it. Ends with exit code 1 if there is one. With --full, Hypothesis draws the cases where it is installed
-    (pip install "fedplug[testing]").
+    that broke it. Ends with exit code 1 if there is one. With --full, Hypothesis draws the cases of aggregators and
+    optimizers where it is installed (pip install "fedplug[testing]").
     """
     from fedplug.testing.components import check_offer
     from fedplug.testing.registry import has_hypothesis
@@ -115,7 +115,8 @@ def check(
     outcomes = [result.outcome for each in results.values() for result in each]
     counts = {outcome: outcomes.count(outcome) for outcome in ("pass", "skip", "fail", "xfail")}
     failed = bool(counts["fail"]) or record.state != "ok"
-    cases = "drawn by Hypothesis" if full and has_hypothesis() else "seeded"
+    drawn = full and has_hypothesis() and any(offer.kind in ("aggregator", "agg_optimizer") for offer in offers)
+    cases = "drawn by Hypothesis" if drawn else "seeded"
     if as_json:
         listed = [
             {

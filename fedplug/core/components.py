@@ -40,14 +40,21 @@ _PLURALS: dict[Kind, str] = {
     "metric": "metrics",
 }
 
+_KNOWN: dict[str, dict[Kind, str]] = {
+    "torch": {"training_plan": "torch"},
+    "demo": {"training_plan": "demo-breast-cancer demo-digits"},
+    "sklearn": {"training_plan": "sklearn sgd-classifier sgd-regressor perceptron gaussian-nb partial-fit"},
+    "declearn": {"agg_optimizer": "declearn"},
+    "scaffold": {
+        "aggregator": "fedaverage fedprox fednova scaffold",
+        "agg_optimizer": "fedavgm fedadagrad fedadam fedyogi",
+    },
+    "robust": {"aggregator": "coordinate-median trimmed-mean geometric-median krum multi-krum norm-clipping"},
+    "zmq": {"transport": "zmq"},
+}
+
 _EXTRAS: dict[tuple[Kind, str], str] = {
-    ("training_plan", "torch"): "torch",
-    ("training_plan", "sklearn"): "sklearn",
-    ("agg_optimizer", "declearn"): "declearn",
-    ("training_plan", "demo-breast-cancer"): "demo",
-    ("training_plan", "demo-digits"): "demo",
-    ("aggregator", "fedaverage"): "scaffold",
-    ("transport", "zmq"): "zmq",
+    (kind, name): extra for extra, kinds in _KNOWN.items() for kind, names in kinds.items() for name in names.split()
 }
 """The extra of ``fedplug`` that brings a well-known component."""
 

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -241,6 +241,12 @@ class ArrayData(BatchSource):
     Raises:
         DatasetError: Data and target have different numbers of samples.
     """
+
+    @classmethod
+    def conformance_cases(cls) -> list[Self]:
+        """What ``fedplug plugins check`` tests."""
+        rows = np.arange(14.0).reshape(7, 2)
+        return [cls(rows, np.arange(7) % 2), cls(rows), cls({"a": rows, "b": (rows + 1, rows[:, 0])}, np.arange(7.0))]
 
     def __init__(self, data: Any, target: Any = None) -> None:
         self.data = data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeGuard
+from typing import Literal, Self, TypeGuard
 
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import UsageError
@@ -39,6 +39,11 @@ class QuorumStrategy(Strategy):
     Raises:
         UsageError: An argument is missing, out of range, or at odds with another.
     """
+
+    @classmethod
+    def conformance_cases(cls) -> list[Self]:
+        """What ``fedplug plugins check`` tests."""
+        return [cls(1), cls(0.5), cls(1, fraction=0.5, wait_for="quorum")]
 
     def __init__(
         self,
@@ -119,6 +124,11 @@ class OverSelection(Strategy):
     Raises:
         UsageError: An argument is missing or out of range.
     """
+
+    @classmethod
+    def conformance_cases(cls) -> list[Self]:
+        """What ``fedplug plugins check`` tests."""
+        return [cls(1), cls(2, extra=0.5)]
 
     def __init__(self, count: int | None = None, *, extra: float = 0.3, deadline: float | None = None) -> None:
         if count is None:

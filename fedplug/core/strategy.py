@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeGuard
+from typing import Literal, Self, TypeGuard
 
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import UsageError
@@ -113,6 +113,11 @@ class RandomStrategy(Strategy):
     Raises:
         UsageError: Not exactly one of the two is given, or it is out of range.
     """
+
+    @classmethod
+    def conformance_cases(cls) -> list[Self]:
+        """What ``fedplug plugins check`` tests."""
+        return [cls(0.5), cls(count=2)]
 
     def __init__(self, fraction: float | None = None, *, count: int | None = None) -> None:
         if (fraction is None) == (count is None):

@@ -1,65 +1,106 @@
-"""What ``fedplug plugins check`` tests of a component: that it loads, is what it claims to be, and obeys its laws."""
+"""What ``fedplug plugins check`` tests of a component: that it loads, is what it claims to be, and obeys its laws.
+
+A class that cannot be made without arguments, or that needs data or an address to be tested, says itself what is to be
+tested::
+
+    class TrimmedMean(Aggregator):
+        @classmethod
+        def conformance_cases(cls):
+            return [cls(0.1), cls(0.3)]
+
+It returns instances, `Subject` objects (with expected failures, or what nodes send beside the parameters), `PlanCase`
+objects for training plans, and `TransportCase` objects for transports.
+"""
 
 from __future__ import annotations
 
-import importlib
 import inspect
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 from fedplug.core.components import Kind, Offer, label
-from fedplug.testing.registry import Check, CheckResult
+from fedplug.core.errors import UsageError
+from fedplug.testing.kinds import base_of, checks_of, kind_of, name_of, subject_of
+from fedplug.testing.registry import CheckResult, Profile, Subject, run_checks
 
-_BASES: dict[Kind, str] = {
-    "training_plan": "fedplug.core.training_plan:TrainingPlan",
-    "aggregator": "fedplug.core.aggregator:Aggregator",
-    "strategy": "fedplug.core.strategy:Strategy",
-    "data_manager": "fedplug.core.data:BatchSource",
-    "transport": "fedplug.core.transport:Transport",
-    "metric": "fedplug.core.metrics:Metric",
-}
+METHOD = "conformance_cases"
+"""Name of the class method that says what is to be tested."""
 
 _LOADS = "The target can be imported, and is a class of its kind."
 
+_DERIVED: dict[Kind, str] = {
+    "training_plan": f"a plan is tested on data: {METHOD}() gives PlanCase(plan_class, data)",
+    "transport": f"a transport is tested at an address: {METHOD}() gives TransportCase(make, make_url)",
+    "data_manager": f"it is tested with some samples: {METHOD}() gives instances that hold some",
+}
+"""Kinds that cannot be tested by themselves, and what to do about it."""
 
-def check_offer(offer: Offer) -> list[CheckResult]:
-    """Test one component.
 
-    An aggregator is tested against the laws that its tags claim, a metric against those of metrics, if it can be made
-    without arguments.
+def check_offer(offer: Offer, profile: Profile = "quick") -> list[CheckResult]:
+    """Test one component against the laws of its kind.
+
+    Args:
+        offer: The component.
+        profile: ``"quick"`` or ``"full"``.
+
+    Returns:
+        One result for each law, and for each instance where there are several.
     """
     try:
         target = offer.load()
     except Exception as error:  # noqa: BLE001 - the report is the point, whatever a stranger's module raises
-        return [CheckResult("loads", "fail", _LOADS, str(error))]
-    module, _, name = _BASES[offer.kind].partition(":")
-    base = getattr(importlib.import_module(module), name)
+        return [_loads("fail", str(error))]
+    base = base_of(offer.kind)
     if not (isinstance(target, type) and issubclass(target, base)):
-        reason = f"A {label(offer.kind)} must be a class derived from {name}, but {target!r} is not."
-        return [CheckResult("loads", "fail", _LOADS, reason)]
-    loads = CheckResult("loads", "pass", _LOADS)
-    if offer.kind not in ("aggregator", "metric"):
-        return [loads]
-    if inspect.isabstract(target):
+        return [_loads("fail", f"A {label(offer.kind)} must be a class derived from {base.__name__}, not {target!r}.")]
+    own = getattr(target, METHOD, None)
+    if own is None and inspect.isabstract(target) and offer.kind not in _DERIVED:
         missing = ", ".join(sorted(vars(target)["__abstractmethods__"]))
-        return [CheckResult("loads", "fail", _LOADS, f"{target.__name__} lacks {missing}.")]
+        return [_loads("fail", f"{target.__name__} lacks {missing}.")]
     try:
-        made = target()
+        subjects = _own_cases(own, target, offer.kind) if own is not None else _made(target, offer.kind)
+    except _CannotBeMadeError as error:
+        return [_loads("pass"), *(CheckResult(c.id, "skip", c.law, str(error)) for c in checks_of(offer.kind))]
     except Exception as error:  # noqa: BLE001 - as above
-        reason = f"{target.__name__}() raised {type(error).__name__}: {error}"
-        return [loads, *(CheckResult(check.id, "skip", check.law, reason) for check in _checks_of(offer.kind))]
-    if offer.kind == "metric":
-        from fedplug.testing.metric_checks import check_metric
-
-        return [loads, *check_metric(made, on_fail="report")]
-    from fedplug.testing.aggregator_checks import check_aggregator
-
-    return [loads, *check_aggregator(made, on_fail="report")]
+        reason = f"{target.__name__}.{METHOD}() is of no use: {type(error).__name__}: {error}"
+        return [_loads("fail", reason)]
+    results = [_loads("pass")]
+    for subject in subjects:
+        found = run_checks(checks_of(offer.kind), subject, on_fail="report", profile=profile)
+        results += [replace(each, subject=name_of(subject) if len(subjects) > 1 else "") for each in found]
+    return results
 
 
-def _checks_of(kind: Kind) -> tuple[Check, ...]:
-    if kind == "metric":
-        from fedplug.testing.metric_checks import METRIC_CHECKS
+class _CannotBeMadeError(Exception):
+    """There is no instance to test; why, in words."""
 
-        return METRIC_CHECKS
-    from fedplug.testing.aggregator_checks import AGGREGATOR_CHECKS
 
-    return AGGREGATOR_CHECKS
+def _made(target: type, kind: Kind) -> list[Subject]:
+    """One instance, made without arguments."""
+    if kind in _DERIVED:
+        raise _CannotBeMadeError(_DERIVED[kind])
+    try:
+        return [Subject(target())]
+    except Exception as error:  # noqa: BLE001 - as above
+        words = f"{target.__name__}() raised {type(error).__name__}: {error}"
+        raise _CannotBeMadeError(f"{' '.join(words.split())} ({METHOD}() may give instances)") from None
+
+
+def _own_cases(method: Any, target: type, kind: Kind) -> list[Subject]:
+    given: object = method()
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise UsageError(f"it returned {given!r}.", cure="Return a list of instances.")
+    subjects = [subject_of(each) for each in given]
+    if not subjects:
+        raise UsageError("it returned nothing to test.")
+    for subject in subjects:
+        component = subject.component
+        one = getattr(component, "plan_class", type(component))
+        if kind_of(component) != kind or (kind != "transport" and not issubclass(one, target)):
+            raise UsageError(f"it returned {component!r}, which is no {target.__name__}.")
+    return subjects
+
+
+def _loads(outcome: Any, reason: str = "") -> CheckResult:
+    return CheckResult("loads", outcome, _LOADS, reason)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 from threading import Event, Thread
-from typing import Literal
 
 from fedplug.core.errors import AddressError, ConnectionLostError, TransportError
 from fedplug.core.transport import (
@@ -26,7 +25,7 @@ from fedplug.core.transport import (
     TransportOptions,
 )
 from fedplug.testing import transport_case
-from fedplug.testing.registry import Check, CheckResult, LawBrokenError, run_checks
+from fedplug.testing.registry import Check, CheckResult, LawBrokenError, OnFail, Profile, Subject, law, run_checks
 from fedplug.testing.transport_case import Line, TransportCase, expect, greet, push, quiet, refused, same, woken
 
 
@@ -35,7 +34,9 @@ def check_transport(
     make_url: Callable[[], str],
     *,
     options: TransportOptions | None = None,
-    on_fail: Literal["raise", "report"] = "raise",
+    on_fail: OnFail = "raise",
+    profile: Profile = "quick",
+    expected_failures: Mapping[str, str] | None = None,
 ) -> list[CheckResult]:
     """Check a transport.
 
@@ -44,6 +45,8 @@ def check_transport(
         make_url: Gives an address that nobody uses, to listen at; with port 0 where there are ports.
         options: For the transport, e.g. where it needs keys.
         on_fail: ``"raise"`` to stop at the first law that is broken, ``"report"`` to go on.
+        profile: ``"quick"`` or ``"full"``, which is the same here: there are no cases to have more of.
+        expected_failures: Id of a law that it breaks and will break → why.
 
     Raises:
         LawBrokenError: A law is broken, and ``on_fail`` is ``"raise"``.
@@ -52,7 +55,8 @@ def check_transport(
 
     make = (lambda: transport) if isinstance(transport, Transport) else transport
     case = TransportCase(make, make_url, options or TransportOptions())
-    return run_checks((*TRANSPORT_CHECKS, *FEDERATION_CHECKS), case, on_fail=on_fail)
+    subject = Subject.of(case).with_options(expected_failures)
+    return run_checks((*TRANSPORT_CHECKS, *FEDERATION_CHECKS), subject, on_fail=on_fail, profile=profile)
 
 
 # the laws --------------------------------------------------------------------------------------------------------
@@ -302,13 +306,8 @@ def _count_up(end: Listener | Channel, got: dict[str, int], way: str) -> None:
         item = end.receive(0)
 
 
-def _check(function: Callable[[TransportCase], None]) -> Check:
-    name = function.__name__.removeprefix("check_").replace("_", "-")
-    return Check(name, (function.__doc__ or "").strip(), function)
-
-
 TRANSPORT_CHECKS: tuple[Check, ...] = tuple(
-    _check(function)
+    law(function)
     for function in (
         check_frames,
         check_order,

@@ -89,6 +89,19 @@ def test_every_law_can_be_broken(metric, law, words):
         check_metric(metric())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(MetricTypes))
+def test_ours_pass_on_many_more_samples(name):
+    (metric,) = make_metrics([name]).values()
+    assert {result.outcome for result in check_metric(metric, profile="full")} == {"pass"}
+
+
+def test_a_failure_can_be_expected():
+    batches = "it is the mean of means on purpose"
+    results = check_metric(MeanOfBatch(), expected_failures={"additive": batches})
+    assert [(result.outcome, result.reason) for result in results] == [("xfail", batches), ("pass", ""), ("pass", "")]
+
+
 def test_offers_are_checked_as_far_as_they_can_be():
     class Needs(Right):
         def __init__(self, margin):

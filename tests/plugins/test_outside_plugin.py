@@ -77,12 +77,16 @@ def test_it_is_listed(median):
 def test_it_passes_the_laws_it_claims(median):
     done = median.fedplug("plugins", "check", "median")
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
-    assert lines[0] == (
-        "aggregators/median  loads pass | layout pass | consensus pass | symmetric pass | "
-        "weights skip (weighted=False) | hull pass"
-    )
-    assert lines[1] == "1 component, 5 passed, 1 skipped, 0 failed"
+    page = (EXAMPLE.parents[1] / "docs" / "writing-a-plugin.md").read_text()
+    assert f"$ fedplug plugins check median\n{done.stdout}```\n" in page
+    assert done.stdout.splitlines()[-1] == "1 component, 15 passed, 9 skipped, 0 failed"
+
+
+def test_it_passes_them_on_many_more_cases(median):
+    done = median.fedplug("plugins", "check", "median", "--full")
+    assert done.returncode == 0, done.stdout + done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last == "1 component, 15 passed, 9 skipped, 0 failed (profile full, cases drawn by Hypothesis)"
 
 
 def test_its_own_tests_pass_outside_of_the_tree(median):
@@ -90,7 +94,7 @@ def test_its_own_tests_pass_outside_of_the_tree(median):
     options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "--rootdir", str(median.folder)]
     done = median.python("-m", "pytest", *options, test)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 passed" in done.stdout
+    assert "14 passed" in done.stdout
 
 
 def test_it_is_found_by_name(median):
@@ -101,14 +105,15 @@ def test_it_is_found_by_name(median):
 def test_a_rule_that_breaks_a_law_is_told_which(broken):
     done = broken.fedplug("plugins", "check", "median")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "symmetric fail" in done.stdout
+    assert "\n  fail   few, symmetric, finite\n" in done.stdout
     assert "Nodes have swapped their updates, so the result must stay" in done.stdout
-    assert done.stdout.splitlines()[-1] == "1 component, 4 passed, 1 skipped, 1 failed"
+    assert done.stdout.splitlines()[-1] == "1 component, 12 passed, 9 skipped, 3 failed"
 
 
 def test_the_broken_law_is_in_the_json_too(broken):
     done = broken.fedplug("plugins", "check", "median", "--json")
     assert done.returncode == 1
     report = json.loads(done.stdout)
-    assert [each["check"] for each in report["results"] if each["outcome"] == "fail"] == ["symmetric"]
-    assert (report["pass"], report["skip"], report["fail"]) == (4, 1, 1)
+    failed = [each["check"] for each in report["results"] if each["outcome"] == "fail"]
+    assert failed == ["few", "symmetric", "finite"]
+    assert (report["pass"], report["skip"], report["fail"], report["xfail"]) == (12, 9, 3, 0)

@@ -40,5 +40,6 @@ class ExperimentSettings(DataSettings, PlanSettings, PlanApproval, TrainingSetti
             with blamed("Aggregator", aggregator, "check"):
                 aggregator.check(self._training_args.dict())
         except FedplugError as error:
-            problems.append(f"{error.message} set_training_args(...) or set_aggregator(...) mends it.")
+            told = [error.message, error.cure, "set_training_args(...) or set_aggregator(...) mends it."]
+            problems.append(" ".join(filter(None, told)))
         return problems

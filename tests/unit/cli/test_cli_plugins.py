@@ -77,8 +77,9 @@ def test_show_prints_the_traceback_of_a_plugin_that_failed(host, capsys):
 def test_check_ends_with_0_for_a_good_plugin(host, capsys):
     assert main(["plugins", "check", "good"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "strategies/mean  loads pass",
-        "1 component, 1 passed, 0 skipped, 0 failed",
+        "strategies/mean",
+        "  pass   loads, select, repeatable, decision, early, ends, often, unasked, config, resume, undone",
+        "1 component, 11 passed, 0 skipped, 0 failed",
     ]
 
 

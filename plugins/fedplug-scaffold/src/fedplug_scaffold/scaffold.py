@@ -59,6 +59,14 @@ class Scaffold(StreamingAggregator[_Round]):
         UsageError: It is out of range.
     """
 
+    @classmethod
+    def conformance_cases(cls) -> list[Any]:
+        """What ``fedplug plugins check`` tests."""
+        from fedplug.testing import Subject
+        from fedplug_scaffold.conformance import complete
+
+        return [Subject(cls(), complete=complete), Subject(cls(0.5), complete=complete)]
+
     def __init__(self, server_lr: float = 1.0) -> None:
         given: object = server_lr
         if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -55,6 +55,12 @@ class Rows(BatchSource):
         target: One per sample; None if there are none.
         weight: One per sample; None: all count the same.
     """
+
+    @classmethod
+    def conformance_cases(cls) -> list[Self]:
+        """What ``fedplug plugins check`` tests."""
+        rows, labels = np.arange(14.0).reshape(7, 2), np.arange(7) % 2
+        return [cls(rows, labels), cls(rows), cls(rows, labels, np.arange(7.0))]
 
     def __init__(self, data: Any, target: Array | None = None, weight: Array | None = None) -> None:
         self.data = data

@@ -90,6 +90,10 @@ class FedGaussianNB(RowsPlan):
             return np.zeros((len(rows), self._statistics["share"].size))
         return np.asarray(self.model().predict_joint_log_proba(rows))
 
+    def _model_object(self) -> Any:
+        self.refresh()  # a local training may have gone on since
+        return super()._model_object()
+
     def make_backend(self) -> Backend:
         """This plan's sums, for the loop."""
         return _GaussianBackend.for_plan(self)

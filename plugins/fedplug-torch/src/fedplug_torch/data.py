@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -54,6 +54,12 @@ class TensorData(BatchSource):
 
     # torch's DataLoader is not used; its arguments change nothing here, but plans may well carry them.
     extra_names: ClassVar[frozenset[str]] = _LOADER_NAMES - {"collate_fn"}
+
+    @classmethod
+    def conformance_cases(cls) -> list[Self]:
+        """What ``fedplug plugins check`` tests."""
+        rows = torch.arange(14.0).reshape(7, 2)
+        return [cls(rows, torch.arange(7) % 2), cls(rows), cls({"a": rows, "b": (rows + 1, rows[:, 0])}, rows[:, 1])]
 
     def __init__(self, data: Any, target: Any = None) -> None:
         self.data = data
@@ -107,6 +113,12 @@ class DatasetData(BatchSource):
     """
 
     extra_names: ClassVar[frozenset[str]] = _LOADER_NAMES
+
+    @classmethod
+    def conformance_cases(cls) -> list[Self]:
+        """What ``fedplug plugins check`` tests."""
+        rows = torch.arange(14.0).reshape(7, 2)
+        return [cls(TensorDataset(rows, torch.arange(7) % 2))]
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
