@@ -16,7 +16,7 @@ from fedplug.core.flexible_calls import call_flexibly
 from fedplug.core.model_files import ModelFormat
 from fedplug.core.numpy_backend import NumpyBackend, kind_of
 from fedplug.core.params import Array
-from fedplug.core.plan_optimizer import PlanOptimizer
+from fedplug.core.plan_optimizer import plain_gradient_descent
 from fedplug.core.trainer.backend import Backend
 
 
@@ -29,23 +29,6 @@ class NumpyOptimizer(Protocol):
 
     def step(self, params: dict[str, Array], gradients: Mapping[str, Array]) -> object:
         """Change ``params`` in place by ``gradients``, which have the same names and shapes."""
-
-
-class SGD(PlanOptimizer):
-    """Plain gradient descent: ``p <- p - lr * g``.
-
-    Args:
-        lr: The learning rate.
-    """
-
-    def __init__(self, lr: float) -> None:
-        self.lr = lr
-
-    def step(self, params: Mapping[str, Any], gradients: Mapping[str, Any]) -> None:
-        """Change ``params`` in place."""
-        for name, gradient in gradients.items():
-            array = params[name]
-            array -= np.asarray(self.lr * gradient, array.dtype)
 
 
 class NumpyTrainingPlan(ArrayTrainingPlan):
@@ -82,13 +65,7 @@ class NumpyTrainingPlan(ArrayTrainingPlan):
 
     def init_optimizer(self, optimizer_args: dict[str, Any]) -> NumpyOptimizer:
         """The optimizer; plain gradient descent unless overridden. May take no argument."""
-        unknown = sorted(set(optimizer_args) - {"lr"})
-        if unknown:
-            raise PlanError(
-                f"Plain gradient descent takes only lr, but optimizer_args has {', '.join(map(repr, unknown))}.",
-                cure="Remove it, or define init_optimizer.",
-            )
-        return SGD(optimizer_args["lr"])
+        return plain_gradient_descent(optimizer_args)
 
     # for the library ---------------------------------------------------------------------------------------
 

@@ -10,7 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedplug.core.errors import CodecError, ParamsError, UsageError
+import numpy as np
+
+from fedplug.core.errors import CodecError, ParamsError, PlanError, UsageError
 from fedplug.core.params import Params
 from fedplug.core.plain_state import freeze, thaw
 from fedplug.core.stateful import Stateful
@@ -47,6 +49,38 @@ class PlanOptimizer(Stateful, ABC):
 
         What is kept here is kept in any case. What ``keep_optimizer_state`` is about is `state_dict`.
         """
+
+
+class SGD(PlanOptimizer):
+    """Plain gradient descent: ``p <- p - lr * g``.
+
+    Args:
+        lr: The learning rate.
+    """
+
+    def __init__(self, lr: float) -> None:
+        self.lr = lr
+
+    def step(self, params: Mapping[str, Any], gradients: Mapping[str, Any]) -> None:
+        """Change ``params`` in place."""
+        for name, gradient in gradients.items():
+            array = params[name]
+            array -= np.asarray(self.lr * gradient, array.dtype)
+
+
+def plain_gradient_descent(optimizer_args: Mapping[str, Any]) -> SGD:
+    """What plans over NumPy's arrays train with unless they define ``init_optimizer``.
+
+    Raises:
+        PlanError: There are arguments beside the rate.
+    """
+    unknown = sorted(set(optimizer_args) - {"lr"})
+    if unknown:
+        raise PlanError(
+            f"Plain gradient descent takes only lr, but optimizer_args has {', '.join(map(repr, unknown))}.",
+            cure="Remove it, or define init_optimizer; fedplug_declearn.Optimizer has momentum, Adam and more.",
+        )
+    return SGD(optimizer_args["lr"])
 
 
 def read_state(optimizer: Stateful) -> tuple[Params, dict[str, Any]]:

@@ -21,11 +21,17 @@ EXAMPLES = {
     },
     ("strategy", "over-selection"): {"count": 4, "extra": 0.5, "deadline": None},
     ("aggregator", "fedaverage"): {"weighting": "steps"},
+    ("aggregator", "fedprox"): {"mu": 0.5, "weighting": "uniform"},
+    ("aggregator", "krum"): {"hostile": 2},
+    ("aggregator", "multi-krum"): {"hostile": 2, "keep": 3},
+    ("aggregator", "norm-clipping"): {"limit": 2.5},
+    ("agg_optimizer", "declearn"): {"lr": 0.1, "modules": [["adam", {"beta_1": 0.9, "beta_2": 0.99, "amsgrad": False,
+                                                                     "eps": 1e-07, "round_reset": False}]]},
 }  # fmt: skip
 """Arguments other than the defaults; a component that is not here is made without any."""
 
 
-@pytest.mark.parametrize("kind", ["strategy", "aggregator"])
+@pytest.mark.parametrize("kind", ["strategy", "aggregator", "agg_optimizer"])
 def test_every_component_of_our_own_plugins_survives_being_written_down(kind):
     offers = default_host().components(kind)
     assert offers

@@ -13,8 +13,7 @@ from fedplug.core.data import ArrayData
 from fedplug.core.errors import ParamsError, PlanError, UsageError
 from fedplug.core.local_state import StateBook
 from fedplug.core.numpy_backend import NumpyBackend
-from fedplug.core.numpy_plan import SGD
-from fedplug.core.plan_optimizer import PlanOptimizer, read_state, write_state
+from fedplug.core.plan_optimizer import SGD, PlanOptimizer, read_state, write_state
 from fedplug.core.trainer import MultiModelTrainer, Trainer
 
 

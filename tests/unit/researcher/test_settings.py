@@ -12,6 +12,7 @@ import pytest
 
 from fedplug import (
     AggOptimizer,
+    Aggregator,
     DataManager,
     Experiment,
     FedplugWarning,
@@ -82,6 +83,30 @@ def test_an_empty_experiment_is_configured_in_any_order_and_runs() -> None:
         assert exp.missing() == []
         assert exp.run() == 1
         assert "test_global_loss" in exp.training_replies()[0]["a"]["metrics"]
+
+
+class Picky(Aggregator):
+    """Has something against any training arguments, and perhaps something to say about that."""
+
+    def __init__(self, cure: str) -> None:
+        self.cure = cure
+
+    def check(self, training_args: Any) -> None:
+        raise UsageError("It needs num_updates.", cure=self.cure)
+
+    def aggregate(self, start: Params, updates: Any, ctx: Any) -> Params:
+        return start
+
+
+@pytest.mark.parametrize("cure", ["", "Set it, e.g. to 50."])
+def test_what_an_aggregator_has_against_training_arguments_is_told_with_its_cure(cure: str) -> None:
+    told = f"It needs num_updates. {cure}".rstrip() + " set_training_args(...) or set_aggregator(...) mends it."
+    with experiment(aggregator=Picky(cure)) as exp:
+        assert exp.missing() == [told]
+        assert f"  - {told}" in str(exp.info()).splitlines()
+        with pytest.raises(SettingsError) as caught:
+            exp.run()
+    assert told in str(caught.value)
 
 
 def test_setters_of_tests_write_the_training_args_and_survive_a_ratio_of_zero() -> None:

@@ -16,8 +16,7 @@ from fedplug.core.plan_optimizer import PlanOptimizer
 from fedplug.core.schedules import Schedule, schedule_of
 from fedplug.core.update import Aux, Update
 from fedplug_declearn import scaffold, vectors
-from fedplug_declearn.aux_codec import aux_name
-from fedplug_declearn.specs import make_modules, make_regularizers, plain
+from fedplug_declearn.specs import aux_name, make_modules, make_regularizers, plain
 
 if TYPE_CHECKING:
     from declearn.model.api import Vector
@@ -63,6 +62,15 @@ class Optimizer(PlanOptimizer, AggOptimizer):
         UsageError: An argument is wrong, or modules do not go together.
         UnknownNameError: There is no such module or regularizer.
     """
+
+    @classmethod
+    def conformance_cases(cls) -> list[Any]:
+        """What ``fedplug plugins check`` tests."""
+        from fedplug.testing import Subject
+
+        decays = {"still": "weight decay pulls towards zero, whatever the nodes say"}
+        made = [cls(1.0), cls(0.1, modules=["adam"]), cls(0.5, modules=[("momentum", {"beta": 0.9})])]
+        return [*made, Subject(cls(0.1, decay=0.01), expected_failures=decays)]
 
     def __init__(
         self,

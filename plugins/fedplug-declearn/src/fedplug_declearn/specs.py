@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 from declearn.optimizer import list_optim_modules, list_optim_regularizers
-from declearn.optimizer.modules import OptiModule
+from declearn.optimizer.modules import OptiModule, ScaffoldClientModule, ScaffoldServerModule
 from declearn.optimizer.regularizers import Regularizer
 
 from fedplug.core.errors import UnknownNameError, UsageError
-from fedplug_declearn.aux_codec import aux_name
 
 Plugged = OptiModule[Any] | Regularizer
+
+ALLOWED: Mapping[str, tuple[type[OptiModule[Any]], ...]] = {"scaffold": (ScaffoldClientModule, ScaffoldServerModule)}
+"""What may travel: ``aux_name`` of modules → their classes."""
 
 _REFUSED = {
     "gaussian-noise": "its noise does not fit the clipping and the size of batches, so it protects nobody as told; "
@@ -62,6 +64,26 @@ def make_regularizers(given: Any) -> list[Regularizer]:
     return [
         _made(Regularizer, "regularizer", each, list_optim_regularizers()) for each in _listed("regularizers", given)
     ]
+
+
+def aux_name(module: OptiModule[Any]) -> str:
+    """The name under which a module exchanges variables with its counterpart; empty if it does not.
+
+    Raises:
+        UsageError: It exchanges something that is not on the list.
+    """
+    talks = module.aux_name is not None or module.auxvar_cls is not None
+    talks = talks or type(module).collect_aux_var is not OptiModule.collect_aux_var
+    talks = talks or type(module).process_aux_var is not OptiModule.process_aux_var
+    if not talks:
+        return ""
+    name = str(module.aux_name or module.name)
+    if not isinstance(module, ALLOWED.get(name, ())):
+        raise UsageError(
+            f"The module {module.name!r} exchanges auxiliary variables ({name!r}) that FedPlug does not know.",
+            cure=f"Known are: {', '.join(ALLOWED)}. What may travel stands in fedplug_declearn.specs.",
+        )
+    return name
 
 
 def plain(plugged: Plugged) -> Any:

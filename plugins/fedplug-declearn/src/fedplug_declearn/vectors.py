@@ -43,25 +43,6 @@ def copied(arrays: Mapping[str, Any]) -> dict[str, Any]:
     return {name: each.detach().clone() if hasattr(each, "detach") else np.array(each) for name, each in arrays.items()}
 
 
-def to_numpy(vector: Vector[Any], *, stored: bool = False) -> dict[str, Array]:
-    """The arrays of a vector, on the processor.
-
-    Args:
-        vector: The vector.
-        stored: What becomes of bfloat16, which NumPy does not know: its bits as int16, or else float32.
-    """
-    found = {}
-    for name, each in vector.coefs.items():
-        if hasattr(each, "detach"):
-            tensor = each.detach().cpu()
-            if str(tensor.dtype) == "torch.bfloat16":
-                tensor = tensor.view(sys.modules["torch"].int16) if stored else tensor.float()
-            found[name] = tensor.numpy()
-        else:
-            found[name] = np.asarray(each)
-    return found
-
-
 def pack(state: Any) -> Any:
     """The state of a module as plain data, in which each vector has become `Params`.
 
@@ -69,7 +50,7 @@ def pack(state: Any) -> Any:
         UsageError: There is something else in it.
     """
     if isinstance(state, Vector):
-        return Params.from_arrays(to_numpy(state, stored=True))
+        return Params.from_arrays({name: _stored(each) for name, each in state.coefs.items()})
     if isinstance(state, Mapping) and all(isinstance(key, str) for key in state):
         return {key: pack(each) for key, each in state.items()}
     if isinstance(state, list | tuple):
@@ -108,6 +89,17 @@ def same_layout(arrays: Mapping[str, Any], like: Mapping[str, Any]) -> bool:
     if arrays.keys() != like.keys():
         return False
     return all(math.prod(each.shape) == math.prod(like[name].shape) for name, each in arrays.items())
+
+
+def _stored(each: Any) -> Array:
+    """An array, or a tensor as one on the processor; of bfloat16, which NumPy does not know, the bits as int16."""
+    if not hasattr(each, "detach"):
+        return np.asarray(each)
+    tensor = each.detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":
+        tensor = tensor.view(sys.modules["torch"].int16)
+    found: Array = tensor.numpy()
+    return found
 
 
 def _as(array: Array, like: Any) -> Any:

@@ -19,9 +19,8 @@ from fedplug.core.data import DataManager
 from fedplug.core.errors import DatasetError, ParamsError, PlanError, UsageError
 from fedplug.core.flexible_calls import call_flexibly
 from fedplug.core.model_files import ModelFormat
-from fedplug.core.numpy_plan import SGD
 from fedplug.core.params import Array, Params
-from fedplug.core.plan_optimizer import PlanOptimizer
+from fedplug.core.plan_optimizer import PlanOptimizer, plain_gradient_descent
 from fedplug.core.trainer import Backend
 from fedplug_sklearn import estimator_files
 from fedplug_sklearn.backend import SklearnBackend
@@ -64,13 +63,7 @@ class SKLearnTrainingPlan(ArrayTrainingPlan):
 
     def init_optimizer(self, optimizer_args: dict[str, Any]) -> PlanOptimizer:
         """The optimizer; plain gradient descent unless overridden. May take no argument."""
-        unknown = sorted(set(optimizer_args) - {"lr"})
-        if unknown:
-            raise PlanError(
-                f"Plain gradient descent takes only lr, but optimizer_args has {', '.join(map(repr, unknown))}.",
-                cure="Remove it, or define init_optimizer; fedplug_declearn.Optimizer has momentum, Adam and more.",
-            )
-        return SGD(optimizer_args["lr"])
+        return plain_gradient_descent(optimizer_args)
 
     # what it may use ---------------------------------------------------------------------------------------
 
