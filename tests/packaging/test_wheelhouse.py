@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(1200)
 
 OURS = {
-    "fedplug", "fedplug-torch", "fedplug-sklearn", "fedplug-declearn", "fedplug-scaffold", "fedplug-zmq",
+    "fedplug", "fedplug-torch", "fedplug-sklearn", "fedplug-declearn", "fedplug-robust", "fedplug-scaffold",
+    "fedplug-zmq",
 }  # fmt: skip
 
 IMPORTS = """
@@ -164,7 +165,7 @@ def test_wheels_hold_their_package_and_nothing_else(wheelhouse):
 def test_our_packages_come_from_the_wheelhouse_only(wheel_env):
     places = installed(wheel_env)
     assert {name for name in places if name.startswith("fedplug")} == wheel_env.ours
-    assert wheel_env.ours == OURS - {"fedplug-sklearn", "fedplug-declearn"}
+    assert wheel_env.ours == OURS - {"fedplug-sklearn", "fedplug-declearn", "fedplug-robust"}
     for wheel in wheel_env.wheelhouse.iterdir():
         package, version = wheel.name.split("-")[:2]
         if package.replace("_", "-") not in wheel_env.ours:
@@ -228,7 +229,11 @@ def test_first_federated_round_in_one_process_and_over_tcp(wheel_env, tmp_path):
 
 def test_scikit_learn_comes_without_torch_and_trains_over_tcp(sklearn_env, tmp_path):
     places = installed(sklearn_env)
-    assert {name for name in places if name.startswith("fedplug")} == sklearn_env.ours == OURS - {"fedplug-torch"}
+    assert (
+        {name for name in places if name.startswith("fedplug")}
+        == sklearn_env.ours
+        == OURS - {"fedplug-torch", "fedplug-robust"}
+    )
     assert not {"torch", "opacus", "networkx"} & places.keys()
     apart = trained(sklearn_env, tmp_path / "three", SKLEARN_PLAN, NODE_PROCESSES)
     alone = trained(sklearn_env, tmp_path / "one", SKLEARN_PLAN, IN_ONE_PROCESS)
