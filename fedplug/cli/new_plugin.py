@@ -52,7 +52,8 @@ def new(
     say(f"  cd {target}")
     say('  pip install -e ".[test]"')
     say("  pytest")
-    say(f"Then write your rule in {written[-2].relative_to(target)}.")
+    rule = next(path for path in written if path.name == "aggregator.py")
+    say(f"Then write your rule in {rule.relative_to(target)}.")
 
 
 def write_plugin(kind: str, name: str, target: Path) -> list[Path]:

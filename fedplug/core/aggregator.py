@@ -115,7 +115,9 @@ class Aggregator(Stateful, ABC):
         return 0
 
     def radius(self, count: int, hostile: int, diameter: float) -> float:
-        """How far the result may be from the mean of the honest updates, as an Euclidean norm over all arrays.
+        """How far the result may be from the mean of the honest updates, as an Euclidean norm.
+
+        Over all arrays; a rule that measures floating-point arrays only, and treats the others by themselves, says so.
 
         Of interest where ``tags.breakdown`` is ``"ball"``.
 

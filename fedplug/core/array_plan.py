@@ -78,7 +78,7 @@ class ArrayTrainingPlan(TrainingPlan):
         given = {str(name): np.asarray(value) for name, value in found.items()}
         model_files.require_layout(path, _layout(model), _layout(given))
         params = Params.from_arrays({name: given[name] for name in model})
-        model_files.require_finite(path, [] if not params.first_non_finite() else [params.first_non_finite()])
+        model_files.require_finite(path, list(filter(None, [params.first_non_finite()])))
         self._write(tuple(model), params)
 
     def _read(self, names: tuple[str, ...], allocate: Allocate | None = None) -> Params:

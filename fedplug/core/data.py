@@ -16,6 +16,7 @@ import numpy as np
 
 from fedplug.core.errors import DatasetError, UnknownNameError, UsageError
 from fedplug.core.node_dataset import NodeDataset, columns
+from fedplug.core.numbers import is_whole
 from fedplug.core.params import Array
 from fedplug.core.rng import SeedTree
 
@@ -68,7 +69,7 @@ class LoaderArgs:
         """
         merged = {key: value for layer in layers for key, value in layer.items()}
         size = merged.pop("batch_size", cls.batch_size)
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        if not is_whole(size, 1):
             raise UsageError(f"batch_size must be a positive whole number, got {size!r}.")
         shuffle, drop = merged.pop("shuffle", cls.shuffle), merged.pop("drop_last", cls.drop_last)
         for name, value in (("shuffle", shuffle), ("drop_last", drop)):

@@ -51,6 +51,11 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
         """Number of elements."""
         return math.prod(self.shape)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether it holds whole numbers or truth values, which have no gradient and are not to be rounded."""
+        return self.dtype.startswith(("bool", "int", "uint"))
+
 
 class ParamsSpec(msgspec.Struct, frozen=True, dict=True):
     """The table of a `Params`: which arrays, of which shape and dtype, at which offset of the buffer."""

@@ -136,7 +136,7 @@ def check_clippable(spec: ParamsSpec) -> None:
     Raises:
         UsageError: A shared array holds whole numbers or truth values.
     """
-    wrong = next((tensor for tensor in spec.tensors if _is_exact(tensor.dtype)), None)
+    wrong = next((tensor for tensor in spec.tensors if tensor.is_exact), None)
     if wrong is not None:
         raise UsageError(
             f"Central differential privacy protects floating-point parameters only, but {wrong.name!r} is "
@@ -216,7 +216,3 @@ def _moved(start: Params, trained: Params, factor: float) -> Callable[[str, Arra
 
 def _float(array: Array) -> Array:
     return array.astype(np.float64)
-
-
-def _is_exact(dtype: str) -> bool:
-    return dtype.startswith(("bool", "int", "uint"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Self, TypeGuard
+from typing import Literal, Self
 
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import UsageError
-from fedplug.core.strategy import Decision, RoundState, Strategy, check_share, draw, is_number
+from fedplug.core.numbers import is_number, is_whole
+from fedplug.core.strategy import Decision, RoundState, Strategy, check_share, draw
 
 WaitFor = Literal["all", "quorum"]
 
@@ -54,7 +55,7 @@ class QuorumStrategy(Strategy):
         count: int | None = None,
         wait_for: WaitFor = "all",
     ) -> None:
-        if not (_is_whole(quorum) and quorum >= 1) and not (isinstance(quorum, float) and 0 < quorum <= 1):
+        if not is_whole(quorum, 1) and not (isinstance(quorum, float) and 0 < quorum <= 1):
             raise UsageError(
                 f"quorum must be a whole number of nodes, or a share in (0, 1], got {quorum!r}.",
                 cure="E.g. QuorumStrategy(3) for three nodes, QuorumStrategy(0.8) for 80 % of those selected.",
@@ -206,10 +207,6 @@ def _check_deadline(deadline: object) -> None:
         raise UsageError(
             f"deadline must be a number of seconds above zero, or None, got {deadline!r}.", cure="E.g. deadline=600."
         )
-
-
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _nodes(count: int) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fedplug.core.errors import UnknownNameError, UsageError
+from fedplug.core.numbers import is_whole
 
 UNITS = ("step", "round")
 
@@ -37,7 +38,7 @@ class Schedule(ABC):
             value = getattr(self, field.name)
             if field.type == "float":  # a number of Python's: one of NumPy's would change the dtype of what it scales
                 object.__setattr__(self, field.name, _require_number(f"{field.name} of {self.name}", value))
-            elif field.type == "int" and not _is_count(value):
+            elif field.type == "int" and not is_whole(value, 1):
                 raise UsageError(f"{field.name} of {self.name} must be a whole number above zero, got {value!r}.")
 
     @abstractmethod
@@ -192,8 +193,8 @@ class Piecewise(Schedule):
             raise UsageError(
                 f"piecewise needs one rate more than boundaries, got {len(self.rates)} and {len(self.boundaries)}."
             )
-        rising = all(map(_is_count, self.boundaries)) and list(self.boundaries) == sorted(set(self.boundaries))
-        if not rising:
+        whole = all(is_whole(each, 1) for each in self.boundaries)
+        if not (whole and list(self.boundaries) == sorted(set(self.boundaries))):
             raise UsageError(f"The boundaries of piecewise must be rising whole numbers, got {list(self.boundaries)}.")
 
     def at(self, count: int) -> float:
@@ -274,10 +275,6 @@ def _require_number(what: str, value: Any) -> float:
     if not math.isfinite(number) or number < 0:
         raise UsageError(f"{what} must be a number from zero up, got {value!r}.")
     return number
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _decayed(schedule: ExponentialDecay | StepDecay, times: float) -> float:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, TypeGuard
+from typing import Literal, Self
 
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import UsageError
+from fedplug.core.numbers import is_number, is_whole
 from fedplug.core.stateful import Stateful
 
 Outcome = Literal["replied", "failed", "lost", "rejected"]
@@ -160,10 +161,5 @@ def check_share(fraction: object, count: object) -> None:
     """
     if fraction is not None and not (is_number(fraction) and 0 < fraction <= 1):
         raise UsageError(f"fraction must lie in (0, 1], got {fraction!r}.", cure="E.g. fraction=0.5 for one half.")
-    if count is not None and not (isinstance(count, int) and not isinstance(count, bool) and count >= 1):
+    if count is not None and not is_whole(count, 1):
         raise UsageError(f"count must be a whole number of at least 1, got {count!r}.")
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether ``value`` is a number and not a truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -54,7 +54,7 @@ def _with_buffers(moved: Params, aggregated: Params, buffers: frozenset[str]) ->
 
     An adaptive step would make a running variance negative.
     """
-    still = {each.name for each in moved.spec.tensors if each.dtype.startswith(("bool", "int", "uint"))}
+    still = {each.name for each in moved.spec.tensors if each.is_exact}
     still |= buffers & moved.keys()
     if not still:
         return moved

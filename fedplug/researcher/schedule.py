@@ -13,6 +13,7 @@ from fedplug.core.context import RoundContext
 from fedplug.core.errors import UsageError
 from fedplug.core.messages import TaskKey, TrainRequest
 from fedplug.core.metrics import make_metrics
+from fedplug.core.numbers import is_whole
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.rng import SeedTree
@@ -22,7 +23,6 @@ from fedplug.core.update import Aux, Update
 from fedplug.researcher.central_privacy import CentralPrivacy
 from fedplug.researcher.refusals import blamed
 from fedplug.researcher.round_plan import RoundPlan
-from fedplug.researcher.settings import is_whole_number
 from fedplug.researcher.shown import shown
 from fedplug.researcher.snapshot import Acked
 
@@ -198,7 +198,7 @@ def rounds_to_run(rounds: int | None, increase: bool, limit: int | None, current
                 "How many rounds? There is no round limit.", cure="Call run(rounds=...) or set_round_limit(...)."
             )
         return limit - current, limit
-    if not is_whole_number(rounds, 1):
+    if not is_whole(rounds, 1):
         raise UsageError(f"rounds must be a whole number above zero, got {shown(rounds)}.")
     if limit is None:
         return rounds, None

@@ -13,7 +13,7 @@ from fedplug.core.aggregator import Aggregator
 from fedplug.core.params import Array, Params
 from fedplug.core.update import Update
 from fedplug.testing.cases import BOUND, Case, on_grid
-from fedplug.testing.compare import EPSILONS, index, same_rounds, tolerance
+from fedplug.testing.compare import EPSILONS, distance, index, same_rounds, tolerance
 from fedplug.testing.play import play
 from fedplug.testing.registry import LawBrokenError
 
@@ -148,13 +148,13 @@ def check_share(aggregator: Aggregator, case: Case) -> None:
             step = {name: _direction(array, rng, size) for name, array in update.params.items()}
             far = Params.from_arrays({n: (a + step[n]).astype(a.dtype) for n, a in update.params.items()})
             moved = now.with_updates([*now.updates[:place], replace(update, params=far), *now.updates[place + 1 :]])
-            length, distance = _distance(far, update.params), _distance(play(aggregator, moved)[0], before)
+            length, away = distance(far, update.params), distance(before, play(aggregator, moved)[0])
             slack = sum(_rounding(moved, name, array) for name, array in before.items())
-            if not distance <= share * length + slack:
+            if not away <= share * length + slack:
                 raise LawBrokenError(
                     f"largest_share is {share!r}, and the update of {update.node_id} was changed by a length of "
                     f"{length:.6g}, so the result must move by at most {share * length:.6g} within {slack:.3g}, but "
-                    f"moves by {distance:.6g}.\n{moved}"
+                    f"moves by {away:.6g}.\n{moved}"
                 )
 
 
@@ -214,11 +214,6 @@ def _times(params: Any, factor: float) -> dict[str, Array]:
 def _direction(array: Array, rng: np.random.Generator, size: float) -> Array:
     """A random step; none for whole numbers, which are rounded."""
     return rng.uniform(-size, size, array.shape) if array.dtype.kind == "f" else np.zeros(array.shape)
-
-
-def _distance(one: Params, other: Params) -> float:
-    pairs = [(np.asarray(one[name], np.float64), np.asarray(other[name], np.float64)) for name in other]
-    return math.sqrt(sum(float(np.sum((a - b) ** 2)) for a, b in pairs))
 
 
 def _rounding(case: Case, name: str, array: Array) -> float:

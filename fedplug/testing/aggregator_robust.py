@@ -12,7 +12,7 @@ from fedplug.core.aggregator import Aggregator
 from fedplug.core.params import Params
 from fedplug.testing.aggregator_algebra import outside
 from fedplug.testing.cases import Case, show
-from fedplug.testing.compare import EPSILONS, fresh, quiet
+from fedplug.testing.compare import EPSILONS, distance, fresh, quiet
 from fedplug.testing.hostile import attacks, fair, places, poisoned, replaced
 from fedplug.testing.play import prepared
 from fedplug.testing.registry import LawBrokenError, NotApplicableError
@@ -107,21 +107,15 @@ def _broken(aggregator: Aggregator, case: Case, hostile: set[int], result: objec
     if aggregator.tags.breakdown == "hull":
         problem = outside(case, result, honest)
         return f"{problem}, the range of the honest ones" if problem else ""
-    diameter = max(_distance(a, b) for a in [*honest, case.start] for b in honest)
+    diameter = max(distance(a, b) for a in [*honest, case.start] for b in honest)
     radius = aggregator.radius(len(case.updates), len(hostile), diameter)
-    distance, slack = _from_mean(result, honest), sum(_rounding(name, honest) for name in result)
-    if distance <= radius + slack:
+    away, slack = _from_mean(result, honest), sum(_rounding(name, honest) for name in result)
+    if away <= radius + slack:
         return ""
     return (
         f"the result must be within {radius:.6g} of the mean of the honest ones (radius for a diameter of "
-        f"{diameter:.6g}; within {slack:.3g}), but is {distance:.6g} away"
+        f"{diameter:.6g}; within {slack:.3g}), but is {away:.6g} away"
     )
-
-
-def _distance(one: Params, other: Params) -> float:
-    with quiet():
-        pairs = ((np.asarray(one[name], np.float64), np.asarray(other[name], np.float64)) for name in one)
-        return math.sqrt(sum(float(np.sum((a - b) ** 2)) for a, b in pairs))
 
 
 def _from_mean(result: Params, honest: Sequence[Params]) -> float:

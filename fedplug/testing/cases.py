@@ -157,7 +157,7 @@ def make_case(layout: Layout, count: int, rng: np.random.Generator, *, rounds: i
 def context(node_ids: Sequence[str], start: Params | None = None, number: int = 0) -> RoundContext:
     """A round with these nodes; the whole numbers of ``start`` are its buffers."""
     nodes, spec = tuple(sorted(node_ids)), () if start is None else start.spec.tensors
-    buffers = frozenset(tensor.name for tensor in spec if np.dtype(tensor.dtype).kind in "biu")
+    buffers = frozenset(tensor.name for tensor in spec if tensor.is_exact)
     seed = SeedTree.root(0).child("round", number)
     return RoundContext("check", number, seed, nodes, dict(_ARGS), nodes, buffers)
 

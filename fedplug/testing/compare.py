@@ -7,6 +7,7 @@ everything near zero. Integers must be exact, or within one where a tie may be r
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,6 +105,13 @@ def equal_bits(one: Any, other: Any) -> bool:
         return False
     pairs = [(np.asarray(one[name]), np.asarray(other[name])) for name in one]
     return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def distance(one: Params, other: Params) -> float:
+    """The Euclidean distance of two sets of parameters over all arrays together, in float64."""
+    with quiet():
+        pairs = ((np.asarray(one[name], np.float64), np.asarray(other[name], np.float64)) for name in one)
+        return math.sqrt(sum(float(np.sum((a - b) ** 2)) for a, b in pairs))
 
 
 @contextmanager

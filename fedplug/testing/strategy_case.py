@@ -55,6 +55,11 @@ class StrategyCase:
     seed: int = 0
     first: int = 0
 
+    @classmethod
+    def among(cls, count: int, fates: tuple[tuple[Fate, ...], ...], seed: int = 0) -> StrategyCase:
+        """A case of so many nodes."""
+        return cls(tuple(f"node-{number:02d}" for number in range(count)), fates, seed)
+
     def rest(self, rounds: int) -> StrategyCase:
         """What follows after ``rounds`` rounds."""
         return replace(self, fates=self.fates[rounds:], first=self.first + rounds)
@@ -166,9 +171,8 @@ class StrategyTrials:
             raise NotApplicableError(f"it selects nobody from any of {', '.join(map(str, COUNTS))} nodes")
         for seed in range(10 if profile == "full" else 1):
             for count in counts if profile == "full" else counts[:3]:
-                nodes = tuple(f"node-{number:02d}" for number in range(count))
                 for place, fates in enumerate(FATES):
-                    yield StrategyCase(nodes, (fates, FATES[0], FATES[(place + 1) % len(FATES)]), seed)
+                    yield StrategyCase.among(count, (fates, FATES[0], FATES[(place + 1) % len(FATES)]), seed)
 
     def drawn(self, subject: Subject) -> object:
         """None: there are few things that can become of a node, and all are tried."""
@@ -177,7 +181,7 @@ class StrategyTrials:
 
 def _can_choose(strategy: Strategy, count: int) -> bool:
     """Whether a strategy selects from so many nodes; it may say that they are too few."""
-    case = StrategyCase(tuple(f"node-{number:02d}" for number in range(count)), (FATES[0],))
+    case = StrategyCase.among(count, (FATES[0],))
     try:
         fresh(strategy).select(case.context(0), list(case.nodes))
     except UsageError:

@@ -21,7 +21,7 @@ def check_select(strategy: Strategy) -> None:
     """``select`` returns at least one of the nodes it was given, and no other; of too few it may raise UsageError."""
     refused = 0
     for count in COUNTS:
-        case = StrategyCase(tuple(f"node-{number:02d}" for number in range(count)), (FATES[0],) * 3)
+        case = StrategyCase.among(count, (FATES[0],) * 3)
         for place in range(3):
             nodes = list(case.nodes)
             try:

@@ -11,13 +11,13 @@ from fedplug.core.errors import PlanError, UpdateRejectedError, UsageError
 from fedplug.core.metrics.base import Metric
 from fedplug.core.metrics.labels import (
     class_numbers,
-    is_whole,
     require_counts,
     require_numbers,
     require_probabilities,
     rows_of,
     sigmoid,
 )
+from fedplug.core.numbers import is_whole
 from fedplug.core.params import Array
 
 MOST_BINS = 2**18
@@ -61,7 +61,7 @@ class Auc(Metric):
             raise UsageError(f"bins must be a whole number from 2 to {MOST_BINS}, got {bins!r}.")
         if logits is not None and not isinstance(logits, bool):
             raise UsageError(f"logits must be True, False or None, got {logits!r}.")
-        if n_classes is not None and not (is_whole(n_classes) and n_classes >= 2):
+        if n_classes is not None and not is_whole(n_classes, 2):
             raise UsageError(f"n_classes must be a whole number >= 2, got {n_classes!r}.")
         self.bins = bins
         self.logits = logits

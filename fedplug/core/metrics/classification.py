@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fedplug.core.errors import UpdateRejectedError, UsageError
-from fedplug.core.metrics.labels import LabelMetric, is_whole, require_counts
+from fedplug.core.metrics.labels import LabelMetric, require_counts
+from fedplug.core.numbers import is_whole
 from fedplug.core.params import Array
 
 AVERAGES = ("binary", "weighted", "macro", "micro")

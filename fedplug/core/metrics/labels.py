@@ -8,6 +8,7 @@ import numpy as np
 
 from fedplug.core.errors import PlanError, UpdateRejectedError, UsageError
 from fedplug.core.metrics.base import Metric
+from fedplug.core.numbers import is_whole
 from fedplug.core.params import Array
 
 MOST_COUNT = 2.0**53
@@ -31,7 +32,7 @@ class LabelMetric(Metric):
     """
 
     def __init__(self, *, n_classes: int | None = None, threshold: float | None = None, logits: bool = False) -> None:
-        if n_classes is not None and not (is_whole(n_classes) and n_classes >= 2):
+        if n_classes is not None and not is_whole(n_classes, 2):
             raise UsageError(f"n_classes must be a whole number >= 2, got {n_classes!r}.")
         if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
             raise UsageError(f"threshold must be a number, got {threshold!r}.")
@@ -157,11 +158,6 @@ def require_probabilities(scores: Array, cure: str) -> None:
 def sigmoid(scores: Array) -> Array:
     """``1 / (1 + exp(-x))`` in float64, without overflow."""
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * scores.astype(np.float64))))
-
-
-def is_whole(value: object) -> bool:
-    """Whether an argument is a whole number, and no truth value."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def require_counts(state: Array) -> None:

@@ -10,13 +10,12 @@ from fedplug.core.errors import FedplugError
 from fedplug.researcher.refusals import blamed
 from fedplug.researcher.settings.approval import PlanApproval
 from fedplug.researcher.settings.arguments import check_arguments, known_arguments
-from fedplug.researcher.settings.base import is_whole_number
 from fedplug.researcher.settings.data import DataSettings
 from fedplug.researcher.settings.plan import PlanSettings
 from fedplug.researcher.settings.rounds import RoundSettings
 from fedplug.researcher.settings.training import TrainingSettings
 
-__all__ = ["ExperimentSettings", "check_arguments", "is_whole_number", "known_arguments"]
+__all__ = ["ExperimentSettings", "check_arguments", "known_arguments"]
 
 
 class ExperimentSettings(DataSettings, PlanSettings, PlanApproval, TrainingSettings, RoundSettings):

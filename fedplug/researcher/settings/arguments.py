@@ -9,9 +9,9 @@ from difflib import get_close_matches
 from typing import Any, ParamSpec, TypeVar
 
 from fedplug.core.errors import FedplugError, UsageError
+from fedplug.core.numbers import is_whole
 from fedplug.core.pool import NodePool
 from fedplug.core.transport import TransportOptions
-from fedplug.researcher.settings.base import is_whole_number
 from fedplug.researcher.settings.data import checked_tags
 from fedplug.researcher.shown import shown
 
@@ -47,7 +47,7 @@ def check_arguments(
             checked_tags(tags)
         except FedplugError as error:
             found.append(("tags", error))
-    if min_nodes is not None and not is_whole_number(min_nodes, 1):
+    if min_nodes is not None and not is_whole(min_nodes, 1):
         refuse("min_nodes", "a whole number above zero or None", min_nodes)
     if isinstance(connect_timeout, bool) or not isinstance(connect_timeout, int | float) or not connect_timeout >= 0:
         refuse("connect_timeout", "a number of seconds", connect_timeout)

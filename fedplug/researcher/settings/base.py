@@ -110,11 +110,6 @@ class SettingsBase:
         return made
 
 
-def is_whole_number(value: object, least: int) -> bool:
-    """Whether a user's value is an integer (not a truth value) of at least ``least``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
 def checked_flag(name: str, value: object) -> bool:
     """``value``, if it is a truth value.
 

@@ -6,10 +6,11 @@ from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.aggregator import Aggregator
 from fedplug.core.errors import UsageError
 from fedplug.core.monitor import Monitor
+from fedplug.core.numbers import is_whole
 from fedplug.core.strategy import DefaultStrategy, Strategy
 from fedplug.researcher.folders import check_folder_name
 from fedplug.researcher.monitors import MonitorGroup
-from fedplug.researcher.settings.base import SettingsBase, checked_flag, is_whole_number
+from fedplug.researcher.settings.base import SettingsBase, checked_flag
 from fedplug.researcher.shown import shown
 
 
@@ -82,7 +83,7 @@ class RoundSettings(SettingsBase):
             UsageError: It is not a whole number, or more rounds than that are done already.
         """
         if round_limit is not None:
-            if not is_whole_number(round_limit, 0):
+            if not is_whole(round_limit, 0):
                 raise UsageError(f"round_limit must be a whole number or None, got {shown(round_limit)}.")
             if round_limit < self._round_current:
                 raise UsageError(f"round_limit cannot be {round_limit}: {self._round_current} rounds are done.")

@@ -12,6 +12,7 @@ from fedplug.core.aggregator import AggregatorTags, StreamingAggregator
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import NoUpdatesError, UsageError
 from fedplug.core.mean import FOLD_BLOCK, WeightedMean
+from fedplug.core.numbers import is_number
 from fedplug.core.params import Array, Params
 from fedplug.core.update import Update
 
@@ -51,14 +52,13 @@ class FedNova(StreamingAggregator[_Sums]):
     tags = AggregatorTags(weighted=False, convex=False, streaming=True)
 
     def __init__(self, momentum: float = 0.0) -> None:
-        given: object = momentum
-        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < 1:
+        if not (is_number(momentum) and 0 <= momentum < 1):
             raise UsageError(f"momentum must lie in [0, 1), got {momentum!r}.")
-        self.momentum = float(given)
+        self.momentum = float(momentum)
 
     def begin(self, start: Params, ctx: RoundContext) -> _Sums:
         """Empty sums."""
-        exact = {each.name for each in start.spec.tensors if each.dtype.startswith(("bool", "int", "uint"))}
+        exact = {each.name for each in start.spec.tensors if each.is_exact}
         still = {name: start[name] for name in start if name in exact or name in ctx.buffers}
         moves = {name: np.zeros(start[name].shape) for name in start if name not in still}
         return _Sums(start, moves, WeightedMean(Params.from_arrays(still).spec))

@@ -24,6 +24,7 @@ import numpy as np
 from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import ParamsError, UsageError
+from fedplug.core.numbers import is_number
 from fedplug.core.params import Array, Params, widened
 
 
@@ -183,7 +184,7 @@ def _moved(
             )
 
     def fill(name: str, out: Array) -> None:
-        if name in ctx.buffers or start.spec.by_name[name].dtype.startswith(("bool", "int", "uint")):
+        if name in ctx.buffers or start.spec.by_name[name].is_exact:
             np.copyto(out, aggregated[name])
             return
         before = widened(start[name])
@@ -199,8 +200,7 @@ def _copied(params: Params | None) -> dict[str, Array]:
 def _number(
     name: str, value: Any, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
 ) -> float:
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    if not numeric or not (value >= least and value > above and value < below):
+    if not is_number(value) or not (value >= least and value > above and value < below):
         bounds = [f">= {least:g}"] * (least > -math.inf) + [f"> {above:g}"] * (above > -math.inf)
         bounds += [f"< {below:g}"] * (below < math.inf)
         raise UsageError(f"{name} must be a number {' and '.join(bounds)}, got {value!r}.")

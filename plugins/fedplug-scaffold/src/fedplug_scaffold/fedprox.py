@@ -9,6 +9,7 @@ from typing import Any
 from fedplug.core.aggregator import NodePayload, Weighting
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import UsageError
+from fedplug.core.numbers import is_number
 from fedplug_scaffold.fedaverage import FedAverage
 
 
@@ -29,10 +30,9 @@ class FedProx(FedAverage):
 
     def __init__(self, mu: float = 0.01, weighting: Weighting = "samples") -> None:
         super().__init__(weighting)
-        given: object = mu
-        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+        if not (is_number(mu) and 0 < mu < math.inf):
             raise UsageError(f"FedProx needs mu > 0, got {mu!r}.", cure="E.g. FedProx(mu=0.01); FedAverage has none.")
-        self.mu = float(given)
+        self.mu = float(mu)
 
     def check(self, training_args: Mapping[str, Any]) -> None:
         """Refuse training arguments that ask for another ``mu``."""

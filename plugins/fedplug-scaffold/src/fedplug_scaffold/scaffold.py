@@ -14,6 +14,7 @@ from fedplug.core.context import RoundContext
 from fedplug.core.errors import UsageError
 from fedplug.core.mean import WeightedMean
 from fedplug.core.node_terms import TermSum
+from fedplug.core.numbers import is_number
 from fedplug.core.params import Array, Params, widened
 from fedplug.core.update import Update
 
@@ -68,10 +69,9 @@ class Scaffold(StreamingAggregator[_Round]):
         return [Subject(cls(), complete=complete), Subject(cls(0.5), complete=complete)]
 
     def __init__(self, server_lr: float = 1.0) -> None:
-        given: object = server_lr
-        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+        if not (is_number(server_lr) and 0 < server_lr < math.inf):
             raise UsageError(f"server_lr must be a number above 0, got {server_lr!r}.")
-        self.server_lr = float(given)
+        self.server_lr = float(server_lr)
         self.tags = AggregatorTags(weighted=False, convex=self.server_lr == 1, streaming=True)
         self._terms = TermSum(AUX, _MISSING)
         self._sum: dict[str, Array] = {}
