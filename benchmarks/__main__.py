@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import a1_mean, a1_rules, big_model, linear_gradients, small_rounds, start_up, trainer_loop
+from benchmarks import a1_mean, a2_rules, big_model, linear_gradients, small_rounds, start_up, trainer_loop
 from benchmarks.common import RESULTS, Result, environment
 
 WORKLOADS: dict[str, Callable[[bool], list[Result]]] = {
     "I1": start_up.run,
     "A1": a1_mean.run,
-    "A2": a1_rules.run,
+    "A2": a2_rules.run,
     "R1": small_rounds.run_inproc,
     "R2": small_rounds.run_zmq,
     "R3": big_model.run_cpu,
