@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
@@ -39,6 +39,11 @@ class Krum(Aggregator):
     Raises:
         UsageError: ``hostile`` is no whole number of at least 0.
     """
+
+    @classmethod
+    def conformance_cases(cls) -> list[Self]:
+        """What ``fedplug plugins check`` tests."""
+        return [cls(1), cls(2)]
 
     def __init__(self, hostile: int) -> None:
         self.hostile = whole_number("Krum", "hostile", hostile, 0)

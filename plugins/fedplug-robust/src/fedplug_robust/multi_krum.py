@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 from fedplug.core.aggregator import Aggregator, AggregatorTags
 from fedplug.core.context import RoundContext
@@ -33,6 +34,11 @@ class MultiKrum(Aggregator):
     Raises:
         UsageError: An argument is no whole number, or too small.
     """
+
+    @classmethod
+    def conformance_cases(cls) -> list[Self]:
+        """What ``fedplug plugins check`` tests."""
+        return [cls(1), cls(2), cls(1, keep=2)]
 
     def __init__(self, hostile: int, keep: int | None = None) -> None:
         self.hostile = whole_number("MultiKrum", "hostile", hostile, 0)

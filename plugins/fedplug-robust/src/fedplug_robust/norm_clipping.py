@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -60,6 +61,11 @@ class NormClipping(StreamingAggregator[Sums]):
     Raises:
         UsageError: The limit is no number above zero, or the weighting is not known.
     """
+
+    @classmethod
+    def conformance_cases(cls) -> list[Self]:
+        """What ``fedplug plugins check`` tests."""
+        return [cls(5.0), cls(0.1, weighting="uniform")]
 
     def __init__(self, limit: float, weighting: Weighting = "samples") -> None:
         update_weight(Update("", Params.from_arrays({}), 0), weighting)  # refuses an unknown weighting right away
