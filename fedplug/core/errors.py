@@ -12,6 +12,7 @@ FedplugError
 ├── TransportError             the network, or an address, is at fault
 │   ├── AddressError           the address cannot be used (malformed, in use, refused for safety)
 │   └── ConnectionLostError    the other side is gone
+├── RefusedError               a node's owner does not allow what was asked; carries a code
 ├── DatasetError               a data set is missing, ambiguous or not what its card says
 ├── StoreError                 a folder or a store, of a node or an experiment, cannot be used
 ├── BreakpointError            a breakpoint is missing, damaged, or cannot be gone on from
@@ -148,6 +149,20 @@ class AddressError(TransportError):
 
 class ConnectionLostError(TransportError):
     """The other side is gone."""
+
+
+class RefusedError(FedplugError):
+    """A node will not do what it was asked, by its owner's rules: approval, policy, budget, or a data set that changed.
+
+    Args:
+        message: What was refused and by which rule, in words for the researcher: no path, no row.
+        code: What kind of refusal, e.g. ``"not-approved"``; it becomes `TaskFailure.code`.
+        cure: What the researcher, or the owner, can do about it.
+    """
+
+    def __init__(self, message: str, *, code: str, cure: str = "") -> None:
+        super().__init__(message, cure=cure)
+        self.code = code
 
 
 class DatasetError(FedplugError):

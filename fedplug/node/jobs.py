@@ -14,6 +14,7 @@ from fedplug.core.errors import (
     ParamsError,
     PlanError,
     PlanSourceError,
+    RefusedError,
     StoreError,
     UsageError,
 )
@@ -113,6 +114,8 @@ def cancelled(key: TaskKey) -> TaskFailure:
 
 
 def _code(error: BaseException) -> str:
+    if isinstance(error, RefusedError):
+        return error.code
     kinds: tuple[tuple[type[BaseException], str], ...] = (
         (DatasetError, "bad-dataset"),
         (PlanSourceError, "plan-source"),

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Literal, Self
 from fedplug.core.errors import UsageError
 from fedplug.core.messages import NodeInfo
 from fedplug.node.datasets.memory import MemoryDataset
+from fedplug.node.gate import Gate
 from fedplug.node.jobs import Worker
 from fedplug.node.lock import FolderLock
+from fedplug.node.policy.file import read_policy
+from fedplug.node.policy.schema import OPEN, Policy
 from fedplug.node.runtime import Runtime
 from fedplug.node.shared import BlockStock
 from fedplug.node.status import NodeStatus, StatusBoard
@@ -39,7 +42,10 @@ class Node:
         host: The plugins; by default all that are installed.
         options: Settings of the transport.
         datasets: Data sets in memory, besides those of the store; only with ``worker="inline"``.
-        memory_limit: Most address space of the worker process, in bytes; None for no limit.
+        memory_limit: Most address space of the worker process, in bytes; None for what the rules say.
+        policy: The owner's rules; by default those of ``node.toml`` in the node's folder. A node without a folder, or
+            one that trains in this process, runs its script's own plans on its script's own data: for it they are
+            `OPEN`.
         retry: Seconds between tries to reach the researcher.
 
     Raises:
@@ -62,6 +68,7 @@ class Node:
         options: TransportOptions | None = None,
         datasets: Sequence[MemoryDataset] = (),
         memory_limit: int | None = None,
+        policy: Policy | None = None,
         retry: float = 2.0,
     ) -> None:
         if datasets and worker != "inline":
@@ -76,7 +83,9 @@ class Node:
         self._host = host
         self._options = options
         self._datasets = tuple(datasets)
-        self._memory_limit = memory_limit
+        folder = self.store.folder if worker == "process" else None
+        self.policy = policy or (OPEN if folder is None else read_policy(folder))
+        self._memory_limit = memory_limit or self.policy.resources.memory
         self._retry = retry
         self._state = threading.Lock()
         self._lock: FolderLock | None = None
@@ -181,7 +190,13 @@ class Node:
             retry=self._retry,
         )
         self._runtime = Runtime(
-            self._link, self.store, self._worker, self._board, memory=self._datasets, retry=self._retry
+            self._link,
+            self.store,
+            Gate(self.store, self.policy),
+            self._worker,
+            self._board,
+            memory=self._datasets,
+            retry=self._retry,
         )
         for name, serve in (("link", self._runtime.serve_link), ("tasks", self._runtime.serve_tasks)):
             thread = threading.Thread(target=self._guarded, args=(serve,), name=f"fedplug-node-{name}", daemon=True)

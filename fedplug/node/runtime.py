@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from fedplug.core.errors import CodecError, StoreError, UnknownNameError
+from fedplug.core.errors import CodecError, RefusedError, StoreError, UnknownNameError
 from fedplug.core.link import (
     Connected,
     Disconnected,
@@ -29,6 +29,7 @@ from fedplug.core.link import (
 from fedplug.core.local_state import lineage
 from fedplug.core.messages import DatasetCard, LogLine, Progress, TaskFailure, TrainRequest
 from fedplug.node.datasets.memory import MemoryDataset
+from fedplug.node.gate import Gate
 from fedplug.node.jobs import Job, Trained, Worker, failure
 from fedplug.node.privacy import noise_key
 from fedplug.node.state_store import open_states
@@ -45,6 +46,7 @@ class Runtime:
     Args:
         link: The way to the researcher.
         store: The node's store.
+        gate: The owner's rules.
         worker: Runs the plans.
         board: Told about every change.
         memory: Data sets that lie in memory, besides those of the store.
@@ -55,6 +57,7 @@ class Runtime:
         self,
         link: ResearcherLink,
         store: NodeStore,
+        gate: Gate,
         worker: Worker,
         board: StatusBoard,
         *,
@@ -63,6 +66,7 @@ class Runtime:
     ) -> None:
         self._link = link
         self._store = store
+        self._gate = gate
         self._states = open_states(store)
         self._worker = worker
         self._board = board
@@ -72,6 +76,7 @@ class Runtime:
         self._queue: deque[_Entry] = deque()
         self._current: _Entry | None = None
         self._stopping = False
+        self._researcher = ""
         self.connected = threading.Event()
 
     def stop(self) -> None:
@@ -105,6 +110,7 @@ class Runtime:
                     _log.debug("The researcher has the update of %s.", event.key)
 
     def _on_connected(self, event: Connected) -> None:
+        self._researcher = event.researcher
         _log.info("Connected to researcher %s at %s.", event.researcher or "(unnamed)", self._board.now.researcher)
         self._board.change(connection="connected", reason="")
         self.connected.set()
@@ -204,11 +210,12 @@ class Runtime:
         except UnknownNameError:
             self._fail(self._no_dataset(request))
             return
+        self._store.note_plan(plan)
+        self._gate.admit(entry.task, dataset, self._researcher)
         _log.info(
             "Training round %d of experiment %s: plan %s on data set %r.",
             request.key.round + 1, request.key.experiment_id, name, dataset.name,
         )  # fmt: skip
-        self._store.note_plan(plan)
         began = time.time()
         self._board.change(
             task=TaskStatus(
@@ -226,11 +233,22 @@ class Runtime:
             entry.job = job
         outcome = self._worker.run(job, self._relay)
         if isinstance(outcome, Trained):
+            outcome = self._release(entry, job, outcome)
+        if isinstance(outcome, Trained):
             outcome = self._keep_state(job, outcome)
         if isinstance(outcome, Trained):
             self._finish(outcome, time.time() - began, "trained" if request.train else "tested")
         else:
             self._fail(outcome)
+
+    def _release(self, entry: _Entry, job: Job, outcome: Trained) -> Trained | TaskFailure:
+        """Let out what was declared, and nothing else."""
+        try:
+            self._gate.release(job, outcome)
+        except RefusedError as error:
+            self._gate.note_refusal(entry.task, self._researcher, error)
+            return failure(job.key, error)
+        return outcome
 
     def _keep_state(self, job: Job, outcome: Trained) -> Trained | TaskFailure:
         """Store what the training left, before anybody hears that it is done: the next round may depend on it."""

@@ -23,7 +23,7 @@ from fedplug.core.errors import StoreError, UnknownNameError, UsageError
 from fedplug.core.plan_source import PlanBundle
 from fedplug.node.commands import node_command
 from fedplug.node.datasets.base import DatasetRecord
-from fedplug.node.store_schema import APPLICATION_ID, MIGRATIONS
+from fedplug.node.migrations import APPLICATION_ID, MIGRATIONS
 
 STORE_FILE = "node.sqlite"
 DEFAULT_URL = "zmq://127.0.0.1:7400"
@@ -151,7 +151,7 @@ class NodeStore(Closing):
         Raises:
             StoreError: The store has lost its identity.
         """
-        rows = self._read("SELECT node_id, name, researcher, created FROM node")
+        rows = self.read("SELECT node_id, name, researcher, created FROM node")
         if not rows:
             raise StoreError(
                 f"The store in {self.folder} is not complete: `fedplug node init` was interrupted.",
@@ -179,7 +179,7 @@ class NodeStore(Closing):
 
     def datasets(self, tags: Sequence[str] = ()) -> list[DatasetRecord]:
         """The data sets that carry all of ``tags``, by name."""
-        rows = self._read("SELECT record FROM datasets ORDER BY name")
+        rows = self.read("SELECT record FROM datasets ORDER BY name")
         records = [msgspec.json.decode(text, type=DatasetRecord) for (text,) in rows]
         return [record for record in records if set(tags) <= set(record.tags)]
 
@@ -221,7 +221,7 @@ class NodeStore(Closing):
 
     def plans(self) -> list[PlanRecord]:
         """All training plans that were sent here, oldest first."""
-        rows = self._read("SELECT hash, class_name, first_seen, status FROM plans ORDER BY first_seen, hash")
+        rows = self.read("SELECT hash, class_name, first_seen, status FROM plans ORDER BY first_seen, hash")
         return [PlanRecord(*row) for row in rows]
 
     # life cycle --------------------------------------------------------------------------------------------
@@ -233,17 +233,17 @@ class NodeStore(Closing):
 
     def _check(self) -> None:
         """Refuse a file that is not ours, or not whole."""
-        (application,) = self._read("PRAGMA application_id")[0]
+        (application,) = self.read("PRAGMA application_id")[0]
         if application != APPLICATION_ID:
             raise StoreError(
                 f"{self._path} was not made by FedPlug.",
                 cure="Choose another folder for the node: fedplug node init ...",
             )
-        if self._read("PRAGMA quick_check(1)") != [("ok",)]:
+        if self.read("PRAGMA quick_check(1)") != [("ok",)]:
             raise self._corrupt()
 
     def _migrate(self, *, fresh: bool) -> None:
-        (version,) = self._read("PRAGMA user_version")[0]
+        (version,) = self.read("PRAGMA user_version")[0]
         if version > len(MIGRATIONS):
             raise StoreError(
                 f"{self._path} was made by a newer FedPlug (version {version}, known: {len(MIGRATIONS)}).",
@@ -265,9 +265,10 @@ class NodeStore(Closing):
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO node VALUES (1, ?, ?, ?, ?)", (node_id, name, researcher, _now()))
 
-    def _read(self, query: str) -> list[tuple[Any, ...]]:
+    def read(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of one query."""
         with self._lock, self._errors():
-            return self._db.execute(query).fetchall()
+            return self._db.execute(query, values).fetchall()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -21,9 +21,9 @@ from fedplug.core.privacy import update_norm
 from fedplug.node.datasets.base import DatasetRecord
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.jobs import Job
+from fedplug.node.migrations import MIGRATIONS
 from fedplug.node.privacy import node_secret, noise_key, simulated_noise_key
 from fedplug.node.store import STORE_FILE, NodeStore
-from fedplug.node.store_schema import MIGRATIONS
 from fedplug.node.training import run_task
 
 LOCAL = {"dp_args": {"type": "local", "sigma": 1.0, "clip": 1.0, "delta": 1e-5, "poisson": True}}

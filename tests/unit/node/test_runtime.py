@@ -21,7 +21,9 @@ from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.datasets.registry import inspect_file
+from fedplug.node.gate import Gate
 from fedplug.node.jobs import Trained, Worker, cancelled
+from fedplug.node.policy.schema import OPEN
 from fedplug.node.runtime import Runtime
 from fedplug.node.status import STATUS_FILE, StatusBoard, read_status
 from fedplug.node.store import NodeStore
@@ -107,7 +109,7 @@ def node(tmp_path):
     Bench.folder = Bench.store.folder
     Bench.board = StatusBoard(Bench.store.folder, "inproc://r")
     memory = [MemoryDataset("mem", {"x": [1.0]}, tags=["a"])]
-    Bench.runtime = Runtime(Bench.link, Bench.store, Bench.worker, Bench.board, memory=memory)
+    Bench.runtime = Runtime(Bench.link, Bench.store, Gate(Bench.store, OPEN), Bench.worker, Bench.board, memory=memory)
     threads = [threading.Thread(target=s) for s in (Bench.runtime.serve_link, Bench.runtime.serve_tasks)]
     for thread in threads:
         thread.start()

@@ -13,9 +13,9 @@ from fedplug.core.errors import StoreError
 from fedplug.core.local_state import LocalState
 from fedplug.core.messages import TaskKey, TrainRequest
 from fedplug.node import NodeStore
+from fedplug.node.migrations import MIGRATIONS
 from fedplug.node.state_store import MAX_AGE_DAYS, FileStateStore, MemoryStateStore, open_states
 from fedplug.node.store import STORE_FILE
-from fedplug.node.store_schema import MIGRATIONS
 
 
 def state(value: float, size: int = 5) -> LocalState:

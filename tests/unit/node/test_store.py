@@ -134,13 +134,13 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path, monkeypatch
         with pytest.raises(StoreError):
             NodeStore.open(tmp_path)
     with NodeStore.open(tmp_path) as store:
-        assert store._read("SELECT name FROM sqlite_master WHERE name = 'half'") == []
+        assert store.read("SELECT name FROM sqlite_master WHERE name = 'half'") == []
 
 
 def test_it_writes_ahead_and_synchronises_fully(tmp_path):
     with NodeStore.create(tmp_path) as store:
-        assert store._read("PRAGMA journal_mode") == [("wal",)]
-        assert store._read("PRAGMA synchronous") == [(2,)]
+        assert store.read("PRAGMA journal_mode") == [("wal",)]
+        assert store.read("PRAGMA synchronous") == [(2,)]
 
 
 def test_a_second_process_adds_a_data_set_while_the_store_is_open(tmp_path):

@@ -1,0 +1,122 @@
+"""``fedplug node start`` and ``status``: run a node, and see what it does."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedplug.cli.node.common import AsJson, Plaintext, next_command, open_store
+from fedplug.cli.output import say, say_json
+from fedplug.node.commands import node_command
+
+if TYPE_CHECKING:
+    from fedplug.node.status import NodeStatus
+
+
+def start(
+    ctx: typer.Context,
+    researcher: Annotated[
+        str, typer.Option(help="Address of the researcher; by default the one that 'init' was given.")
+    ] = "",
+    insecure_plaintext: Plaintext = False,
+    memory_limit: Annotated[
+        int, typer.Option(min=0, help="Most address space of the training process, in MiB; 0 for no limit.")
+    ] = 0,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Connect to the researcher and train, until Ctrl-C or SIGTERM.
+
+    The node connects outward only, and tries again every 2 seconds until the researcher is there.
+
+    \b
+    Example:
+      fedplug node start --researcher zmq://127.0.0.1:7400
+    """  # noqa: D301
+    import logging
+    import signal
+
+    from fedplug.core.errors import UnknownNameError
+    from fedplug.core.transport import TransportOptions
+    from fedplug.node.node import Node
+
+    levels = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+    if log_level.lower() not in levels:
+        raise UnknownNameError("log level", log_level, levels)
+    logging.basicConfig(
+        level=levels[log_level.lower()], format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
+    )
+    node = Node(
+        ctx.obj,
+        researcher or None,
+        options=TransportOptions(insecure_plaintext=insecure_plaintext),
+        memory_limit=memory_limit * 2**20 or None,
+    )
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: node.request_stop()) for number in numbers]
+    if not node.store.datasets():
+        command = node_command(ctx.obj, "dataset", "add", "FILE.csv", "--tags", "WORD,WORD")
+        logging.getLogger("fedplug.node").warning("This node has no data set yet. Add one with: %s", command)
+    try:
+        node.run_forever()
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    logging.getLogger("fedplug.node").info("Node stopped.")
+
+
+def status(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Show whether the node runs, what it trains and what it holds.
+
+    \b
+    Example:
+      fedplug node status
+    """  # noqa: D301
+    import msgspec
+
+    from fedplug.node.status import read_status
+
+    with open_store(ctx) as store:
+        who, records, plans = store.identity, store.datasets(), store.plans()
+        now = read_status(store.folder or ctx.obj)
+    if as_json:
+        say_json(
+            {
+                "node_id": who.node_id,
+                "name": who.name,
+                "folder": str(store.folder),
+                **msgspec.to_builtins(now),
+                "researcher": now.researcher if now.running else who.researcher,
+                "datasets": [record.name for record in records],
+                "plans": [{"hash": p.hash, "class": p.class_name, "first_seen": p.first_seen} for p in plans],
+            }
+        )
+        return
+    say(f"{'node':<12} {who.name} ({who.node_id})")
+    say(f"{'folder':<12} {store.folder}")
+    say(f"{'state':<12} {_state(now)}")
+    say(f"{'researcher':<12} {now.researcher if now.running else who.researcher}")
+    say(f"{'data sets':<12} {', '.join(record.name for record in records) or 'none'}")
+    say(f"{'plans seen':<12} {', '.join(f'{plan.class_name} ({plan.hash[:8]})' for plan in plans) or 'none'}")
+    if now.task:
+        done = f"step {now.task.step}" + (f" of {now.task.total_steps}" if now.task.total_steps else "")
+        figures = "".join(f", {name} {value:.4g}" for name, value in now.task.metrics.items())
+        say(
+            f"{'training':<12} round {now.task.round + 1} of experiment {now.task.experiment}: "
+            f"{now.task.plan} on {now.task.dataset!r}, {done}{figures}"
+        )
+    if now.finished or now.failed:
+        say(f"{'trainings':<12} {now.finished} finished, {now.failed} failed")
+    if now.last:
+        say(f"{'last':<12} {now.last}")
+    if not now.running:
+        next_command("start it", ctx.obj, "start")
+
+
+def _state(now: NodeStatus) -> str:
+    if not now.running:
+        return "not running"
+    since = datetime.fromtimestamp(now.updated).astimezone().strftime("%H:%M:%S")
+    reason = f": {now.reason}" if now.reason else ""
+    return f"{now.connection}{reason} (process {now.pid}, last sign {since})"

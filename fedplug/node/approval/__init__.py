@@ -1,0 +1,1 @@
+"""Approval of training plans by the owner of a node."""

@@ -1,0 +1,5 @@
+"""The audit log."""
+
+from __future__ import annotations
+
+STATEMENTS: tuple[str, ...] = ()

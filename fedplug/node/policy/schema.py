@@ -1,0 +1,135 @@
+"""What ``node.toml`` can say, as typed data with the defaults of a node whose owner says nothing.
+
+Sizes are bytes and times are seconds here; the file has words such as ``"8 GiB"`` and ``"10 min"``. How the file is
+read and checked is the business of `fedplug.node.policy.file`; what the rules forbid, of `fedplug.node.policy.rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that an argument may have, ends included; None leaves an end open."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+@dataclass(frozen=True)
+class ApprovalRules:
+    """``[approval]``: who decides which training plans run.
+
+    Attributes:
+        mode: ``"on"``: a plan runs only after the owner has approved it. ``"off"``: every plan runs.
+        default_plans: Whether the plans that ship with installed plugins count as approved.
+    """
+
+    mode: Literal["on", "off"] = "on"
+    default_plans: bool = False
+
+
+@dataclass(frozen=True)
+class DataRules:
+    """``[data]``: which files may become data sets.
+
+    Attributes:
+        roots: Folders below which all data must lie; none: no such limit.
+    """
+
+    roots: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainingRules:
+    """``[training]``, and ``[datasets.NAME]`` for a single data set: what a request may ask for.
+
+    Attributes:
+        plugins: Plugins that may take part in a training, by name; None: all that are installed.
+        imports: Packages that training plans may import; None: all.
+        extra_arrays: Patterns (``fnmatch``) for names of arrays that an aggregator sends, or gets, beside the
+            parameters; None: all.
+        arguments: Ranges by the name of the training argument, e.g. ``"batch_size"``, ``"epochs"``, ``"lr"``.
+        minimum_rows: Fewest rows that a data set must have to be trained on.
+        rounds: Most rounds that a data set gives in its life; None: any number.
+    """
+
+    plugins: tuple[str, ...] | None = None
+    imports: tuple[str, ...] | None = None
+    extra_arrays: tuple[str, ...] | None = None
+    arguments: Mapping[str, Range] = field(default_factory=lambda: MappingProxyType({}))
+    minimum_rows: int = 0
+    rounds: int | None = None
+
+
+@dataclass(frozen=True)
+class PrivacyRules:
+    """``[privacy]``: differential privacy, accounted for each data set over all researchers.
+
+    Attributes:
+        required: Whether every training must have it.
+        epsilon: What a data set may spend in its life; None: the account is kept, but nothing is refused.
+        delta: For which delta epsilon is stated.
+    """
+
+    required: bool = False
+    epsilon: float | None = None
+    delta: float = 1e-5
+
+
+@dataclass(frozen=True)
+class ResourceRules:
+    """``[resources]``: what a training may use of the machine.
+
+    Attributes:
+        memory: Most address space of the training process, in bytes; None: no limit.
+        scratch: Most bytes that it may write into its scratch folder.
+        threads: Most threads of numerical libraries; None: as many as the plan's ``threads`` argument asks for.
+        gpu: Whether it may use a GPU.
+        progress_silence: Seconds without any progress after which a training is given up.
+        isolation: ``"best"``: enforce what this system can, and say what it cannot. ``"required"``: do not start
+            without all of it. ``"off"``: none, for debugging.
+    """
+
+    memory: int | None = None
+    scratch: int = 2 * 2**30
+    threads: int | None = None
+    gpu: bool = True
+    progress_silence: float = 600.0
+    isolation: Literal["best", "required", "off"] = "best"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """All rules of a node.
+
+    Attributes:
+        file: Where they stand; None if they were made in a program.
+        datasets: Rules for single data sets, by name; what they leave open, ``training`` decides.
+        lines: The line of the file on which a rule stands, by dotted key, e.g. ``"training.rounds"``.
+    """
+
+    approval: ApprovalRules = ApprovalRules()
+    data: DataRules = DataRules()
+    training: TrainingRules = TrainingRules()
+    privacy: PrivacyRules = PrivacyRules()
+    resources: ResourceRules = ResourceRules()
+    datasets: Mapping[str, TrainingRules] = field(default_factory=lambda: MappingProxyType({}))
+    file: Path | None = None
+    lines: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
+    def where(self, key: str) -> str:
+        """Where a rule stands, for messages: ``"node.toml, line 12"``; empty if it stands in no file."""
+        if self.file is None:
+            return ""
+        line = self.lines.get(key)
+        return self.file.name if line is None else f"{self.file.name}, line {line}"
+
+
+OPEN = Policy(approval=ApprovalRules(mode="off"), resources=ResourceRules(isolation="off"))
+"""The rules of a node inside a script or a simulation: its plans and its data are the script's own."""
