@@ -6,7 +6,6 @@ costs no budget.
 
 from __future__ import annotations
 
-from fedplug.core.errors import RefusedError
 from fedplug.core.link import TaskReceived
 from fedplug.core.node_dataset import NodeDataset
 from fedplug.node.approval.approvals import Approvals
@@ -22,7 +21,7 @@ from fedplug.node.store import NodeStore
 
 
 class Gate:
-    """Applies the owner's rules to requests and to what they bring about, and writes down what it decides.
+    """Applies the owner's rules to requests, and to what they bring about.
 
     Args:
         store: The node's store.
@@ -35,26 +34,21 @@ class Gate:
         self.approvals = Approvals(store, policy)
         self._budget = Budget(store, policy)
 
-    def admit(self, task: TaskReceived, dataset: DatasetRecord | NodeDataset, researcher: str) -> None:
+    def admit(self, task: TaskReceived, dataset: DatasetRecord | NodeDataset) -> None:
         """Check a request.
 
         Args:
             task: The request with its plan and its arrays.
             dataset: The data set that it names.
-            researcher: Who sent it.
 
         Raises:
-            RefusedError: A rule forbids it. The refusal is in the audit log.
+            RefusedError: A rule forbids it.
         """
-        try:
-            self.approvals.require(task.plan, task.request.dataset_id)
-            check_request(self.policy, task, dataset)
-            if isinstance(dataset, DatasetRecord):
-                check_unchanged(dataset, self.policy)
-            self._budget.charge(task)
-        except RefusedError as error:
-            self.note_refusal(task, researcher, error)
-            raise
+        self.approvals.require(task.plan, task.request.dataset_id)
+        check_request(self.policy, task, dataset)
+        if isinstance(dataset, DatasetRecord):
+            check_unchanged(dataset, self.policy)
+        self._budget.charge(task)
 
     def release(self, job: Job, outcome: Trained) -> None:
         """Check what a training wants to send.
@@ -63,10 +57,3 @@ class Gate:
             RefusedError: It is more than was declared.
         """
         check_outgoing(job, outcome, self.policy)
-
-    def note_refusal(self, task: TaskReceived, researcher: str, error: RefusedError) -> None:
-        """Write a refusal down."""
-        self.audit.note(
-            "training-refused", actor=f"researcher:{researcher}", task=str(task.request.key), plan=task.plan.hash,
-            dataset=task.request.dataset_id, code=error.code, reason=error.message,
-        )  # fmt: skip

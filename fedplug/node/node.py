@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from fedplug.core.errors import UsageError
 from fedplug.core.messages import NodeInfo
+from fedplug.node.contact import Contact
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.gate import Gate
 from fedplug.node.jobs import Worker
@@ -19,7 +21,7 @@ from fedplug.node.policy.file import read_policy
 from fedplug.node.policy.schema import OPEN, Policy
 from fedplug.node.runtime import Runtime
 from fedplug.node.shared import BlockStock
-from fedplug.node.status import NodeStatus, StatusBoard
+from fedplug.node.status import LinkStatus, NodeStatus, StatusBoard
 from fedplug.node.store import NodeStore
 
 if TYPE_CHECKING:
@@ -31,12 +33,12 @@ _log = logging.getLogger("fedplug.node")
 
 
 class Node:
-    """A node that connects outward to a researcher and trains what it is asked to, on the data that it owns.
+    """A node that connects outward to its researchers and trains what it is asked to, on the data that it owns.
 
     Args:
         place: The node's folder, made by ``fedplug node init`` or `NodeStore.create`; or a store, which then
             stays the caller's to close.
-        url: Address of the researcher; by default the one in the store.
+        url: Address of the researcher, or of several; by default those in the store.
         worker: ``"process"`` trains in a process of its own, which is the only safe place for the plans of
             others. ``"inline"`` trains in this process: for one's own plans, tests and demonstrations.
         host: The plugins; by default all that are installed.
@@ -61,7 +63,7 @@ class Node:
     def __init__(
         self,
         place: str | Path | NodeStore,
-        url: str | None = None,
+        url: str | Sequence[str] | None = None,
         *,
         worker: Literal["process", "inline"] = "process",
         host: PluginHost | None = None,
@@ -78,7 +80,7 @@ class Node:
         self._owns_store = not isinstance(place, NodeStore)
         self.store = place if isinstance(place, NodeStore) else NodeStore.open(place)
         self.identity = self.store.identity
-        self.url = url or self.identity.researcher
+        self.urls = tuple(dict.fromkeys([url] if isinstance(url, str) else url or self.identity.researchers))
         self._worker_kind = worker
         self._host = host
         self._options = options
@@ -89,9 +91,10 @@ class Node:
         self._retry = retry
         self._state = threading.Lock()
         self._lock: FolderLock | None = None
-        self._link: ResearcherLink | None = None
+        self._links: list[ResearcherLink] = []
         self._worker: Worker | None = None
         self._runtime: Runtime | None = None
+        self._contacts: list[Contact] = []
         self._board: StatusBoard | None = None
         self._threads: list[threading.Thread] = []
         self._over = threading.Event()
@@ -100,7 +103,11 @@ class Node:
     @property
     def status(self) -> NodeStatus:
         """What the node is doing right now."""
-        return self._board.now if self._board else NodeStatus(researcher=self.url)
+        return (
+            self._board.now
+            if self._board
+            else NodeStatus(links=tuple(LinkStatus(url=url, connection="stopped") for url in self.urls))
+        )
 
     def start(self) -> Self:
         """Connect and serve, in threads of its own. Returns at once; the researcher need not be there yet."""
@@ -115,15 +122,19 @@ class Node:
         return self
 
     def wait_connected(self, timeout: float | None = None) -> bool:
-        """Wait until the researcher has welcomed this node.
+        """Wait until every researcher has welcomed this node.
 
         Args:
             timeout: Seconds to wait; None for as long as it takes.
 
         Returns:
-            Whether it has.
+            Whether all have.
         """
-        return self._runtime is not None and self._runtime.connected.wait(timeout)
+        end = None if timeout is None else time.monotonic() + timeout
+        for contact in self._contacts:
+            if not contact.connected.wait(None if end is None else max(0.0, end - time.monotonic())):
+                return False
+        return bool(self._contacts)
 
     def run_forever(self) -> None:
         """Serve until `stop` is called from another thread or a signal handler.
@@ -178,30 +189,31 @@ class Node:
         plugins = {record.name: record.version for record in host.records if record.state == "ok"}
         info = NodeInfo(node_id=who.node_id, name=who.name, version=__version__, plugins=plugins)
         self._worker = self._make_worker(host)
-        self._board = StatusBoard(self.store.folder, self.url)
-        _log.info("Node %r (%s) connects to %s, and tries every %g s.", who.name, who.node_id, self.url, self._retry)
-        self._link = NodeEndpoint(
-            open_transport(self.url, host),
-            self.url,
-            info,
-            self._options or TransportOptions(),
-            # What is received into shared memory reaches the worker without a copy.
-            allocate=BlockStock().allocate if self._worker_kind == "process" else None,
-            retry=self._retry,
-        )
-        self._runtime = Runtime(
-            self._link,
-            self.store,
-            Gate(self.store, self.policy),
-            self._worker,
-            self._board,
-            memory=self._datasets,
-            retry=self._retry,
-        )
-        for name, serve in (("link", self._runtime.serve_link), ("tasks", self._runtime.serve_tasks)):
-            thread = threading.Thread(target=self._guarded, args=(serve,), name=f"fedplug-node-{name}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._board = StatusBoard(self.store.folder, self.urls)
+        gate = Gate(self.store, self.policy)
+        self._runtime = Runtime(self.store, gate, self._worker, self._board, memory=self._datasets)
+        gate.audit.note("node-started", version=__version__, researchers=self.urls)
+        for url in self.urls:
+            _log.info("Node %r (%s) connects to %s, and tries every %g s.", who.name, who.node_id, url, self._retry)
+            link = NodeEndpoint(
+                open_transport(url, host),
+                url,
+                info,
+                self._options or TransportOptions(),
+                # What is received into shared memory reaches the worker without a copy.
+                allocate=BlockStock().allocate if self._worker_kind == "process" else None,
+                retry=self._retry,
+            )
+            self._links.append(link)
+            self._contacts.append(self._runtime.add_researcher(url, link, retry=self._retry))
+        for number, contact in enumerate(self._contacts):
+            self._serve(f"link-{number}", contact.serve)
+        self._serve("tasks", self._runtime.serve_tasks)
+
+    def _serve(self, name: str, serve: Callable[[], None]) -> None:
+        thread = threading.Thread(target=self._guarded, args=(serve,), name=f"fedplug-node-{name}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def _make_worker(self, host: PluginHost) -> Worker:
         if self._worker_kind == "inline":
@@ -223,9 +235,8 @@ class Node:
     def _give_back(self) -> None:
         if self._worker is not None:
             self._worker.close()
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        while self._links:
+            self._links.pop().close()
         if self._board is not None:
             self._board.close()
         if self._lock is not None:

@@ -1,8 +1,7 @@
-"""The node's supervisor at work: it listens to the researcher, and lets a worker train one task after the other.
+"""The node's supervisor at work: it listens to its researchers, and lets a worker train one task after the other.
 
-Two threads: one follows the link (`Runtime.serve_link`), so that searches and cancellations are answered while
-a training runs; the other takes tasks from the queue (`Runtime.serve_tasks`). Neither runs plan code, unless
-the node was told to train in its own process.
+Each researcher has a thread that follows its link (`fedplug.node.contact`); one more takes tasks from the queue
+(`Runtime.serve_tasks`). None of them runs plan code, unless the node was told to train in its own process.
 """
 
 from __future__ import annotations
@@ -16,18 +15,13 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from fedplug.core.errors import CodecError, RefusedError, StoreError, UnknownNameError
-from fedplug.core.link import (
-    Connected,
-    Disconnected,
-    ResearcherLink,
-    SearchReceived,
-    TaskCancelled,
-    TaskReceived,
-    UpdateCommitted,
-)
+from fedplug.core.errors import RefusedError, StoreError, UnknownNameError
+from fedplug.core.link import ResearcherLink, TaskReceived
 from fedplug.core.local_state import lineage
-from fedplug.core.messages import DatasetCard, LogLine, Progress, TaskFailure, TrainRequest
+from fedplug.core.messages import DatasetCard, LogLine, Progress, TaskFailure, TaskKey, TrainRequest
+from fedplug.core.node_dataset import NodeDataset
+from fedplug.node.contact import Contact
+from fedplug.node.datasets.base import DatasetRecord
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.gate import Gate
 from fedplug.node.jobs import Job, Trained, Worker, failure
@@ -44,122 +38,86 @@ class Runtime:
     """What a running node does, apart from threads and connections.
 
     Args:
-        link: The way to the researcher.
         store: The node's store.
         gate: The owner's rules.
         worker: Runs the plans.
         board: Told about every change.
         memory: Data sets that lie in memory, besides those of the store.
-        retry: Seconds between tries to connect, for messages.
     """
 
     def __init__(
         self,
-        link: ResearcherLink,
         store: NodeStore,
         gate: Gate,
         worker: Worker,
         board: StatusBoard,
         *,
         memory: Sequence[MemoryDataset] = (),
-        retry: float = 2.0,
     ) -> None:
-        self._link = link
+        self.board = board
+        self.audit = gate.audit
         self._store = store
         self._gate = gate
         self._states = open_states(store)
         self._worker = worker
-        self._board = board
         self._memory = {dataset.card().dataset_id: dataset for dataset in memory}
-        self._retry = retry
         self._changed = threading.Condition()
+        self._contacts: list[Contact] = []
         self._queue: deque[_Entry] = deque()
         self._current: _Entry | None = None
         self._stopping = False
-        self._researcher = ""
-        self.connected = threading.Event()
+
+    def add_researcher(self, url: str, link: ResearcherLink, *, retry: float = 2.0) -> Contact:
+        """Deal with one more researcher; the caller gives `Contact.serve` a thread.
+
+        Args:
+            url: Its address.
+            link: The way to it.
+            retry: Seconds between tries to connect, for messages.
+        """
+        contact = Contact(url, link, self, retry=retry)
+        self._contacts.append(contact)
+        return contact
 
     def stop(self) -> None:
-        """Make both loops end soon; what runs is cancelled."""
+        """Make all loops end soon; what runs is cancelled."""
         with self._changed:
             self._stopping = True
             self._queue.clear()
             if self._current:
                 self._cancel(self._current)
             self._changed.notify_all()
-        self._link.wake()
+        for contact in self._contacts:
+            contact.stop()
 
-    # the link's thread -------------------------------------------------------------------------------------
+    # what researchers ask, in the threads of their links ------------------------------------------------------
 
-    def serve_link(self) -> None:
-        """Answer the researcher until `stop`."""
-        while not self._stopping:
-            event = self._link.next_event(None)
-            match event:
-                case Connected():
-                    self._on_connected(event)
-                case Disconnected():
-                    self._on_disconnected(event)
-                case SearchReceived():
-                    self._on_search(event)
-                case TaskReceived():
-                    self._on_task(event)
-                case TaskCancelled():
-                    self._on_cancel(event)
-                case UpdateCommitted():
-                    _log.debug("The researcher has the update of %s.", event.key)
+    def cards(self, tags: Iterable[str]) -> list[DatasetCard]:
+        """What a researcher may know about the data sets that carry all of ``tags``."""
+        asked = tuple(tags)
+        cards = [record.card() for record in self._store.datasets(asked)]
+        cards += [dataset.card() for dataset in self._memory.values() if set(asked) <= set(dataset.tags)]
+        _log.info("Search for %s: %d data set(s) found.", ", ".join(asked) or "everything", len(cards))
+        return cards
 
-    def _on_connected(self, event: Connected) -> None:
-        self._researcher = event.researcher
-        _log.info("Connected to researcher %s at %s.", event.researcher or "(unnamed)", self._board.now.researcher)
-        self._board.change(connection="connected", reason="")
-        self.connected.set()
-
-    def _on_disconnected(self, event: Disconnected) -> None:
-        self.connected.clear()
-        url = self._board.now.researcher
-        if event.refused:
-            _log.error("The researcher at %s refuses this node: %s", url, event.reason)
-        else:
-            why = event.reason.removeprefix(f"{url}: ").rstrip(".")
-            reason = f" ({why})" if why else ""
-            _log.info("No researcher at %s%s; trying again every %g s.", url, reason, self._retry)
-        self._board.change(connection="refused" if event.refused else "connecting", reason=event.reason)
-
-    def _on_search(self, event: SearchReceived) -> None:
-        """Say what there is. Data that cannot be described must not end the node."""
-        try:
-            cards = self._cards(event.tags)
-        except StoreError as error:
-            _log.error("The researcher's search cannot be answered: %s", error)
-            return
-        try:
-            self._link.answer_search(event.query, cards)
-            return
-        except CodecError as error:
-            _log.warning("The researcher gets the data sets without their columns: %s", error.message)
-        try:
-            bare = [msgspec.structs.replace(card, columns=(), dtypes=(), description="") for card in cards]
-            self._link.answer_search(event.query, bare)
-        except CodecError as error:
-            _log.error("The researcher's search cannot be answered: %s", error.message)
-
-    def _on_task(self, task: TaskReceived) -> None:
+    def submit(self, contact: Contact, task: TaskReceived) -> None:
+        """Put a task at the end of the queue."""
         with self._changed:
-            self._queue.append(_Entry(task))
+            self._queue.append(_Entry(contact, task))
             self._changed.notify_all()
         self._count_queue()
 
-    def _on_cancel(self, event: TaskCancelled) -> None:
+    def cancel(self, contact: Contact, key: TaskKey, reason: str) -> None:
+        """Give up a task, if it is one of this researcher's: nobody cancels the trainings of others."""
         with self._changed:
-            waiting = [entry for entry in self._queue if entry.task.request.key == event.key]
+            waiting = [entry for entry in self._queue if entry.is_of(contact, key)]
             for entry in waiting:
                 self._queue.remove(entry)
-            current = self._current if self._current and self._current.task.request.key == event.key else None
+            current = self._current if self._current and self._current.is_of(contact, key) else None
             if current:
                 self._cancel(current)
         if waiting or current:
-            _log.info("The researcher has cancelled %s: %s", event.key, event.reason or "no reason given")
+            _log.info("The researcher has cancelled %s: %s", key, reason or "no reason given")
         self._count_queue()
 
     def _cancel(self, entry: _Entry) -> None:
@@ -167,13 +125,6 @@ class Runtime:
         entry.unwanted.set()
         if entry.job:
             self._worker.cancel(entry.job)
-
-    def _cards(self, tags: Iterable[str]) -> list[DatasetCard]:
-        asked = tuple(tags)
-        cards = [record.card() for record in self._store.datasets(asked)]
-        cards += [dataset.card() for dataset in self._memory.values() if set(asked) <= set(dataset.tags)]
-        _log.info("Search for %s: %d data set(s) found.", ", ".join(asked) or "everything", len(cards))
-        return cards
 
     # the tasks' thread -------------------------------------------------------------------------------------
 
@@ -185,7 +136,7 @@ class Runtime:
             try:
                 self._serve(entry)
             except Exception as error:  # noqa: BLE001 - one task must not end the node; the researcher is told
-                self._fail(failure(entry.task.request.key, error))
+                self._fail(entry, failure(entry.task.request.key, error))
             finally:
                 with self._changed:
                     self._current = None
@@ -205,20 +156,23 @@ class Runtime:
         """One task, from its turn to its answer."""
         request, plan = entry.task.request, entry.task.plan
         name = f"{plan.class_name} ({plan.hash[:8]})"
-        try:
-            dataset = self._memory.get(request.dataset_id) or self._store.dataset(request.dataset_id)
-        except UnknownNameError:
-            self._fail(self._no_dataset(request))
-            return
         self._store.note_plan(plan)
-        self._gate.admit(entry.task, dataset, self._researcher)
+        try:
+            dataset = self._dataset(request)
+            entry.dataset_name = dataset.name
+            self._gate.admit(entry.task, dataset)
+        except RefusedError as error:
+            self._refuse(entry, error)
+            return
         _log.info(
             "Training round %d of experiment %s: plan %s on data set %r.",
             request.key.round + 1, request.key.experiment_id, name, dataset.name,
         )  # fmt: skip
+        self.audit.note("training-started", actor=entry.actor, **entry.facts)
         began = time.time()
-        self._board.change(
+        self.board.change(
             task=TaskStatus(
+                researcher=entry.contact.url,
                 experiment=request.key.experiment_id,
                 round=request.key.round,
                 plan=name,
@@ -226,29 +180,40 @@ class Runtime:
                 started=began,
             )
         )
-        base = self._states.base_of(request, self._relay)
+        base = self._states.base_of(request, lambda sign: self._relay(entry, sign))
         key = noise_key(self._store, entry.task, dataset, base)
         job = Job(request, plan, entry.task.params, entry.task.aux, dataset, base, entry.unwanted, key)
         with self._changed:
             entry.job = job
-        outcome = self._worker.run(job, self._relay)
+        outcome = self._worker.run(job, lambda sign: self._relay(entry, sign))
         if isinstance(outcome, Trained):
-            outcome = self._release(entry, job, outcome)
-        if isinstance(outcome, Trained):
+            try:
+                self._gate.release(job, outcome)
+            except RefusedError as error:
+                self._refuse(entry, error)
+                return
             outcome = self._keep_state(job, outcome)
         if isinstance(outcome, Trained):
-            self._finish(outcome, time.time() - began, "trained" if request.train else "tested")
+            self._finish(entry, outcome, time.time() - began)
         else:
-            self._fail(outcome)
+            self._fail(entry, outcome)
 
-    def _release(self, entry: _Entry, job: Job, outcome: Trained) -> Trained | TaskFailure:
-        """Let out what was declared, and nothing else."""
+    def _dataset(self, request: TrainRequest) -> DatasetRecord | NodeDataset:
+        """The data set that a request names.
+
+        Raises:
+            RefusedError: There is none of that id (any more).
+        """
         try:
-            self._gate.release(job, outcome)
-        except RefusedError as error:
-            self._gate.note_refusal(entry.task, self._researcher, error)
-            return failure(job.key, error)
-        return outcome
+            return self._memory.get(request.dataset_id) or self._store.dataset(request.dataset_id)
+        except UnknownNameError:
+            pass
+        names = sorted([*(record.name for record in self._store.datasets()), *self._memory_names()])
+        raise RefusedError(
+            f"This node has no data set {request.dataset_id!r} (any more). It has: {', '.join(names) or 'none'}.",
+            code="no-dataset",
+            cure="Search again: Experiment.set_tags.",
+        )
 
     def _keep_state(self, job: Job, outcome: Trained) -> Trained | TaskFailure:
         """Store what the training left, before anybody hears that it is done: the next round may depend on it."""
@@ -264,38 +229,49 @@ class Runtime:
                 return TaskFailure(key=key, code="state-not-kept", text=text + "in the node's log.")
         return replace(outcome, reply=msgspec.structs.replace(outcome.reply, state_id=state_id))
 
-    def _finish(self, outcome: Trained, seconds: float, done: str) -> None:
+    def _finish(self, entry: _Entry, outcome: Trained, seconds: float) -> None:
         reply = outcome.reply
-        self._link.finish(reply, outcome.params, outcome.aux)
+        self.audit.note(
+            "training-finished", actor=entry.actor, **entry.facts, seconds=round(seconds, 3),
+            sample_count=reply.sample_count, steps=reply.steps, metrics=reply.metrics,
+            bytes_out=outcome.params.nbytes + sum(each.nbytes for each in outcome.aux.values()),
+        )  # fmt: skip
+        entry.contact.link.finish(reply, outcome.params, outcome.aux)
         loss = f", loss {reply.metrics['loss']:.4g}" if "loss" in reply.metrics else ""
         amount = f"{reply.sample_count} samples, {reply.steps} steps{loss}"
+        done = "trained" if entry.task.request.train else "tested"
         text = f"Round {reply.key.round + 1} {done} in {seconds:.1f} s: {amount}."
         _log.info("%s", text)
-        self._board.change(task=None, finished=self._board.now.finished + 1, last=text)
+        self.board.change(task=None, finished=self.board.now.finished + 1, last=text)
 
-    def _fail(self, failed: TaskFailure) -> None:
-        now = self._board.now
+    def _refuse(self, entry: _Entry, error: RefusedError) -> None:
+        """A rule forbids it: write that down, and tell the researcher which."""
+        self.audit.note("training-refused", actor=entry.actor, **entry.facts, code=error.code, reason=error.message)
+        self._tell_failure(entry, failure(entry.task.request.key, error), "refused")
+
+    def _fail(self, entry: _Entry, failed: TaskFailure) -> None:
         if failed.code == "cancelled":
             # The researcher gave it up, or this node is about to say goodbye: nothing to tell.
             _log.info("Training of %s cancelled.", failed.key)
-            self._board.change(task=None, last=f"Round {failed.key.round + 1} was cancelled.")
+            self.audit.note("training-cancelled", actor=entry.actor, **entry.facts)
+            self.board.change(task=None, last=f"Round {failed.key.round + 1} was cancelled.")
             return
-        _log.error("Training of %s failed (%s): %s", failed.key, failed.code, failed.text)
-        self._board.change(task=None, failed=now.failed + 1, last=f"Round {failed.key.round + 1} failed: {failed.text}")
-        self._link.fail(failed)
+        self.audit.note("training-failed", actor=entry.actor, **entry.facts, code=failed.code, reason=failed.text)
+        self._tell_failure(entry, failed, "failed")
 
-    def _no_dataset(self, request: TrainRequest) -> TaskFailure:
-        names = sorted([*(record.name for record in self._store.datasets()), *self._memory_names()])
-        text = f"This node has no data set {request.dataset_id!r} (any more). It has: {', '.join(names) or 'none'}."
-        return TaskFailure(key=request.key, code="no-dataset", text=text + "\nSearch again: Experiment.set_tags.")
+    def _tell_failure(self, entry: _Entry, failed: TaskFailure, how: str) -> None:
+        _log.error("Training of %s %s (%s): %s", failed.key, how, failed.code, failed.text)
+        last = f"Round {failed.key.round + 1} {how}: {failed.text}"
+        self.board.change(task=None, failed=self.board.now.failed + 1, last=last)
+        entry.contact.link.fail(failed)
 
-    def _relay(self, sign: Progress | LogLine) -> None:
+    def _relay(self, entry: _Entry, sign: Progress | LogLine) -> None:
         if isinstance(sign, Progress):
-            self._board.progress(sign)
+            self.board.progress(sign)
         else:
             text = f"{sign.key}: {sign.text}" if sign.key else sign.text
             _log.log(_LEVELS.get(sign.level, logging.INFO), "%s", text)
-        self._link.report(sign)
+        entry.contact.link.report(sign)
 
     def _memory_names(self) -> list[str]:
         return [dataset.name for dataset in self._memory.values()]
@@ -303,13 +279,36 @@ class Runtime:
     def _count_queue(self) -> None:
         # Under the lock, so that the thread that counts last also writes last.
         with self._changed:
-            self._board.change(queued=len(self._queue))
+            self.board.change(queued=len(self._queue))
 
 
 @dataclass(eq=False)
 class _Entry:
     """A task in the queue, and later the job that is made of it."""
 
+    contact: Contact
     task: TaskReceived
     unwanted: threading.Event = field(default_factory=threading.Event)
     job: Job | None = None
+    dataset_name: str = ""
+
+    @property
+    def actor(self) -> str:
+        """Who asked for it, for the audit log."""
+        return f"researcher:{self.contact.url}"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the audit log says of it."""
+        request, plan = self.task.request, self.task.plan
+        return {
+            "task": str(request.key),
+            "plan": plan.hash,
+            "plan_class": plan.class_name,
+            "dataset": self.dataset_name,
+            "dataset_id": request.dataset_id,
+        }
+
+    def is_of(self, contact: Contact, key: TaskKey) -> bool:
+        """Whether this is the task of that name, and that researcher's."""
+        return self.contact is contact and self.task.request.key == key

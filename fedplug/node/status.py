@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,7 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A training that is under way.
 
     Attributes:
+        researcher: Address of the researcher who asked for it.
         experiment: Id of the experiment.
         round: Number of the round, from 0.
         plan: Class name and short hash of the plan.
@@ -34,6 +36,7 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
         metrics: The latest scalars by name.
     """
 
+    researcher: str
     experiment: str
     round: int
     plan: str
@@ -45,15 +48,29 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
 
 
+class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The way to one researcher.
+
+    Attributes:
+        url: Address that the node connects to.
+        researcher: What the researcher there calls itself; empty until it has welcomed the node.
+        connection: ``"connected"``, ``"connecting"``, ``"refused"`` or ``"stopped"``.
+        reason: Why it is not connected, in words.
+    """
+
+    url: str
+    researcher: str = ""
+    connection: str = "connecting"
+    reason: str = ""
+
+
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What a node is doing.
 
     Attributes:
         running: Whether its process lives.
         pid: Its process; 0 if it does not run.
-        researcher: Address that it connects to.
-        connection: ``"connected"``, ``"connecting"``, ``"refused"`` or ``"stopped"``.
-        reason: Why it is not connected, in words.
+        links: The ways to its researchers.
         task: The training under way.
         queued: Trainings that wait.
         finished: Trainings finished since it was started.
@@ -64,9 +81,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     running: bool = False
     pid: int = 0
-    researcher: str = ""
-    connection: str = "stopped"
-    reason: str = ""
+    links: tuple[LinkStatus, ...] = ()
     task: TaskStatus | None = None
     queued: int = 0
     finished: int = 0
@@ -83,17 +98,17 @@ class StatusBoard:
 
     Args:
         folder: The node's folder; None for a node without.
-        researcher: Address that it connects to.
+        urls: Addresses of its researchers.
     """
 
-    def __init__(self, folder: Path | None, researcher: str) -> None:
+    def __init__(self, folder: Path | None, urls: Sequence[str]) -> None:
         self._path = folder / STATUS_FILE if folder else None
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # re-entrant
         self._dirty = False
         self._closed = False
         self._closing = threading.Event()
         self._broken = False
-        self.now = NodeStatus(running=True, pid=os.getpid(), researcher=researcher, connection="connecting")
+        self.now = NodeStatus(running=True, pid=os.getpid(), links=tuple(LinkStatus(url=url) for url in urls))
         self._write(self.now)
         self._thread = threading.Thread(target=self._serve, name="fedplug-status", daemon=True)
         if self._path is not None:
@@ -106,6 +121,12 @@ class StatusBoard:
             if not self._dirty:
                 self._dirty = True
                 self._changed.notify()
+
+    def link(self, url: str, **fields: object) -> None:
+        """Note a change of the way to one researcher."""
+        with self._changed:
+            links = (msgspec.structs.replace(each, **fields) if each.url == url else each for each in self.now.links)
+            self.change(links=tuple(links))
 
     def progress(self, progress: Progress) -> None:
         """Note how far the training is."""
@@ -130,11 +151,7 @@ class StatusBoard:
             self._changed.notify()
         if self._path is not None:
             self._thread.join()
-        self._write(
-            msgspec.structs.replace(
-                self.now, running=False, connection="stopped", reason="", task=None, queued=0, updated=time.time()
-            )
-        )
+        self._write(msgspec.structs.replace(_stopped(self.now), updated=time.time()))
 
     def _serve(self) -> None:
         while True:
@@ -169,4 +186,9 @@ def read_status(folder: Path) -> NodeStatus:
         status = NodeStatus()
     if is_locked(folder):
         return status
-    return msgspec.structs.replace(status, running=False, pid=0, connection="stopped", reason="", task=None, queued=0)
+    return msgspec.structs.replace(_stopped(status), pid=0)
+
+
+def _stopped(status: NodeStatus) -> NodeStatus:
+    links = tuple(LinkStatus(url=each.url, connection="stopped") for each in status.links)
+    return msgspec.structs.replace(status, running=False, links=links, task=None, queued=0)

@@ -37,7 +37,7 @@ class NodeIdentity:
     Attributes:
         node_id: Unique and stable.
         name: What people call it.
-        researcher: Address that it connects to unless told otherwise.
+        researcher: Addresses that it connects to unless told otherwise, separated by blanks.
         created: When it was made (UTC, ISO 8601).
     """
 
@@ -45,6 +45,11 @@ class NodeIdentity:
     name: str
     researcher: str
     created: str
+
+    @property
+    def researchers(self) -> tuple[str, ...]:
+        """The addresses, one by one."""
+        return tuple(self.researcher.split())
 
 
 @dataclass(frozen=True)

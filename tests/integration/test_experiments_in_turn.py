@@ -135,14 +135,14 @@ def test_a_node_that_leaves_while_the_search_goes_on_and_returns_is_asked_again(
     answered = threading.Event()
     runtime = hospitals.running["aa"]._runtime
     assert runtime is not None
-    original = runtime._cards
+    original = runtime.cards
 
     def noted(tags: Any) -> Any:
         found = original(tags)
         answered.set()
         return found
 
-    runtime._cards = noted  # type: ignore[method-assign]
+    runtime.cards = noted  # type: ignore[method-assign]
 
     def come_and_go() -> None:
         assert answered.wait(10)
@@ -204,8 +204,8 @@ def test_a_repeated_task_is_trained_once(
         assert exp.params()["w"].tolist() == [4.0, 4.0, 4.0]
     assert trained == {(number, name): 1 for number in (0, 1) for name in ("aa", "bb")}
     for node in hospitals.running.values():
-        assert node._link is not None
-        assert node._link.traffic()["tasks_duplicate"] == 4
+        (link,) = node._links
+        assert link.traffic()["tasks_duplicate"] == 4
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -269,7 +269,7 @@ def test_a_table_with_too_many_columns_for_a_message_can_be_used(
         assert exp.training_data().data()["aa"].columns == ()
         assert exp.run() == 2
     assert node.status.running
-    assert node.status.connection == "connected"
+    assert node.status.links[0].connection == "connected"
 
 
 def test_a_store_that_cannot_be_read_for_a_moment_does_not_end_the_node(

@@ -210,7 +210,7 @@ def test_a_node_that_starts_first_waits_for_its_researcher(folder, caplog):
         assert not node.wait_connected(0)
         researcher = Researcher(url)
         assert node.wait_connected(60)
-        assert node.status.connection == "connected"
+        assert node.status.links[0].connection == "connected"
         researcher.close()
 
 
@@ -240,7 +240,7 @@ def test_stopping_in_the_middle_of_a_training_takes_no_time_and_leaves_no_proces
     assert isinstance(researcher.wait(NodeLost), NodeLost)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    assert read_status(folder).connection == "stopped"
+    assert read_status(folder).links[0].connection == "stopped"
 
 
 def test_only_one_node_runs_in_a_folder(researcher, folder):

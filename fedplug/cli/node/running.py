@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,23 +13,27 @@ from fedplug.cli.output import say, say_json
 from fedplug.node.commands import node_command
 
 if TYPE_CHECKING:
-    from fedplug.node.status import NodeStatus
+    from fedplug.node.status import LinkStatus, NodeStatus
 
 
 def start(
     ctx: typer.Context,
     researcher: Annotated[
-        str, typer.Option(help="Address of the researcher; by default the one that 'init' was given.")
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            help="Address of a researcher, once for each; by default those that 'init' was given.",
+            show_default=False,
+        ),
+    ] = None,
     insecure_plaintext: Plaintext = False,
     memory_limit: Annotated[
         int, typer.Option(min=0, help="Most address space of the training process, in MiB; 0 for no limit.")
     ] = 0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Connect to the researcher and train, until Ctrl-C or SIGTERM.
+    """Connect to the researchers and train, until Ctrl-C or SIGTERM.
 
-    The node connects outward only, and tries again every 2 seconds until the researcher is there.
+    The node connects outward only, and tries again every 2 seconds until a researcher is there.
 
     \b
     Example:
@@ -87,7 +92,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
                 "name": who.name,
                 "folder": str(store.folder),
                 **msgspec.to_builtins(now),
-                "researcher": now.researcher if now.running else who.researcher,
+                "links": [msgspec.to_builtins(link) for link in _links(now, who.researchers)],
                 "datasets": [record.name for record in records],
                 "plans": [{"hash": p.hash, "class": p.class_name, "first_seen": p.first_seen} for p in plans],
             }
@@ -96,7 +101,8 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     say(f"{'node':<12} {who.name} ({who.node_id})")
     say(f"{'folder':<12} {store.folder}")
     say(f"{'state':<12} {_state(now)}")
-    say(f"{'researcher':<12} {now.researcher if now.running else who.researcher}")
+    for link in _links(now, who.researchers):
+        say(f"{'researcher':<12} {link.url}{_way(link)}")
     say(f"{'data sets':<12} {', '.join(record.name for record in records) or 'none'}")
     say(f"{'plans seen':<12} {', '.join(f'{plan.class_name} ({plan.hash[:8]})' for plan in plans) or 'none'}")
     if now.task:
@@ -118,5 +124,19 @@ def _state(now: NodeStatus) -> str:
     if not now.running:
         return "not running"
     since = datetime.fromtimestamp(now.updated).astimezone().strftime("%H:%M:%S")
-    reason = f": {now.reason}" if now.reason else ""
-    return f"{now.connection}{reason} (process {now.pid}, last sign {since})"
+    return f"running (process {now.pid}, last sign {since})"
+
+
+def _links(now: NodeStatus, urls: Iterable[str]) -> list[LinkStatus]:
+    """The ways to the researchers; of a node that does not run, those that it will take."""
+    from fedplug.node.status import LinkStatus
+
+    return list(now.links) if now.running else [LinkStatus(url=url, connection="stopped") for url in urls]
+
+
+def _way(link: LinkStatus) -> str:
+    if link.connection == "stopped":
+        return ""
+    name = f" with {link.researcher!r}" if link.researcher and link.connection == "connected" else ""
+    reason = f": {link.reason}" if link.reason else ""
+    return f" ({link.connection}{name}{reason})"

@@ -231,7 +231,7 @@ def test_start_serves_until_sigterm_and_ends_with_0(tmp_path):
         assert "no data set yet" in text
         done = subprocess.run([*command, "status", "--json"], capture_output=True, text=True, check=True, timeout=60)
         status = json.loads(done.stdout)
-        assert (status["running"], status["pid"], status["connection"]) == (True, node.pid, "connecting")
+        assert (status["running"], status["pid"], status["links"][0]["connection"]) == (True, node.pid, "connecting")
         node.send_signal(signal.SIGTERM)
         _, rest = node.communicate(timeout=60)
     finally:

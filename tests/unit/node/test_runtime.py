@@ -107,10 +107,13 @@ def node(tmp_path):
     Bench.store.add_dataset(record)
     Bench.dataset = record
     Bench.folder = Bench.store.folder
-    Bench.board = StatusBoard(Bench.store.folder, "inproc://r")
+    Bench.board = StatusBoard(Bench.store.folder, ["inproc://r"])
     memory = [MemoryDataset("mem", {"x": [1.0]}, tags=["a"])]
-    Bench.runtime = Runtime(Bench.link, Bench.store, Gate(Bench.store, OPEN), Bench.worker, Bench.board, memory=memory)
-    threads = [threading.Thread(target=s) for s in (Bench.runtime.serve_link, Bench.runtime.serve_tasks)]
+    Bench.runtime = Runtime(Bench.store, Gate(Bench.store, OPEN), Bench.worker, Bench.board, memory=memory)
+    Bench.contact = Bench.runtime.add_researcher("inproc://r", Bench.link)
+    Bench.other = Link()
+    other = Bench.runtime.add_researcher("inproc://s", Bench.other)
+    threads = [threading.Thread(target=s) for s in (Bench.contact.serve, other.serve, Bench.runtime.serve_tasks)]
     for thread in threads:
         thread.start()
     yield Bench
@@ -194,6 +197,31 @@ def test_a_running_and_a_queued_task_are_cancelled_without_an_answer(node):
     assert node.link.answer().key.round == 2
 
 
+def test_two_researchers_take_turns_and_each_gets_its_own_answers(node):
+    node.link.events.put(task(node, 0))
+    assert node.worker.begun.get(timeout=30) == 0
+    assert isinstance(node.link.answer(), Progress)
+    node.other.events.put(task(node, 1))
+    node.worker.release.put(None)
+    assert node.link.answer().key.round == 0
+    assert node.worker.begun.get(timeout=30) == 1
+    assert isinstance(node.other.answer(), Progress)
+    node.worker.release.put(None)
+    assert node.other.answer().key.round == 1
+    assert node.link.answers.empty()
+
+
+def test_a_researcher_cannot_cancel_the_training_of_another(node):
+    node.link.events.put(task(node, 0))
+    assert node.worker.begun.get(timeout=30) == 0
+    assert isinstance(node.link.answer(), Progress)
+    node.other.events.put(TaskCancelled(task(node, 0).request.key, "mine now"))
+    node.other.events.put(SearchReceived(3, ()))
+    assert node.other.answer()[0] == 3
+    node.worker.release.put(None)
+    assert node.link.answer().sample_count == 8
+
+
 def test_cancelling_a_task_that_is_not_there_changes_nothing(node):
     node.link.events.put(TaskCancelled(task(node, 5).request.key, "?"))
     node.link.events.put(SearchReceived(1, ("a",)))
@@ -204,7 +232,7 @@ def test_every_change_of_the_connection_is_one_line(node, caplog):
     caplog.set_level(logging.INFO, "fedplug.node")
     node.link.events.put(Disconnected("connection refused"))
     node.link.events.put(Connected("lab"))
-    assert node.runtime.connected.wait(30)
+    assert node.contact.connected.wait(30)
     node.link.events.put(Disconnected("version 9 is not spoken here", refused=True))
     node.link.events.put(SearchReceived(1, ()))
     node.link.answer()
@@ -212,8 +240,8 @@ def test_every_change_of_the_connection_is_one_line(node, caplog):
     assert texts[0] == "No researcher at inproc://r (connection refused); trying again every 2 s."
     assert texts[1] == "Connected to researcher lab at inproc://r."
     assert "refuses this node: version 9" in texts[2]
-    assert not node.runtime.connected.is_set()
-    assert node.board.now.connection == "refused"
+    assert not node.contact.connected.is_set()
+    assert node.board.now.links[0].connection == "refused"
 
 
 def test_the_status_file_follows_and_counts_only_while_the_lock_is_held(node):
@@ -230,7 +258,7 @@ def test_the_status_file_follows_and_counts_only_while_the_lock_is_held(node):
     lock = FolderLock(node.folder)
     while (now := read_status(node.folder)).queued != 1 or now.task is None:
         pass  # it is written by a thread of its own, five times a second
-    assert now.connection == "connected"
+    assert now.links[0].connection == "connected"
     assert (now.task.round, now.task.dataset, now.queued) == (0, "wards", 1)
     node.worker.release.put(None)
     assert node.link.answer().key.round == 0
@@ -250,7 +278,7 @@ def test_a_status_file_that_cannot_be_read_counts_as_no_status(tmp_path, content
 
 def test_a_status_that_cannot_be_written_does_not_stop_anything(tmp_path, caplog):
     (tmp_path / STATUS_FILE).mkdir()
-    board = StatusBoard(tmp_path, "x")
+    board = StatusBoard(tmp_path, ["x"])
     board.change(queued=3)
     assert board.now.queued == 3
     board.close()
@@ -258,7 +286,7 @@ def test_a_status_that_cannot_be_written_does_not_stop_anything(tmp_path, caplog
 
 
 def test_the_status_file_is_never_half_written(tmp_path):
-    board = StatusBoard(tmp_path, "x")
+    board = StatusBoard(tmp_path, ["x"])
     for number in range(50):
         board.change(finished=number)
         assert json.loads((tmp_path / STATUS_FILE).read_bytes())["finished"] <= number
