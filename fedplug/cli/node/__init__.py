@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fedplug.cli.node import dataset, running
+from fedplug.cli.node import dataset, running, ui
 from fedplug.cli.node.common import Plaintext, next_command, node_group
 from fedplug.cli.output import say
 from fedplug.node.commands import DEFAULT_FOLDER
@@ -73,3 +73,4 @@ def init(
 
 app.command()(running.start)
 app.command()(running.status)
+app.command()(ui.ui)
