@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from fedplug.node.web.auth import Door
 from fedplug.node.web.site import Site
 
 BASE = "http://127.0.0.1:8800"
+_LINK = re.compile(r"http://\S+/login\?token=\S+")
 
 
 class Clock:
@@ -98,3 +102,42 @@ def table(tmp_path: Path) -> Callable[..., Path]:
         return folder / name
 
     return make
+
+
+class PageProcess:
+    """One ``fedplug node ui``, and what it prints."""
+
+    def __init__(self, folder, *options):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fedplug", "node", "-C", str(folder), "ui", "--no-open", *options],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        self.link = self.next_link()
+
+    def next_link(self):
+        printed = ""
+        for line in self.process.stdout:
+            printed += line
+            if found := _LINK.search(line):
+                return found[0]
+        raise AssertionError(f"no link was printed: {printed}")
+
+    def end(self, number=signal.SIGINT):
+        self.process.send_signal(number)
+        rest = self.process.communicate(timeout=60)[0]
+        return self.process.returncode, rest
+
+
+@pytest.fixture
+def start_page(store: NodeStore) -> Iterator[Callable[..., PageProcess]]:
+    """Return ``start(*options)``: a running page of the node. All are ended in the end."""
+    running = []
+
+    def start(*options):
+        running.append(PageProcess(store.folder, *options))
+        return running[-1]
+
+    yield start
+    for page in running:
+        if page.process.poll() is None:
+            page.end(signal.SIGKILL)

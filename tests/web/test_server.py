@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -15,46 +14,6 @@ import pytest
 
 from fedplug.core.errors import AddressError, UsageError
 from fedplug.node.web.server import listen
-
-_LINK = re.compile(r"http://\S+/login\?token=\S+")
-
-
-class Page:
-    """One ``fedplug node ui``, and what it prints."""
-
-    def __init__(self, folder, *options):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "fedplug", "node", "-C", str(folder), "ui", "--no-open", *options],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        self.link = self.next_link()
-
-    def next_link(self):
-        printed = ""
-        for line in self.process.stdout:
-            printed += line
-            if found := _LINK.search(line):
-                return found[0]
-        raise AssertionError(f"no link was printed: {printed}")
-
-    def end(self, number=signal.SIGINT):
-        self.process.send_signal(number)
-        rest = self.process.communicate(timeout=60)[0]
-        return self.process.returncode, rest
-
-
-@pytest.fixture
-def start_page(store):
-    running = []
-
-    def start(*options):
-        running.append(Page(store.folder, *options))
-        return running[-1]
-
-    yield start
-    for page in running:
-        if page.process.poll() is None:
-            page.end(signal.SIGKILL)
 
 
 def log_in(link):
