@@ -4,6 +4,7 @@ FedplugError
 ├── UsageError                 the user asked for something that cannot be (bad argument, missing setting)
 │   ├── TrainingArgsError      one or more training arguments are wrong; lists all of them
 │   ├── SettingsError          several settings of an experiment are wrong or missing; lists all of them
+│   ├── PolicyError            the file with a node's rules is wrong; lists all that is, with lines
 │   └── UnknownNameError       a name is not known; carries the nearest known ones
 ├── PluginError                a plugin, hook or component is at fault; names it
 │   └── ComponentConflictError a name is offered by more than one plugin
@@ -99,6 +100,22 @@ class SettingsError(UsageError):
     def __init__(self, head: str, problems: Sequence[str]) -> None:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         super().__init__(f"{head}\n{listed}")
+        self.problems = tuple(problems)
+
+
+class PolicyError(UsageError):
+    """The file with the rules of a node is wrong.
+
+    Args:
+        file: Its name.
+        problems: One sentence per problem, with the line.
+    """
+
+    def __init__(self, file: str, problems: Sequence[str]) -> None:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__(
+            f"The rules in {file} cannot be used:\n{listed}", cure="Correct them, and look with: fedplug node check"
+        )
         self.problems = tuple(problems)
 
 

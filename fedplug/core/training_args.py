@@ -194,11 +194,12 @@ _RULES: dict[str, Rule] = {field.name: field.metadata["rule"] for field in datac
 
 _TESTING = tuple(name for name in _RULES if name.startswith("test_") or name.endswith("_testing_dataset"))
 
-_HOMES: Mapping[object, str] = {
+GROUPS: Mapping[object, str] = {
     "lr": "optimizer_args", "momentum": "optimizer_args", "weight_decay": "optimizer_args",
     "batch_size": "loader_args", "shuffle": "loader_args", "drop_last": "loader_args",
     "sigma": "dp_args", "clip": "dp_args", "delta": "dp_args", "poisson": "dp_args",
 }  # fmt: skip
+"""Which group of training arguments well-known names belong into."""
 
 
 def _defaults() -> Plain:
@@ -209,8 +210,8 @@ def _defaults() -> Plain:
 
 
 def _unknown(key: object) -> str:
-    if key in _HOMES:
-        return f"{key!r} is not a training argument; it belongs into {_HOMES[key]}"
+    if key in GROUPS:
+        return f"{key!r} is not a training argument; it belongs into {GROUPS[key]}"
     near = get_close_matches(str(key), _RULES, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_RULES)}"
     return f"{key!r} is not a training argument{hint}"

@@ -94,7 +94,11 @@ class NodeProcesses:
         for hospital, (features, labels) in self.data.hospitals.items():
             place = self.folder / hospital
             table = write_csv(self.folder / "data" / f"{hospital}.csv", self.data, features, labels)
-            self._command(place, "init", "--name", hospital, "--id", hospital, "--researcher", url)
+            # The plan is the demo's own, so nobody needs to approve it.
+            self._command(
+                place, "init", "--name", hospital, "--id", hospital, "--researcher", url,
+                "--data-root", str(table.parent), "--approval", "off",
+            )  # fmt: skip
             self._command(
                 place, "dataset", "add", str(table), "--name", self.data.name,
                 "--tags", ",".join(self.data.tags), "--target", self.data.target,

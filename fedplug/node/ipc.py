@@ -23,6 +23,7 @@ from fedplug.core.local_state import MAX_VALUES, LocalState
 from fedplug.core.messages import LogLine, Progress, TaskFailure, TrainReply, TrainRequest
 from fedplug.core.params import Params, ParamsSpec
 from fedplug.node.datasets.base import DatasetRecord
+from fedplug.node.policy.terms import Terms
 from fedplug.node.shared import BlockStock, SharedBuffer, share
 
 MAX_FRAME = 16 * 1024 * 1024
@@ -70,6 +71,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     state: StateBlock | None = None
     spare: int = 0
     noise_key: bytes = b""
+    terms: Terms = Terms()
 
 
 class Sign(msgspec.Struct, frozen=True, tag=True):

@@ -24,6 +24,7 @@ from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.node.datasets.base import DatasetRecord
+from fedplug.node.policy.terms import Terms
 
 Emit = Callable[[Progress | LogLine], None]
 
@@ -46,6 +47,7 @@ class Job:
         state: What the last acknowledged round left at this node, if anything.
         cancelled: Set when the result is not wanted any more.
         noise_key: The key of the noise that protects the samples, for this request; empty if it asks for none.
+        terms: What the rules have taken for granted, to be held against what the plan does.
     """
 
     request: TrainRequest
@@ -56,6 +58,7 @@ class Job:
     state: LocalState | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     noise_key: bytes = field(default=b"", repr=False)
+    terms: Terms = field(default_factory=Terms)
 
     @property
     def key(self) -> TaskKey:

@@ -17,7 +17,7 @@ from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.gate import Gate
 from fedplug.node.jobs import Worker
 from fedplug.node.lock import FolderLock
-from fedplug.node.policy.file import read_policy
+from fedplug.node.policy.in_force import PolicyInForce
 from fedplug.node.policy.schema import OPEN, Policy
 from fedplug.node.runtime import Runtime
 from fedplug.node.shared import BlockStock
@@ -86,8 +86,8 @@ class Node:
         self._options = options
         self._datasets = tuple(datasets)
         folder = self.store.folder if worker == "process" else None
-        self.policy = policy or (OPEN if folder is None else read_policy(folder))
-        self._memory_limit = memory_limit or self.policy.resources.memory
+        self._policy = PolicyInForce(policy or OPEN) if policy or folder is None else PolicyInForce.of(folder)
+        self._memory_limit = memory_limit or self._policy().resources.memory
         self._retry = retry
         self._state = threading.Lock()
         self._lock: FolderLock | None = None
@@ -190,7 +190,7 @@ class Node:
         info = NodeInfo(node_id=who.node_id, name=who.name, version=__version__, plugins=plugins)
         self._worker = self._make_worker(host)
         self._board = StatusBoard(self.store.folder, self.urls)
-        gate = Gate(self.store, self.policy)
+        gate = Gate(self.store, self._policy, host.records)
         self._runtime = Runtime(self.store, gate, self._worker, self._board, memory=self._datasets)
         gate.audit.note("node-started", version=__version__, researchers=self.urls)
         for url in self.urls:

@@ -19,7 +19,6 @@ from fedplug.core.errors import RefusedError, StoreError, UnknownNameError
 from fedplug.core.link import ResearcherLink, TaskReceived
 from fedplug.core.local_state import lineage
 from fedplug.core.messages import DatasetCard, LogLine, Progress, TaskFailure, TaskKey, TrainRequest
-from fedplug.core.node_dataset import NodeDataset
 from fedplug.node.contact import Contact
 from fedplug.node.datasets.base import DatasetRecord
 from fedplug.node.datasets.memory import MemoryDataset
@@ -160,7 +159,7 @@ class Runtime:
         try:
             dataset = self._dataset(request)
             entry.dataset_name = dataset.name
-            self._gate.admit(entry.task, dataset)
+            terms = self._gate.admit(entry.task, dataset)
         except RefusedError as error:
             self._refuse(entry, error)
             return
@@ -182,7 +181,7 @@ class Runtime:
         )
         base = self._states.base_of(request, lambda sign: self._relay(entry, sign))
         key = noise_key(self._store, entry.task, dataset, base)
-        job = Job(request, plan, entry.task.params, entry.task.aux, dataset, base, entry.unwanted, key)
+        job = Job(request, plan, entry.task.params, entry.task.aux, dataset, base, entry.unwanted, key, terms)
         with self._changed:
             entry.job = job
         outcome = self._worker.run(job, lambda sign: self._relay(entry, sign))
@@ -198,7 +197,7 @@ class Runtime:
         else:
             self._fail(entry, outcome)
 
-    def _dataset(self, request: TrainRequest) -> DatasetRecord | NodeDataset:
+    def _dataset(self, request: TrainRequest) -> DatasetRecord | MemoryDataset:
         """The data set that a request names.
 
         Raises:

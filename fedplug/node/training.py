@@ -28,6 +28,7 @@ from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import Allocate, PlanSetup, TrainingPlan
 from fedplug.node import privacy
 from fedplug.node.local_tests import LocalTests
+from fedplug.node.policy.terms import Terms
 
 if TYPE_CHECKING:
     from fedplug.core.plugins import PluginHost
@@ -50,6 +51,7 @@ def run_task(
     allocate: Allocate | None = None,
     state: StateBook | None = None,
     noise_key: bytes = b"",
+    terms: Terms | None = None,
 ) -> tuple[TrainReply, Params, dict[str, Params]]:
     """Train one round, or test only.
 
@@ -67,6 +69,7 @@ def run_task(
         allocate: Gives the memory in which the new parameters are built; fresh memory by default.
         state: What the round ``request.acked_round`` left at this node; what this round leaves is written into it.
         noise_key: The key of the noise for local differential privacy, which nobody but this node can know.
+        terms: What the node's rules have taken for granted about batches and samples.
 
     Returns:
         The reply, the new parameters (none after a mere test), and extra arrays: those for the aggregator, and the
@@ -78,6 +81,7 @@ def run_task(
         PlanRunError: The plan raised, or did what a plan must not.
         ParamsError: ``params`` do not fit the plan's model.
         DatasetError: The data cannot be used.
+        RefusedError: The plan does not keep to the terms.
         TrainingCancelledError: ``cancelled`` said so.
     """
     began = time.perf_counter()
@@ -89,7 +93,7 @@ def run_task(
         book = state or StateBook()
         if not request.train:
             book = StateBook(book.base)  # one of its own: a test leaves nothing behind
-        task = _Task(request, bundle, args, seeds, emit, cancelled, book, noise_key)
+        task = _Task(request, bundle, args, seeds, emit, cancelled, book, noise_key, terms or Terms())
         return task.run(plan_class, params, aux, dataset, host, allocate, began)
 
 
@@ -106,6 +110,7 @@ class _Task:
         cancelled: Callable[[], bool] | None,
         state: StateBook,
         noise_key: bytes,
+        terms: Terms,
     ) -> None:
         self.request = request
         self.bundle = bundle
@@ -118,6 +123,7 @@ class _Task:
         self.state = state
         self.tests = LocalTests(request.key, emit)
         self.noise_key = noise_key
+        self.terms = terms
 
     def run(
         self,
@@ -248,6 +254,8 @@ class _Task:
         root = self.seeds if self.args.shuffle_testing_dataset else SeedTree.root(self.request.data_seed)
         stratify = self.args.stratify_testing_dataset
         training, testing = source.split(self.args.test_ratio, root.child("split"), stratify=stratify)
+        if self.request.train:
+            self.terms.check(loader.batch_size, len(training))
         return training, testing, loader
 
     def _trainer(

@@ -122,7 +122,7 @@ def _train(pipe: Any, start: Any, fds: list[int], train: Any, host: Any, cache: 
         bundle = PlanBundle.decode(start.bundle)
         reply, trained, extra = train(
             start.request, bundle, params, aux, dataset, host, emit,
-            allocate=allocate, state=book, noise_key=start.noise_key,
+            allocate=allocate, state=book, noise_key=start.noise_key, terms=start.terms,
         )  # fmt: skip
         blocks, buffers = pack(trained, extra)
         state, state_buffers = pack_state(book.result())

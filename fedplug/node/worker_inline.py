@@ -48,7 +48,7 @@ class InlineWorker(Worker):
                 book = StateBook(job.state)
                 reply, params, aux = run_task(
                     job.request, job.bundle, job.params, job.aux, dataset, self._host, emit,
-                    cancelled=unwanted, state=book, noise_key=job.noise_key,
+                    cancelled=unwanted, state=book, noise_key=job.noise_key, terms=job.terms,
                 )  # fmt: skip
                 kept = book.result()
             except Exception as error:  # noqa: BLE001 - whatever plan code raises becomes an answer

@@ -130,7 +130,9 @@ class ProcessWorker(Worker):
             # Memory of an earlier result, whose pages are there already. Pages of another process are never
             # used again: something that survived it might still write to them.
             spare = process.stock.take(size)
-            start = Start(job.request, job.bundle.encode(), dataset, blocks, state, size if spare else 0, job.noise_key)
+            start = Start(
+                job.request, job.bundle.encode(), dataset, blocks, state, size if spare else 0, job.noise_key, job.terms
+            )
             process.pipe.send(start, [block.fd for block in [*buffers, *([spare] if spare else [])]])
             most = _MOST_RESULTS * (size + sum(each.nbytes for each in job.aux.values())) + _MOST_SMALL
             most_state = _MOST_STATE * size + _MOST_SMALL

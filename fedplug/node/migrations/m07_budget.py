@@ -1,5 +1,20 @@
-"""The budget of differential privacy, and the rounds that a data set has given."""
+"""What data sets have given: one row for each training that was let through, before its first batch.
+
+A data set is known here by its name, so that what it has given stays counted when its content is changed.
+"""
 
 from __future__ import annotations
 
-STATEMENTS: tuple[str, ...] = ()
+STATEMENTS: tuple[str, ...] = (
+    """CREATE TABLE charges (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        dataset TEXT NOT NULL, task TEXT NOT NULL, charged TEXT NOT NULL,
+        privacy TEXT NOT NULL CHECK (privacy IN ('none', 'local', 'central')),
+        sigma REAL NOT NULL, rate REAL NOT NULL, steps INTEGER NOT NULL,
+        UNIQUE (dataset, task)
+    ) STRICT""",
+    """CREATE TRIGGER charges_stay BEFORE DELETE ON charges
+       BEGIN SELECT RAISE(ABORT, 'what a data set has given is never taken back'); END""",
+    """CREATE TRIGGER charges_do_not_change BEFORE UPDATE ON charges
+       BEGIN SELECT RAISE(ABORT, 'what a data set has given does not change'); END""",
+)

@@ -1,14 +1,79 @@
-"""What a data set has given so far: rounds, and privacy."""
+"""What a data set has given so far, to all researchers together: rounds, and privacy."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from fedplug.core.data import LoaderArgs
+from fedplug.core.errors import RefusedError
 from fedplug.core.link import TaskReceived
+from fedplug.core.messages import DatasetCard
+from fedplug.core.rdp import epsilon
+from fedplug.core.trainer.loop_plan import LoopPlan
+from fedplug.core.training_args import TrainingArgs
+from fedplug.node.policy.rules import batch_size, effective_rules, training_samples
 from fedplug.node.policy.schema import Policy
+from fedplug.node.policy.terms import Terms
 from fedplug.node.store import NodeStore
 
 
+class Charge(NamedTuple):
+    """What one training costs its data set.
+
+    Attributes:
+        privacy: ``"local"``, ``"central"`` or ``"none"``.
+        sigma: Standard deviation of the noise, in units of the clipping bound.
+        rate: Probability with which a sample takes part in a step.
+        steps: Number of steps.
+    """
+
+    privacy: str
+    sigma: float
+    rate: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a data set has given.
+
+    Attributes:
+        dataset: Its name.
+        rounds: Trainings that were let through.
+        epsilon: Epsilon of all of them together; infinite if one had no noise, 0 if there was none.
+        delta: The delta of that epsilon.
+        most_rounds: The owner's limit; None if there is none.
+        most_epsilon: Likewise.
+    """
+
+    dataset: str
+    rounds: int
+    epsilon: float
+    delta: float
+    most_rounds: int | None
+    most_epsilon: float | None
+
+    def cells(self) -> tuple[str, str, str]:
+        """Name, rounds and epsilon for a table."""
+        rounds = f"{self.rounds}" + ("" if self.most_rounds is None else f" of {self.most_rounds}")
+        spent = "no bound: trained without noise" if math.isinf(self.epsilon) else f"{self.epsilon:.4g}"
+        return self.dataset, rounds, spent + ("" if self.most_epsilon is None else f" of {self.most_epsilon:g}")
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data; an epsilon without bound is None."""
+        return {
+            "dataset": self.dataset, "rounds": self.rounds, "most_rounds": self.most_rounds,
+            "epsilon": None if math.isinf(self.epsilon) else self.epsilon, "delta": self.delta,
+            "most_epsilon": self.most_epsilon,
+        }  # fmt: skip
+
+
 class Budget:
-    """The account of each data set, over all researchers, in the node's store.
+    """The accounts in a node's store.
 
     Args:
         store: The node's store.
@@ -19,11 +84,116 @@ class Budget:
         self._store = store
         self._policy = policy
 
-    def charge(self, task: TaskReceived) -> None:
-        """Charge a request to its data set, on disk, before its first batch.
+    def charge(self, task: TaskReceived, card: DatasetCard) -> Terms:
+        """Charge a training to its data set, on disk, before its first batch.
 
-        The same task again costs nothing; another attempt costs again, as its noise is another one.
+        It stays charged whatever becomes of the training. The same task again costs nothing; another attempt at its
+        round costs again. A request that only tests costs nothing: it reads held-out rows, and trains on none.
+
+        Returns:
+            What the plan must do as the request says, for the charge to be right.
 
         Raises:
             RefusedError: The data set would give more than its owner allows (code ``"budget"``).
         """
+        if not task.request.train:
+            return Terms()
+        args = TrainingArgs.from_dict(task.request.training_args)
+        charge = cost(args, training_samples(card, args))
+        rules, keys = effective_rules(self._policy, card.name)
+        with self._store.transaction() as db:
+            rows = db.execute("SELECT task, privacy, sigma, rate, steps FROM charges WHERE dataset = ?", (card.name,))
+            before = {key: Charge(*rest) for key, *rest in rows.fetchall()}
+            if str(task.request.key) not in before:
+                self._require_rounds(card.name, len(before), rules.rounds, keys["rounds"])
+                self._require_epsilon(card.name, before.values(), charge)
+                db.execute(
+                    "INSERT INTO charges (dataset, task, charged, privacy, sigma, rate, steps) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (card.name, str(task.request.key), datetime.now(UTC).isoformat(timespec="seconds"), *charge),
+                )
+        if self._policy.privacy.epsilon is None or charge.privacy != "local":
+            return Terms()
+        return Terms(batch_size(args), training_samples(card, args), self._rule("privacy.epsilon"))
+
+    def report(self) -> list[Account]:
+        """The accounts of all data sets that have given something or are there to, by name."""
+        found: dict[str, list[Charge]] = {record.name: [] for record in self._store.datasets()}
+        for name, *rest in self._store.read("SELECT dataset, privacy, sigma, rate, steps FROM charges ORDER BY number"):
+            found.setdefault(name, []).append(Charge(*rest))
+        rules = self._policy.privacy
+        return [
+            Account(
+                name, len(charges), self._spent(charges), rules.delta,
+                effective_rules(self._policy, name)[0].rounds, rules.epsilon,
+            )
+            for name, charges in sorted(found.items())
+        ]  # fmt: skip
+
+    def _require_rounds(self, name: str, given: int, most: int | None, key: str) -> None:
+        if most is not None and given >= most:
+            raise RefusedError(
+                f"Data set {name!r} has given {given} rounds, and may give {most} ({self._rule(key)}).",
+                code="budget",
+                cure="The node's owner can allow more.",
+            )
+
+    def _require_epsilon(self, name: str, before: Iterable[Charge], charge: Charge) -> None:
+        most = self._policy.privacy.epsilon
+        if most is None:
+            return
+        spent, after = self._spent(before), self._spent([*before, charge])
+        if after <= most:
+            return
+        delta = f"(delta {self._policy.privacy.delta:g})"
+        if math.isinf(self._spent([charge])):
+            what = {
+                "none": "This training has no differential privacy",
+                "central": "In this training the researcher adds the noise, which does not count here",
+                "local": "This training has no noise",
+            }[charge.privacy]
+            text = f"{what}, but data set {name!r} may spend no more than epsilon {most:g} {delta}"
+        else:
+            text = (
+                f"Data set {name!r} has spent epsilon {spent:.4g} of {most:g} {delta}; this round would bring it to "
+                f"{after:.4g}"
+            )
+        raise RefusedError(
+            f"{text} ({self._rule('privacy.epsilon')}).",
+            code="budget",
+            cure="More noise (sigma), fewer steps or smaller batches spend less; the node's owner can allow more.",
+        )
+
+    def _spent(self, charges: Iterable[Charge]) -> float:
+        counted = []
+        for each in charges:
+            protects = each.privacy == "local" or (each.privacy == "central" and self._policy.privacy.accept_central)
+            counted.append((each.sigma if protects else 0.0, each.rate, each.steps))
+        return epsilon(counted, self._policy.privacy.delta)
+
+    def _rule(self, key: str) -> str:
+        place = self._policy.where(key)
+        return f"rule {key}" + (f", {place}" if place else "")
+
+
+def cost(args: TrainingArgs, samples: int) -> Charge:
+    """What a training costs.
+
+    Local privacy: each step is a sampled Gaussian mechanism where samples are drawn by chance (``poisson``), and each
+    pass a Gaussian mechanism where they are not: it takes each sample once. Central privacy: one Gaussian mechanism.
+    Without privacy: one step without noise.
+
+    Args:
+        args: Checked training arguments.
+        samples: Number of samples of the training part.
+    """
+    asked = args.dp_args
+    if not asked or samples < 1:
+        return Charge("none", 0.0, 1.0, 1)
+    if asked["type"] == "central":
+        return Charge("central", float(asked["sigma"]), 1.0, 1)
+    loader = LoaderArgs(batch_size(args), drop_last=bool(args.loader_args.get("drop_last", False)))
+    plan = LoopPlan.make(samples, loader, args)
+    if asked["poisson"]:
+        return Charge("local", float(asked["sigma"]), min(1.0, loader.batch_size / samples), plan.total)
+    return Charge("local", float(asked["sigma"]), 1.0, plan.epochs)

@@ -10,15 +10,43 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
+
+from fedplug.core.numbers import is_number
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values that an argument may have, ends included; None leaves an end open."""
+    """The values that an argument may have.
+
+    Attributes:
+        min: The smallest; None: no bound.
+        max: The largest; None: no bound.
+        only: The values themselves, if they are listed; None: all between the bounds.
+    """
 
     min: float | None = None
     max: float | None = None
+    only: tuple[Any, ...] | None = None
+
+    def allows(self, value: Any) -> bool:
+        """Whether an argument may have this value; what is no number is not between any bounds."""
+        if self.only is not None:
+            return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in self.only)
+        if not is_number(value):
+            return False
+        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+    @property
+    def text(self) -> str:
+        """In words, e.g. ``from 8 to 512``."""
+        if self.only is not None:
+            return " or ".join(map(str, self.only))
+        parts = [
+            f"from {self.min:g}" if self.min is not None else "",
+            f"to {self.max:g}" if self.max is not None else "",
+        ]
+        return " ".join(filter(None, parts)) or "any number"
 
 
 @dataclass(frozen=True)
@@ -75,11 +103,14 @@ class PrivacyRules:
         required: Whether every training must have it.
         epsilon: What a data set may spend in its life; None: the account is kept, but nothing is refused.
         delta: For which delta epsilon is stated.
+        accept_central: Whether central privacy, whose noise the researcher adds, counts as privacy here. Its updates
+            leave the node without noise, so the researcher must be trusted to add it.
     """
 
     required: bool = False
     epsilon: float | None = None
     delta: float = 1e-5
+    accept_central: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +122,7 @@ class ResourceRules:
         scratch: Most bytes that it may write into its scratch folder.
         threads: Most threads of numerical libraries; None: as many as the plan's ``threads`` argument asks for.
         gpu: Whether it may use a GPU.
+        processes: How many further processes a training may have, e.g. for ``num_workers`` of a loader; 0: none.
         progress_silence: Seconds without any progress after which a training is given up.
         isolation: ``"best"``: enforce what this system can, and say what it cannot. ``"required"``: do not start
             without all of it. ``"off"``: none, for debugging.
@@ -100,6 +132,7 @@ class ResourceRules:
     scratch: int = 2 * 2**30
     threads: int | None = None
     gpu: bool = True
+    processes: int = 0
     progress_silence: float = 600.0
     isolation: Literal["best", "required", "off"] = "best"
 

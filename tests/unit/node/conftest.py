@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import time
 from pathlib import Path
 
 import pytest
+
+from fedplug.node.migrations import APPLICATION_ID, MIGRATIONS
+from fedplug.node.store import STORE_FILE
 
 HERE = Path(__file__).parent
 
@@ -47,3 +52,24 @@ def gone():
         return False
 
     return wait
+
+
+@pytest.fixture
+def old_store():
+    """Return ``make(folder, before)``: a store as it was before the migration with the statement that begins so."""
+
+    def make(folder, before):
+        version = next(n for n, statements in enumerate(MIGRATIONS) if any(s.startswith(before) for s in statements))
+        folder.mkdir()
+        with contextlib.closing(sqlite3.connect(folder / STORE_FILE, isolation_level=None)) as db:
+            for statements in MIGRATIONS[:version]:
+                for statement in statements:
+                    db.execute(statement)
+            db.execute(
+                "INSERT INTO node VALUES (1, 'node-1', 'old', 'zmq://127.0.0.1:7400', '2026-01-01T00:00:00+00:00')"
+            )
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {version}")
+        return folder
+
+    return make

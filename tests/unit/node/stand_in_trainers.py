@@ -17,7 +17,19 @@ from fedplug.core.params import Params
 
 
 def train(
-    request, bundle, params, aux, dataset, host, emit, *, cancelled=None, allocate=None, state=None, noise_key=b""
+    request,
+    bundle,
+    params,
+    aux,
+    dataset,
+    host,
+    emit,
+    *,
+    cancelled=None,
+    allocate=None,
+    state=None,
+    noise_key=b"",
+    terms=None,
 ):
     """Does what ``model_args["do"]`` says."""
     return globals()[request.model_args.get("do", "double")](request, bundle, params, aux, dataset, emit, allocate)

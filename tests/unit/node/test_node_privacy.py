@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import stat
 
 import numpy as np
@@ -21,9 +20,8 @@ from fedplug.core.privacy import update_norm
 from fedplug.node.datasets.base import DatasetRecord
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.jobs import Job
-from fedplug.node.migrations import MIGRATIONS
 from fedplug.node.privacy import node_secret, noise_key, simulated_noise_key
-from fedplug.node.store import STORE_FILE, NodeStore
+from fedplug.node.store import NodeStore
 from fedplug.node.training import run_task
 
 LOCAL = {"dp_args": {"type": "local", "sigma": 1.0, "clip": 1.0, "delta": 1e-5, "poisson": True}}
@@ -52,14 +50,8 @@ def test_the_secret_is_drawn_once_and_outlives_the_process(tmp_path):
         assert node_secret(other) != first
 
 
-def test_a_store_of_before_gets_room_for_a_secret(tmp_path):
-    NodeStore.create(tmp_path / "n", node_id="node-1").close()
-    db = sqlite3.connect(tmp_path / "n" / STORE_FILE)
-    db.execute("DROP TABLE secret")
-    before = next(version for version, statements in enumerate(MIGRATIONS) if "TABLE secret" in statements[0])
-    db.execute(f"PRAGMA user_version = {before}")
-    db.close()
-    with NodeStore.open(tmp_path / "n") as store:
+def test_a_store_of_before_gets_room_for_a_secret(tmp_path, old_store):
+    with NodeStore.open(old_store(tmp_path / "n", "CREATE TABLE secret")) as store:
         assert len(node_secret(store)) == 32
         assert store.identity.node_id == "node-1"
 

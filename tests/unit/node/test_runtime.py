@@ -109,7 +109,7 @@ def node(tmp_path):
     Bench.folder = Bench.store.folder
     Bench.board = StatusBoard(Bench.store.folder, ["inproc://r"])
     memory = [MemoryDataset("mem", {"x": [1.0]}, tags=["a"])]
-    Bench.runtime = Runtime(Bench.store, Gate(Bench.store, OPEN), Bench.worker, Bench.board, memory=memory)
+    Bench.runtime = Runtime(Bench.store, Gate(Bench.store, lambda: OPEN), Bench.worker, Bench.board, memory=memory)
     Bench.contact = Bench.runtime.add_researcher("inproc://r", Bench.link)
     Bench.other = Link()
     other = Bench.runtime.add_researcher("inproc://s", Bench.other)

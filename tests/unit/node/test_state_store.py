@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import stat
 
@@ -13,7 +14,6 @@ from fedplug.core.errors import StoreError
 from fedplug.core.local_state import LocalState
 from fedplug.core.messages import TaskKey, TrainRequest
 from fedplug.node import NodeStore
-from fedplug.node.migrations import MIGRATIONS
 from fedplug.node.state_store import MAX_AGE_DAYS, FileStateStore, MemoryStateStore, open_states
 from fedplug.node.store import STORE_FILE
 
@@ -119,19 +119,15 @@ def test_a_damaged_state_is_not_called_that_of_another_way(store):
     assert told == []
 
 
-def test_a_store_of_before_forgets_states_of_which_nobody_knows_the_lineage(store):
-    states = FileStateStore(store)
-    states.save("e", "d", 0, "0", "", state(0))
-    folder = store.folder
-    store.close()
-    db = sqlite3.connect(folder / STORE_FILE)
-    before = next(version for version, statements in enumerate(MIGRATIONS) if statements[0] == "DROP TABLE states")
-    db.execute("ALTER TABLE states DROP COLUMN nbytes")  # any layout of before will do: it goes as a whole
-    db.execute(f"PRAGMA user_version = {before}")
-    db.close()
-    with NodeStore.open(folder) as again:
-        states = FileStateStore(again)
-        assert files(again) == []
+def test_a_store_of_before_forgets_states_of_which_nobody_knows_the_lineage(tmp_path, old_store):
+    folder = old_store(tmp_path / "n", "DROP TABLE states")
+    (folder / "state").mkdir()
+    (folder / "state" / "old").write_bytes(b"arrays")
+    with contextlib.closing(sqlite3.connect(folder / STORE_FILE)) as db, db:
+        db.execute("INSERT INTO states VALUES ('e', 'd', 0, 'old', 'digest', 6, 0.0)")
+    with NodeStore.open(folder) as store:
+        states = FileStateStore(store)
+        assert files(store) == []
         states.save("e", "d", 1, "1", "0", state(1))
         assert states.load("e", "d", 1, "1") == state(1)
 
