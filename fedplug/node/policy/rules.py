@@ -172,7 +172,7 @@ class _Check:
                 )  # fmt: skip
         for finding in _dynamic(self.task.plan):
             raise self.refused(
-                "imports", f"the plan uses {finding} , by which it could import anything".replace(" ,", ","),
+                "imports", f"the plan uses {finding}, by which it could import anything",
                 "Import what it needs by name.",
             )  # fmt: skip
 
@@ -200,6 +200,8 @@ class _Check:
     def where(self, rule: str) -> str:
         field, _, rest = rule.partition(".")
         key = f"{self.keys[field]}.{rest}".rstrip(".") if field in self.keys else rule
+        quoted = f'{self.keys.get(field, field)}."{rest}"'
+        key = quoted if quoted in self.policy.lines else key
         place = self.policy.where(key)
         return f"{key} ({place})" if place else key
 

@@ -42,11 +42,10 @@ class Range:
         """In words, e.g. ``from 8 to 512``."""
         if self.only is not None:
             return " or ".join(map(str, self.only))
-        parts = [
-            f"from {self.min:g}" if self.min is not None else "",
-            f"to {self.max:g}" if self.max is not None else "",
-        ]
-        return " ".join(filter(None, parts)) or "any number"
+        if self.min is None or self.max is None:
+            bounds = (("at least", self.min), ("at most", self.max))
+            return next((f"{words} {bound:g}" for words, bound in bounds if bound is not None), "any number")
+        return f"from {self.min:g} to {self.max:g}"
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ def names(value: Any) -> tuple[str, ...]:
 
 def folders(value: Any) -> tuple[Path, ...]:
     """A list of absolute folders."""
-    found = tuple(Path(each).expanduser() for each in names(value))
+    names(value)
+    found = tuple(Path(each).expanduser() for each in dict.fromkeys(value))
     for folder in found:
         if not folder.is_absolute():
             raise ValueError(f"must name folders from the root on, such as '/srv/data'; {str(folder)!r} does not")
