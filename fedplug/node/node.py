@@ -239,6 +239,9 @@ class Node:
             self._links.pop().close()
         if self._board is not None:
             self._board.close()
+            if self._runtime is not None and self._lock is not None:
+                head = self._runtime.audit.note("node-stopped").hash
+                _log.info("The head of the audit log is %s.", head)
         if self._lock is not None:
             self._lock.release()
             self._lock = None
