@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from fedplug.core.closing import Closing
-from fedplug.core.messages import DatasetCard, LogLine, Progress, TaskFailure, TaskKey, TrainReply, TrainRequest
+from fedplug.core.messages import (
+    DatasetCard,
+    LogLine,
+    PlanAnswer,
+    Progress,
+    TaskFailure,
+    TaskKey,
+    TrainReply,
+    TrainRequest,
+)
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 
@@ -47,6 +56,25 @@ class SearchReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanAsked:
+    """The researcher asks whether a plan may run on a data set; answer with `ResearcherLink.answer_plan`.
+
+    Attributes:
+        query: Names the question.
+        plan_hash: The plan.
+        dataset_id: The data set.
+        plan: The plan itself, if the owner is asked to approve it.
+        description: What it is for.
+    """
+
+    query: int
+    plan_hash: str
+    dataset_id: str
+    plan: PlanBundle | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskReceived:
     """A task with everything that belongs to it, checked against its digests. Reported once per key."""
 
@@ -71,7 +99,7 @@ class UpdateCommitted:
     key: TaskKey
 
 
-LinkEvent = Connected | Disconnected | SearchReceived | TaskReceived | TaskCancelled | UpdateCommitted
+LinkEvent = Connected | Disconnected | SearchReceived | PlanAsked | TaskReceived | TaskCancelled | UpdateCommitted
 
 
 class ResearcherLink(Closing):
@@ -88,6 +116,10 @@ class ResearcherLink(Closing):
     @abstractmethod
     def answer_search(self, query: int, cards: Sequence[DatasetCard]) -> None:
         """Answer a `SearchReceived`."""
+
+    @abstractmethod
+    def answer_plan(self, query: int, answer: PlanAnswer) -> None:
+        """Answer a `PlanAsked`."""
 
     @abstractmethod
     def report(self, message: Progress | LogLine) -> None:

@@ -70,6 +70,23 @@ class DatasetCard(Message, frozen=True, kw_only=True):
     target: str = ""
 
 
+class PlanAnswer(Message, frozen=True, kw_only=True):
+    """Whether a node lets a training plan run.
+
+    Attributes:
+        plan: Hash of the plan.
+        status: ``"approved"``, ``"pending"``, ``"rejected"``, ``"expired"``, ``"unknown"`` (it was never sent there),
+            ``"not required"`` (the node runs every plan), or ``"refused"`` (the node does not take it in).
+        note: What the owner says about it.
+        until: When an approval ends (UTC, ISO 8601); empty: never.
+    """
+
+    plan: str
+    status: str
+    note: str = ""
+    until: str = ""
+
+
 class TrainRequest(Message, frozen=True, kw_only=True):
     """Train one round, or only test. The global parameters and the plan's source travel beside it.
 

@@ -20,6 +20,7 @@ from fedplug.core.messages import (
     DatasetCard,
     LogLine,
     NodeInfo,
+    PlanAnswer,
     Progress,
     TaskFailure,
     TaskKey,
@@ -55,6 +56,15 @@ class DatasetsFound:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanAnswered:
+    """A node's answer to `NodePool.ask_plan`."""
+
+    node_id: str
+    query: int
+    answer: PlanAnswer
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateOffered:
     """A node has finished a task; its arrays can be fetched.
 
@@ -85,7 +95,7 @@ class TaskFailed:
     failure: TaskFailure
 
 
-PoolEvent = NodeJoined | NodeLost | DatasetsFound | UpdateOffered | UpdateFetched | TaskFailed
+PoolEvent = NodeJoined | NodeLost | DatasetsFound | PlanAnswered | UpdateOffered | UpdateFetched | TaskFailed
 Watcher = Callable[[Progress | LogLine, str], None]
 """Called with signs of life and the id of the node they came from."""
 
@@ -122,6 +132,23 @@ class NodePool(Closing):
             query: A number of the caller's, repeated in the answers.
             tags: Tags that a data set must all carry.
             node_ids: Ask only these; None for all.
+        """
+
+    @abstractmethod
+    def ask_plan(
+        self, query: int, plan: PlanBundle, datasets: Mapping[str, str], description: str | None = None
+    ) -> None:
+        """Ask nodes whether a plan may run there.
+
+        Every one of them that is connected, or connects later while ``query`` is the latest, answers with one
+        `PlanAnswered`. A new question replaces the one before.
+
+        Args:
+            query: A number of the caller's, repeated in the answers.
+            plan: The plan.
+            datasets: Id of the data set that it is to run on, by node id; these nodes are asked.
+            description: What it is for, in words for the owners, who are then asked to approve it; None: only ask
+                what they have decided.
         """
 
     @abstractmethod

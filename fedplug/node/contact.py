@@ -15,6 +15,7 @@ from fedplug.core.errors import CodecError, StoreError
 from fedplug.core.link import (
     Connected,
     Disconnected,
+    PlanAsked,
     ResearcherLink,
     SearchReceived,
     TaskCancelled,
@@ -67,6 +68,8 @@ class Contact:
                     self._on_disconnected(event)
                 case SearchReceived():
                     self._on_search(event)
+                case PlanAsked():
+                    self._on_plan(event)
                 case TaskReceived():
                     self._node.submit(self, event)
                 case TaskCancelled():
@@ -112,3 +115,12 @@ class Contact:
             self.link.answer_search(event.query, bare)
         except CodecError as error:
             _log.error("The researcher's search cannot be answered: %s", error.message)
+
+    def _on_plan(self, event: PlanAsked) -> None:
+        """Take a plan in for the owner to look at, and say what they have decided."""
+        try:
+            answer = self._node.plan_answer(self, event)
+        except StoreError as error:
+            _log.error("The researcher's question about a plan cannot be answered: %s", error)
+            return
+        self.link.answer_plan(event.query, answer)

@@ -6,6 +6,7 @@ Each researcher has a thread that follows its link (`fedplug.node.contact`); one
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -16,9 +17,10 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from fedplug.core.errors import RefusedError, StoreError, UnknownNameError
-from fedplug.core.link import ResearcherLink, TaskReceived
+from fedplug.core.link import PlanAsked, ResearcherLink, TaskReceived
 from fedplug.core.local_state import lineage
-from fedplug.core.messages import DatasetCard, LogLine, Progress, TaskFailure, TaskKey, TrainRequest
+from fedplug.core.messages import DatasetCard, LogLine, PlanAnswer, Progress, TaskFailure, TaskKey, TrainRequest
+from fedplug.node.commands import node_command
 from fedplug.node.contact import Contact
 from fedplug.node.datasets.base import DatasetRecord
 from fedplug.node.datasets.memory import MemoryDataset
@@ -99,6 +101,31 @@ class Runtime:
         _log.info("Search for %s: %d data set(s) found.", ", ".join(asked) or "everything", len(cards))
         return cards
 
+    def plan_answer(self, contact: Contact, asked: PlanAsked) -> PlanAnswer:
+        """What the owner has decided about a plan, which is taken in first if it came along.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
+        approvals, dataset = self._gate.approvals, ""
+        if asked.dataset_id:
+            with contextlib.suppress(UnknownNameError):
+                dataset = self._store.dataset(asked.dataset_id).name
+        if asked.plan is not None:
+            try:
+                approvals.receive(asked.plan, contact.url, asked.description)
+            except RefusedError as error:
+                return PlanAnswer(plan=asked.plan_hash, status="refused", note=error.message)
+        found = approvals.standing(asked.plan_hash, dataset)
+        if asked.plan is not None and found.status == "pending":
+            _log.info(
+                "Plan %s (%s) waits for your decision: %s",
+                asked.plan.class_name, asked.plan_hash[:8],
+                node_command(self._store.folder, "plan", "show", asked.plan_hash[:12]),
+            )  # fmt: skip
+        note, until = (found.decision.note, found.decision.expires) if found.decision else ("", "")
+        return PlanAnswer(plan=asked.plan_hash, status=found.status, note=note, until=until)
+
     def submit(self, contact: Contact, task: TaskReceived) -> None:
         """Put a task at the end of the queue."""
         with self._changed:
@@ -155,10 +182,10 @@ class Runtime:
         """One task, from its turn to its answer."""
         request, plan = entry.task.request, entry.task.plan
         name = f"{plan.class_name} ({plan.hash[:8]})"
-        self._store.note_plan(plan)
         try:
             dataset = self._dataset(request)
             entry.dataset_name = dataset.name
+            self._gate.approvals.receive(plan, entry.contact.url)
             terms = self._gate.admit(entry.task, dataset)
         except RefusedError as error:
             self._refuse(entry, error)

@@ -20,7 +20,6 @@ import msgspec
 
 from fedplug.core.closing import Closing
 from fedplug.core.errors import StoreError, UnknownNameError, UsageError
-from fedplug.core.plan_source import PlanBundle
 from fedplug.node.commands import node_command
 from fedplug.node.datasets.base import DatasetRecord
 from fedplug.node.migrations import APPLICATION_ID, MIGRATIONS
@@ -52,16 +51,6 @@ class NodeIdentity:
         return tuple(self.researcher.split())
 
 
-@dataclass(frozen=True)
-class PlanRecord:
-    """A training plan that was sent to this node."""
-
-    hash: str
-    class_name: str
-    first_seen: str
-    status: str
-
-
 class NodeStore(Closing):
     """The store of one node. Methods may be called from any thread, and while another process has it open.
 
@@ -72,7 +61,6 @@ class NodeStore(Closing):
         self.folder = folder
         self._db = connection
         self._lock = threading.RLock()
-        self._noted: set[str] = set()  # plans that this process has written down
 
     @classmethod
     def create(
@@ -210,24 +198,6 @@ class NodeStore(Closing):
         with self.transaction() as db:
             db.execute("DELETE FROM datasets WHERE dataset_id = ?", (record.dataset_id,))
         return record
-
-    # training plans ----------------------------------------------------------------------------------------
-
-    def note_plan(self, bundle: PlanBundle) -> None:
-        """Remember a training plan that was sent here, once."""
-        if bundle.hash in self._noted:
-            return
-        with self.transaction() as db:
-            db.execute(
-                "INSERT OR IGNORE INTO plans (hash, class_name, bundle, first_seen) VALUES (?, ?, ?, ?)",
-                (bundle.hash, bundle.class_name, bundle.encode(), _now()),
-            )
-        self._noted.add(bundle.hash)
-
-    def plans(self) -> list[PlanRecord]:
-        """All training plans that were sent here, oldest first."""
-        rows = self.read("SELECT hash, class_name, first_seen, status FROM plans ORDER BY first_seen, hash")
-        return [PlanRecord(*row) for row in rows]
 
     # life cycle --------------------------------------------------------------------------------------------
 

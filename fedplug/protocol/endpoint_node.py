@@ -11,7 +11,7 @@ from threading import Condition, Event, Lock, Thread, current_thread
 
 from fedplug.core.errors import AddressError, ConnectionLostError, FedplugError, TransportError, UsageError
 from fedplug.core.link import LinkEvent, ResearcherLink
-from fedplug.core.messages import DatasetCard, LogLine, NodeInfo, Progress, TaskFailure, TrainReply
+from fedplug.core.messages import DatasetCard, LogLine, NodeInfo, PlanAnswer, Progress, TaskFailure, TrainReply
 from fedplug.core.params import Params
 from fedplug.core.pool import Allocate
 from fedplug.core.transport import Channel, Closed, Traffic, Transport, TransportOptions
@@ -103,6 +103,10 @@ class NodeEndpoint(ResearcherLink):
     def answer_search(self, query: int, cards: Sequence[DatasetCard]) -> None:
         """As `ResearcherLink.answer_search`."""
         self._order(lambda now: self._machine.answer_search(query, cards, now))
+
+    def answer_plan(self, query: int, answer: PlanAnswer) -> None:
+        """As `ResearcherLink.answer_plan`."""
+        self._order(lambda now: self._machine.answer_plan(query, answer, now))
 
     def report(self, message: Progress | LogLine) -> None:
         """As `ResearcherLink.report`."""

@@ -99,6 +99,12 @@ class ResearcherEndpoint(NodePool):
         """As `NodePool.search`."""
         self._order(lambda now: self._machine.search(query, tags, node_ids, now))
 
+    def ask_plan(
+        self, query: int, plan: PlanBundle, datasets: Mapping[str, str], description: str | None = None
+    ) -> None:
+        """As `NodePool.ask_plan`."""
+        self._order(lambda now: self._machine.ask_plan(query, plan, dict(datasets), description, now))
+
     def train(
         self, request: TrainRequest, plan: PlanBundle, params: Params, aux: Mapping[str, Params] | None = None
     ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fedplug.core.errors import CodecError
 from fedplug.core.link import Connected, Disconnected
-from fedplug.core.messages import DatasetCard, NodeInfo, TaskKey
+from fedplug.core.messages import DatasetCard, NodeInfo, PlanAnswer, TaskKey
 from fedplug.core.params import Params, allocate
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.pool import Allocate
@@ -66,6 +66,8 @@ class Membership(ABC):
         self._model: Params | None = None
         self._query: int | None = None
         self._cards: tuple[DatasetCard, ...] | None = None
+        self._plan_asked: h.PlanAsk | None = None
+        self._plan_answer: PlanAnswer | None = None
         self._heard = 0.0
         self._told = 0.0
         self._swept = 0.0
@@ -78,6 +80,7 @@ class Membership(ABC):
             h.Hb: self._on_hb,
             h.Bye: self._on_bye,
             h.Search: self._on_search,
+            h.PlanAsk: self._on_plan_ask,
             h.Task: self._on_task,
             h.Get: self._on_get,
             h.Chunk: self._on_chunk,
@@ -207,6 +210,8 @@ class Membership(ABC):
         self.phase = ON
         self._trouble = None
         self._query = self._cards = None
+        self._plan_asked = self._plan_answer = None
+        self._puller.drop("", lambda token: token[0] is None)
         self._do(Deliver(Connected(header.researcher)))
         self._puller.resume("")
         for job in self._jobs.values():
@@ -281,6 +286,8 @@ class Membership(ABC):
 
     @abstractmethod
     def _on_search(self, header: h.Search, body: memoryview, now: float) -> None: ...
+    @abstractmethod
+    def _on_plan_ask(self, header: h.PlanAsk, body: memoryview, now: float) -> None: ...
     @abstractmethod
     def _on_task(self, header: h.Task, body: memoryview, now: float) -> None: ...
     @abstractmethod

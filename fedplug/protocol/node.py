@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 
 from fedplug.core.errors import CodecError, UsageError
-from fedplug.core.link import SearchReceived, TaskCancelled, TaskReceived, UpdateCommitted
-from fedplug.core.messages import DatasetCard, LogLine, Progress, TaskFailure, TaskKey, TrainReply
+from fedplug.core.link import PlanAsked, SearchReceived, TaskCancelled, TaskReceived, UpdateCommitted
+from fedplug.core.messages import DatasetCard, LogLine, PlanAnswer, Progress, TaskFailure, TaskKey, TrainReply
 from fedplug.core.params import Params, allocate
-from fedplug.core.plan_source import PlanBundle
+from fedplug.core.plan_source import MAX_SOURCE, PlanBundle
 from fedplug.protocol.actions import Deliver, Send
-from fedplug.protocol.bodies import PARAMS, PLAN, Assembly, place, unpack, verified
+from fedplug.protocol.bodies import PARAMS, PLAN, Assembly, Slot, place, unpack, verified
 from fedplug.protocol.jobs import FETCHING, FINISHED, RUNNING, Job
 from fedplug.protocol.membership import Membership
 from fedplug.protocol.pulls import Arrived
@@ -39,6 +39,13 @@ class NodeMachine(Membership):
         if query == self._query:
             self._cards = tuple(cards)
             self._tell(h.Datasets(session=self.session, query=query, cards=self._cards), now)
+
+    def answer_plan(self, query: int, answer: PlanAnswer, now: float) -> None:
+        """As `ResearcherLink.answer_plan`."""
+        self._checked(h.PlanStatus(session=self.session, query=query, answer=answer))
+        if self._plan_asked is not None and query == self._plan_asked.query:
+            self._plan_answer = answer
+            self._tell(h.PlanStatus(session=self.session, query=query, answer=answer), now)
 
     def report(self, message: Progress | LogLine, now: float) -> None:
         """As `ResearcherLink.report`.
@@ -98,6 +105,34 @@ class NodeMachine(Membership):
             return
         self._query, self._cards = header.query, None
         self._do(Deliver(SearchReceived(header.query, header.tags)))
+
+    def _on_plan_ask(self, header: h.PlanAsk, body: memoryview, now: float) -> None:
+        if self._plan_asked is not None and header.query == self._plan_asked.query:
+            if self._plan_answer is not None:
+                self._tell(h.PlanStatus(session=self.session, query=header.query, answer=self._plan_answer), now)
+            return
+        if len(body) != (header.plan.nbytes if header.plan.inline else 0) or header.plan.nbytes > MAX_SOURCE:
+            raise CodecError("PLAN_ASK: the plan has another size than is announced, or is too large.")
+        self._puller.drop("", lambda token: token[0] is None)
+        self._plan_asked, self._plan_answer = header, None
+        if not header.submit:
+            self._do(Deliver(PlanAsked(header.query, header.plan.id, header.dataset)))
+        elif self._plan is not None and self._plan.hash == header.plan.id:
+            self._plan_here(header, self._plan, now)
+        elif header.plan.inline and verified(Slot(header.plan, None), body):
+            self._plan_here(header, bytes(body), now)
+        else:
+            self._puller.add("", header.plan, None, allocate(header.plan.nbytes), (None, header.query))
+            self._grant(now)
+
+    def _plan_here(self, header: h.PlanAsk, data: Any, now: float) -> None:
+        """The plan that is to be approved is here."""
+        try:
+            plan = self._decode_plan(data, header.plan.id)
+        except CodecError as error:
+            self.answer_plan(header.query, PlanAnswer(plan=header.plan.id, status="refused", note=error.message), now)
+            return
+        self._do(Deliver(PlanAsked(header.query, header.plan.id, header.dataset, plan, header.description)))
 
     def _on_task(self, header: h.Task, body: memoryview, now: float) -> None:
         key = header.request.key
@@ -193,6 +228,9 @@ class NodeMachine(Membership):
 
     def _arrived(self, arrived: Arrived, now: float) -> None:
         for (key, slot), dest in arrived.pull.waiting:
+            if key is None:
+                self._plan_arrived(slot, dest, arrived.problem, now)
+                continue
             job = self._jobs.get(key)
             if job is None or job.state != FETCHING:
                 continue
@@ -201,6 +239,16 @@ class NodeMachine(Membership):
                 continue
             job.assembly.put(slot, dest)
             self._start_if_complete(job, now)
+
+    def _plan_arrived(self, query: int, data: Any, problem: str, now: float) -> None:
+        header = self._plan_asked
+        if header is None or header.query != query or self._plan_answer is not None:
+            return
+        if problem:
+            note = f"The plan cannot be had: {problem}."
+            self.answer_plan(query, PlanAnswer(plan=header.plan.id, status="refused", note=note), now)
+        else:
+            self._plan_here(header, data, now)
 
     def _start_if_complete(self, job: Job, now: float) -> None:
         assembly = job.assembly

@@ -10,22 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from fedplug.core.errors import CodecError, UsageError
-from fedplug.core.messages import LogLine, Progress, TaskFailure, TaskKey, TrainRequest
+from fedplug.core.messages import LogLine, PlanAnswer, Progress, TaskFailure, TaskKey, TrainRequest
 from fedplug.core.params import Params, allocate
 from fedplug.core.plan_source import PlanBundle
-from fedplug.core.pool import Allocate, DatasetsFound, TaskFailed, UpdateFetched
+from fedplug.core.pool import Allocate, DatasetsFound, PlanAnswered, TaskFailed, UpdateFetched
 from fedplug.protocol.actions import Deliver, Sign
-from fedplug.protocol.bodies import AUX, PARAMS, PLAN, Assembly, place, unpack, verified
+from fedplug.protocol.bodies import AUX, PARAMS, PLAN, Assembly, pack, place, unpack, verified
 from fedplug.protocol.pulls import Arrived
 from fedplug.protocol.roster import Roster
-from fedplug.protocol.sessions import Node
+from fedplug.protocol.sessions import PLAN_STATUS, Node
 from fedplug.protocol.tasks import FETCHED, FETCHING, OFFERED, SENT, WAITING, Task
-from fedplug.wire import Blob
+from fedplug.wire import Blob, encode_header
 from fedplug.wire import headers as h
+from fedplug.wire.checks import check_header
 
 COMMITTED = "committed"
 CANCELLED = "cancelled"
 FAILED = "failed"
+
+RUNS_ALL = "not required"
+"""What is to be said for a node that was made before there was approval: it runs every plan."""
 
 
 class ResearcherMachine(Roster):
@@ -35,10 +39,43 @@ class ResearcherMachine(Roster):
 
     def search(self, query: int, tags: tuple[str, ...], node_ids: tuple[str, ...] | None, now: float) -> None:
         """As `NodePool.search`."""
-        self._query = h.Search(query=query, tags=tags)
-        self._query_nodes = None if node_ids is None else frozenset(node_ids)
+
+        def message(node: Node) -> tuple[bytes, bytes]:
+            return encode_header(h.Search(session=node.session, query=query, tags=tags)), b""
+
+        self._search.pose(query, message, None if node_ids is None else frozenset(node_ids))
         for node in self._present():
-            self._ask(node, now)
+            self._ask(self._search, node, now)
+
+    def ask_plan(
+        self, query: int, plan: PlanBundle, datasets: Mapping[str, str], description: str | None, now: float
+    ) -> None:
+        """As `NodePool.ask_plan`.
+
+        Raises:
+            CodecError: The description does not fit into a message.
+        """
+        blob = self._plan_blob = Blob.of_plan(plan)
+        submit = description is not None
+
+        def message(node: Node) -> tuple[bytes, bytes] | None:
+            if PLAN_STATUS not in node.capabilities:
+                if self._plan_question.take_answer(node, query):
+                    self._do(Deliver(PlanAnswered(node.node_id, query, PlanAnswer(plan=plan.hash, status=RUNS_ALL))))
+                return None
+            packed = pack({PLAN: blob}, self._limits.inline if submit else -1)
+            header = h.PlanAsk(
+                session=node.session, query=query, plan=packed.refs[PLAN], class_name=plan.class_name,
+                dataset=datasets[node.node_id], submit=submit, description=description or "",
+            )  # fmt: skip
+            check_header(header)
+            return encode_header(header), packed.body
+
+        for node_id in datasets:
+            self._node(node_id)
+        self._plan_question.pose(query, message, frozenset(datasets))
+        for node in self._present():
+            self._ask(self._plan_question, node, now)
 
     def train(
         self, request: TrainRequest, plan: PlanBundle, params: Params, aux: Mapping[str, Params] | None, now: float
@@ -108,11 +145,16 @@ class ResearcherMachine(Roster):
     # -- what nodes say -----------------------------------------------------------------------------------------
 
     def _on_datasets(self, node: Node, header: h.Datasets, body: memoryview, now: float) -> None:
-        if self._query is None or header.query != self._query.query or node.answered == header.query:
+        if not self._search.take_answer(node, header.query):
             self.stats["answers_stale"] += 1
             return
-        node.answered = header.query
         self._do(Deliver(DatasetsFound(node.node_id, header.query, header.cards)))
+
+    def _on_plan_status(self, node: Node, header: h.PlanStatus, body: memoryview, now: float) -> None:
+        if not self._plan_question.take_answer(node, header.query):
+            self.stats["answers_stale"] += 1
+            return
+        self._do(Deliver(PlanAnswered(node.node_id, header.query, header.answer)))
 
     def _on_task_ack(self, node: Node, header: h.TaskAck, body: memoryview, now: float) -> None:
         task = node.tasks.get(header.key)
@@ -170,6 +212,8 @@ class ResearcherMachine(Roster):
 
     def _on_get(self, node: Node, header: h.Get, body: memoryview, now: float) -> None:
         blob = next((b for task in node.tasks.values() if (b := task.find(header.blob))), None)
+        if blob is None and self._plan_blob is not None and self._plan_blob.id == header.blob:
+            blob = self._plan_blob
         self._serve(node, blob, header)
 
     def _on_chunk(self, node: Node, header: h.Chunk, body: memoryview, now: float) -> None:

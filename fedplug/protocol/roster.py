@@ -15,6 +15,7 @@ from fedplug.core.transport import Buffer, Closed, Frame, Item, Opened
 from fedplug.protocol.actions import Action, Deliver, Drop, Ledger, Send
 from fedplug.protocol.limits import Limits
 from fedplug.protocol.pulls import Puller
+from fedplug.protocol.questions import Question
 from fedplug.protocol.sessions import VERSIONS, Node, Peer, identify, negotiate
 from fedplug.wire import AnyHeader, Blob, VersionError, decode_header, encode_header
 from fedplug.wire import headers as h
@@ -48,17 +49,19 @@ class Roster(ABC):
         self._peers: dict[bytes, Peer] = {}
         self._known: dict[str, Node] = {}
         self._actions: list[Action] = []
-        self._query: h.Search | None = None
-        self._query_nodes: frozenset[str] | None = None
+        self._search = Question(self._limits)
+        self._plan_question = Question(self._limits)
         self._ends = Ledger(self._limits.remembered)
         self._puller = Puller(self._limits, self.stats)
         self._blobs: WeakValueDictionary[str, Blob] = WeakValueDictionary()
+        self._plan_blob: Blob | None = None
         self._swept = 0.0
         self._seq = 0
         self._handlers: dict[type, Callable[[Node, Any, memoryview, float], None]] = {
             h.Hb: self._on_hb,
             h.Bye: self._on_bye,
             h.Datasets: self._on_datasets,
+            h.PlanStatus: self._on_plan_status,
             h.TaskAck: self._on_task_ack,
             h.Offer: self._on_offer,
             h.Error: self._on_error,
@@ -111,8 +114,9 @@ class Roster(ABC):
             if now - node.told >= self._limits.heartbeat:
                 self._seq += 1
                 self._tell(node, h.Hb(session=node.session, seq=self._seq), now)
-            if self._query is not None and node.answered != self._query.query and 0 < node.search_due <= now:
-                self._ask(node, now, again=True)
+            for question in (self._search, self._plan_question):
+                if question.is_due(node, now):
+                    self._ask(question, node, now, again=True)
             self._repeat_tasks(node, now)
         patience = self._limits.silence * self._limits.strangers
         for peer in [p for p in self._peers.values() if p.node is None and now - p.opened > patience]:
@@ -192,6 +196,7 @@ class Roster(ABC):
         new = node.peer is None
         node.peer, peer.node = peer, node
         node.session, node.info = hello.session, hello.node
+        node.capabilities = frozenset(hello.capabilities)
         node.heard = now
         node.known_plan = node.known_params = ""
         node.strangers.clear()
@@ -201,7 +206,8 @@ class Roster(ABC):
             self._do(Deliver(NodeJoined(hello.node)))
         self._puller.resume(node.node_id)
         self._resume_tasks(node, frozenset(hello.held), now)
-        self._ask(node, now)
+        self._ask(self._search, node, now)
+        self._ask(self._plan_question, node, now)
         self._grant(now)
 
     def _welcome(self, node: Node, version: int, now: float) -> None:
@@ -239,7 +245,8 @@ class Roster(ABC):
 
     def _lose(self, node: Node, reason: str) -> None:
         node.peer = None
-        node.search_due = 0.0
+        self._search.pause(node)
+        self._plan_question.pause(node)
         self.nodes.pop(node.node_id, None)
         self._puller.pause(node.node_id)
         self._do(Deliver(NodeLost(node.node_id, reason)))
@@ -280,14 +287,9 @@ class Roster(ABC):
             node.told = node.told if now is None else now
             self._do(Send(node.peer.token, header, body))
 
-    def _ask(self, node: Node, now: float, *, again: bool = False) -> None:
-        if self._query is None or (self._query_nodes is not None and node.node_id not in self._query_nodes):
-            return
-        if node.answered == self._query.query and not again:
-            return
-        node.search_wait = min(2 * node.search_wait, self._limits.repeat_longest) if again else self._limits.repeat
-        node.search_due = now + node.search_wait
-        self._tell(node, h.Search(session=node.session, query=self._query.query, tags=self._query.tags), now)
+    def _ask(self, question: Question, node: Node, now: float, *, again: bool = False) -> None:
+        if node.peer is not None and (message := question.ask(node, now, again=again)) is not None:
+            self._send(node, *message, now)
 
     def _serve(self, node: Node, blob: Blob | None, header: h.Get) -> None:
         if node.peer is None:
@@ -315,6 +317,8 @@ class Roster(ABC):
     def _on_held(self, node: Node, held: tuple[TaskKey, ...]) -> None: ...
     @abstractmethod
     def _on_datasets(self, node: Node, header: h.Datasets, body: memoryview, now: float) -> None: ...
+    @abstractmethod
+    def _on_plan_status(self, node: Node, header: h.PlanStatus, body: memoryview, now: float) -> None: ...
     @abstractmethod
     def _on_task_ack(self, node: Node, header: h.TaskAck, body: memoryview, now: float) -> None: ...
     @abstractmethod

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 VERSIONS = (1, VERSION)
 """Lowest and highest protocol version that this release speaks."""
 
-CAPABILITIES: tuple[str, ...] = ()
+PLAN_STATUS = "plan-status"
+"""The capability of a node to say whether its owner has approved a plan. Nodes without it run every plan."""
+
+CAPABILITIES: tuple[str, ...] = (PLAN_STATUS,)
 
 
 def identify(peer: bytes, hello: Hello) -> str:  # noqa: ARG001 - keys will need the connection
@@ -65,9 +68,7 @@ class Node:
         moved_on: Whether it was given a task since it was first seen.
         known_plan: Id of the plan that it was last sent in this session.
         known_params: Id of the model that it was last sent in this session.
-        answered: Number of the last search that it answered.
-        search_due: When to repeat the search; 0 if it was not asked.
-        search_wait: Seconds until the repetition after that.
+        capabilities: Optional things that it can do.
     """
 
     node_id: str
@@ -81,9 +82,7 @@ class Node:
     moved_on: bool = False
     known_plan: str = ""
     known_params: str = ""
-    answered: int | None = None
-    search_due: float = 0.0
-    search_wait: float = 0.0
+    capabilities: frozenset[str] = frozenset()
 
     @property
     def known(self) -> frozenset[str]:

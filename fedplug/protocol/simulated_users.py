@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedplug.core.link import LinkEvent, SearchReceived, TaskCancelled, TaskReceived, UpdateCommitted
-from fedplug.core.messages import Progress, TaskFailure, TaskKey, TrainReply, TrainRequest
+from fedplug.core.link import LinkEvent, PlanAsked, SearchReceived, TaskCancelled, TaskReceived, UpdateCommitted
+from fedplug.core.messages import PlanAnswer, Progress, TaskFailure, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.pool import (
     DatasetsFound,
     NodeJoined,
     NodeLost,
+    PlanAnswered,
     PoolEvent,
     TaskFailed,
     UpdateFetched,
@@ -68,11 +69,14 @@ class SimulatedExperiment:
         self._ended: set[TaskKey] = set()
         self._present: set[str] = set()
         self._answers: list[str] = []
+        self._plan_answers: list[str] = []
         self._due: list[tuple[str, int]] = []
 
     def begin(self) -> None:
         """Search, and start the first round."""
         self._machine.search(QUERY, ("a",), None, self._world.now)
+        datasets = dict.fromkeys(self._nodes, "d")
+        self._machine.ask_plan(QUERY, PLAN, datasets, "for a simulation", self._world.now)
         self._next_round()
 
     def flush(self) -> None:
@@ -100,6 +104,10 @@ class SimulatedExperiment:
             self._on_presence(event)
         elif isinstance(event, DatasetsFound):
             self._answers.append(event.node_id)
+        elif isinstance(event, PlanAnswered):
+            if event.answer.plan != PLAN.hash:
+                raise Violation(f"{event.node_id} answered about another plan")
+            self._plan_answers.append(event.node_id)
         elif isinstance(event, UpdateOffered):
             self._require_open(event.reply.key, "offered")
             if event.reply.key in self._offered:
@@ -123,6 +131,8 @@ class SimulatedExperiment:
             raise Violation(f"round {self._round} never ended; open: {list(self._open.values())}")
         if sorted(self._answers) != self._nodes:
             raise Violation(f"answers to the search came from {sorted(self._answers)}, the nodes are {self._nodes}")
+        if sorted(self._plan_answers) != self._nodes:
+            raise Violation(f"answers about the plan came from {sorted(self._plan_answers)}")
         if len(self.counted) != len(self._nodes) * self._rounds:
             raise Violation(f"{len(self.counted)} updates were counted")
 
@@ -188,10 +198,17 @@ class SimulatedNode:
         elif isinstance(event, SearchReceived):
             query = event.query
             self._later(self._world.uniform(0, 0.2), lambda: self.machine.answer_search(query, (), self._world.now))
+        elif isinstance(event, PlanAsked):
+            if event.plan != PLAN or event.description != "for a simulation":
+                raise Violation("the node got another plan to approve than was sent")
+            self._later(self._world.uniform(0, 0.2), lambda: self._answer_plan(event.query))
         elif isinstance(event, TaskCancelled):
             self._cancelled.add(event.key)
         elif isinstance(event, UpdateCommitted) and event.key not in self._experiment.counted:
             raise Violation(f"{event.key} was committed at the node, but never counted")
+
+    def _answer_plan(self, query: int) -> None:
+        self.machine.answer_plan(query, PlanAnswer(plan=PLAN.hash, status="approved"), self._world.now)
 
     def _on_task(self, event: TaskReceived) -> None:
         key = event.request.key

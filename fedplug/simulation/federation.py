@@ -23,6 +23,7 @@ from fedplug.core.messages import (
     DatasetCard,
     LogLine,
     NodeInfo,
+    PlanAnswer,
     Progress,
     TaskFailure,
     TaskKey,
@@ -37,6 +38,7 @@ from fedplug.core.pool import (
     DatasetsFound,
     NodeJoined,
     NodePool,
+    PlanAnswered,
     PoolEvent,
     TaskFailed,
     UpdateFetched,
@@ -110,6 +112,14 @@ class Federation(NodePool):
                 card = dataset.card()
                 found: tuple[DatasetCard, ...] = (card,) if set(tags) <= set(card.tags) else ()
                 self._events.append(DatasetsFound(node, query, found))
+
+    def ask_plan(
+        self, query: int, plan: PlanBundle, datasets: Mapping[str, str], description: str | None = None
+    ) -> None:
+        """Every node answers at once: a simulation runs every plan, as the data are the experiment's own."""
+        for node in datasets:
+            if node in self._datasets:
+                self._events.append(PlanAnswered(node, query, PlanAnswer(plan=plan.hash, status="not required")))
 
     def train(
         self, request: TrainRequest, plan: PlanBundle, params: Params, aux: Mapping[str, Params] | None = None

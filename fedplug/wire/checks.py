@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +18,7 @@ from fedplug.core.messages import (
     DatasetCard,
     LogLine,
     NodeInfo,
+    PlanAnswer,
     Progress,
     TaskFailure,
     TaskKey,
@@ -46,38 +48,62 @@ def check_header(header: h.AnyHeader) -> None:
     Raises:
         CodecError: Something is too long, too deep or out of range.
     """
-    if isinstance(header, h.Task):
-        _check_request(header.request)
-        _check_refs(header.tables, [header.params, *header.aux.values()])
-        if header.plan.table != h.RAW:
-            raise CodecError("TASK: the plan is no table of arrays.")
-        if set(header.aux) != set(header.request.aux):
-            raise CodecError("TASK: the names of the extra arrays are not those that the request announces.")
-    elif isinstance(header, h.Offer):
-        _check_reply(header.reply)
-        _check_refs(header.tables, [header.params, *header.aux.values()])
-        if set(header.aux) != set(header.reply.aux):
-            raise CodecError("OFFER: the names of the extra arrays are not those that the reply announces.")
-    elif isinstance(header, h.Hello):
-        _check_node(header.node)
-        _check_keys(header.held)
-    elif isinstance(header, h.Hb):
-        _check_keys(header.held)
-    elif isinstance(header, h.Committed):
-        _check_keys(header.keys)
-    elif isinstance(header, h.TaskAck | h.Cancel):
-        _check_key(header.key)
-    elif isinstance(header, h.Datasets):
-        for card in header.cards:
-            _check_card(card)
-    elif isinstance(header, h.Error):
-        if header.failure is not None:
-            _check_failure(header.failure)
-    elif isinstance(header, h.Event):
-        for progress in header.progress:
-            _check_progress(progress)
-        for line in header.logs:
-            _check_line(line)
+    check = _CHECKS.get(type(header))
+    if check is not None:
+        check(header)
+
+
+def _check_task(header: h.Task) -> None:
+    _check_request(header.request)
+    _check_refs(header.tables, [header.params, *header.aux.values()])
+    if header.plan.table != h.RAW:
+        raise CodecError("TASK: the plan is no table of arrays.")
+    if set(header.aux) != set(header.request.aux):
+        raise CodecError("TASK: the names of the extra arrays are not those that the request announces.")
+
+
+def _check_offer(header: h.Offer) -> None:
+    _check_reply(header.reply)
+    _check_refs(header.tables, [header.params, *header.aux.values()])
+    if set(header.aux) != set(header.reply.aux):
+        raise CodecError("OFFER: the names of the extra arrays are not those that the reply announces.")
+
+
+def _check_hello(header: h.Hello) -> None:
+    _check_node(header.node)
+    _check_keys(header.held)
+
+
+def _check_datasets(header: h.Datasets) -> None:
+    for card in header.cards:
+        _check_card(card)
+
+
+def _check_error(header: h.Error) -> None:
+    if header.failure is not None:
+        _check_failure(header.failure)
+
+
+def _check_event(header: h.Event) -> None:
+    for progress in header.progress:
+        _check_progress(progress)
+    for line in header.logs:
+        _check_line(line)
+
+
+def _check_plan_ask(header: h.PlanAsk) -> None:
+    if header.plan.table != h.RAW:
+        raise CodecError("PLAN_ASK: the plan is no table of arrays.")
+
+
+def _check_answer(answer: PlanAnswer) -> None:
+    if not _STATE_ID.fullmatch(answer.plan):
+        raise CodecError("PLAN_STATUS: the plan's hash is none.")
+    for name, text, most in (
+        ("status", answer.status, 32), ("note", answer.note, 4096), ("until", answer.until, 64)
+    ):  # fmt: skip
+        if len(text) > most:
+            raise CodecError(f"PLAN_STATUS: {name} has {len(text)} characters; {most} are the most.")
 
 
 def decode_table(raw: Any) -> ParamsSpec:
@@ -242,3 +268,19 @@ def _check_plain(value: h.PlainValue, what: str, depth: int) -> None:
                 _check_plain(item, what, depth - 1)
     elif not (value is None or isinstance(value, bool | int | float | str)):
         raise CodecError(f"{what} holds a value of type {type(value).__name__}, which cannot travel.")
+
+
+_CHECKS: dict[type, Callable[[Any], None]] = {
+    h.Task: _check_task,
+    h.Offer: _check_offer,
+    h.Hello: _check_hello,
+    h.Hb: lambda header: _check_keys(header.held),
+    h.Committed: lambda header: _check_keys(header.keys),
+    h.TaskAck: lambda header: _check_key(header.key),
+    h.Cancel: lambda header: _check_key(header.key),
+    h.Datasets: _check_datasets,
+    h.PlanAsk: _check_plan_ask,
+    h.PlanStatus: lambda header: _check_answer(header.answer),
+    h.Error: _check_error,
+    h.Event: _check_event,
+}

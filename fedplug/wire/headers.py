@@ -17,6 +17,7 @@ from fedplug.core.messages import (
     DatasetCard,
     LogLine,
     NodeInfo,
+    PlanAnswer,
     Progress,
     TaskFailure,
     TaskKey,
@@ -136,6 +137,35 @@ class Datasets(Header, frozen=True, kw_only=True, tag="DATASETS"):
     cards: Annotated[tuple[DatasetCard, ...], Meta(max_length=1024)] = ()
 
 
+class PlanAsk(Header, frozen=True, kw_only=True, tag="PLAN_ASK"):
+    """Researcher: may this plan run on this data set? Only to nodes with the capability ``plan-status``.
+
+    Body: the plan, if it is marked inline; otherwise the node pulls it, if it is submitted.
+
+    Attributes:
+        query: Names the question.
+        plan: The plan.
+        class_name: Name of its class.
+        dataset: Id of the node's data set.
+        submit: Whether the owner is asked to approve it, if that was not done yet.
+        description: What it is for.
+    """
+
+    query: Number
+    plan: BlobRef
+    class_name: Name
+    dataset: Annotated[str, Meta(max_length=256)] = ""
+    submit: bool = False
+    description: Annotated[str, Meta(max_length=4096)] = ""
+
+
+class PlanStatus(Header, frozen=True, kw_only=True, tag="PLAN_STATUS"):
+    """Node: this is what its owner says."""
+
+    query: Number
+    answer: PlanAnswer
+
+
 class Task(Header, frozen=True, kw_only=True, tag="TASK"):
     """Researcher: train this. Body: the blobs marked inline, in the order plan, params, aux."""
 
@@ -214,8 +244,8 @@ class Event(Header, frozen=True, kw_only=True, tag="EVENT"):
 
 
 AnyHeader = (
-    Hello | Welcome | Refuse | Rehello | Hb | Search | Datasets | Task | TaskAck | Offer | Get | Chunk | Committed
-    | Cancel | Bye | Error | Event
+    Hello | Welcome | Refuse | Rehello | Hb | Search | Datasets | PlanAsk | PlanStatus | Task | TaskAck | Offer | Get
+    | Chunk | Committed | Cancel | Bye | Error | Event
 )  # fmt: skip
 
 PlainValue = Any

@@ -66,7 +66,10 @@ def node(cli, tmp_path):
 
     def start(name: str, table: Path, url: str) -> None:
         at = ("node", "--folder", name)
-        for args in (("init", "--name", name), ("dataset", "add", table, "--tags", "#breast", "--target", "diagnosis")):
+        for args in (
+            ("init", "--approval", "off", "--name", name),
+            ("dataset", "add", table, "--tags", "#breast", "--target", "diagnosis"),
+        ):
             done = cli(*at, *args, cwd=tmp_path)
             assert done.returncode == 0, done.stderr
         with (tmp_path / f"{name}.log").open("wb") as log:

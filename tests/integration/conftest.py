@@ -14,6 +14,8 @@ import pytest
 
 from fedplug.node import NodeStore
 from fedplug.node.datasets.registry import inspect_file
+from fedplug.node.policy.file import save_policy
+from fedplug.node.policy.template import policy_text
 
 
 class NodeProcess:
@@ -24,6 +26,7 @@ class NodeProcess:
         file = place.parent / f"{place.name}.npz"
         np.savez(file, **arrays)
         with NodeStore.create(place, name=place.name, node_id=place.name) as store:
+            save_policy(place, policy_text(approval="off"))
             store.add_dataset(inspect_file(file, name="data", tags=tags)[0])
         self.start()
 

@@ -202,7 +202,7 @@ def test_conflicting_tags_at_registration(cli, tmp_path):
     """It is told and not refused: the owner may be about to remove the other one."""
     (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n")
     at = ("node", "--folder", tmp_path / "node")
-    assert cli(*at, "init").returncode == 0
+    assert cli(*at, "init", "--approval", "off").returncode == 0
     assert cli(*at, "dataset", "add", tmp_path / "t.csv", "--name", "first", "--tags", "breast,2023").returncode == 0
     done = cli(*at, "dataset", "add", tmp_path / "t.csv", "--name", "second", "--tags", "breast")
     assert (done.returncode, done.stderr) == (0, "")

@@ -26,6 +26,8 @@ from fedplug.core.trainer.hooks import make_hook
 from fedplug.core.training_args import TrainingArgs
 from fedplug.node import Node, NodeStore
 from fedplug.node.datasets.registry import inspect_file
+from fedplug.node.policy.file import save_policy
+from fedplug.node.policy.template import policy_text
 from fedplug.protocol import ResearcherEndpoint
 from fedplug.researcher.evaluation import Evaluation, evaluate
 from fedplug.researcher.schedule import Schedule
@@ -313,6 +315,7 @@ def test_a_real_node_tests_without_training(tmp_path: Path, transport: str) -> N
     rows = "".join(f"{u!r},{v!r},{y}\n" for u, v, y in zip(*(data[n].tolist() for n in "uvy"), strict=True))
     (tmp_path / "data.csv").write_text("u,v,y\n" + rows)
     with NodeStore.create(tmp_path / "node", name="nice") as store:
+        save_policy(tmp_path / "node", policy_text(approval="off"))
         store.add_dataset(inspect_file(tmp_path / "data.csv", tags=["real"], target="y")[0])
     url = f"inproc://{uuid.uuid4().hex}" if transport == "inproc" else "zmq://127.0.0.1:0"
     pool = ResearcherEndpoint(open_transport(url, default_host()), url)

@@ -27,6 +27,8 @@ from fedplug import (
 from fedplug.core.errors import DatasetError, SettingsError, UnknownNameError, UsageError
 from fedplug.node import Node, NodeStore
 from fedplug.node.datasets.registry import inspect_file
+from fedplug.node.policy.file import save_policy
+from fedplug.node.policy.template import policy_text
 from fedplug.researcher.breakpoints import breakpoints_of
 from fedplug.researcher.folders import experiments_root
 from fedplug.simulation import Federation
@@ -146,6 +148,7 @@ class FromPath(NumpyTrainingPlan):
 def test_a_plan_may_read_the_file_of_its_node_by_itself(inproc_url: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=np.ones((30, 2)), y=np.zeros(30))
     with NodeStore.create(tmp_path / "node", name="nice", node_id="nice") as store:
+        save_policy(tmp_path / "node", policy_text(approval="off"))
         store.add_dataset(inspect_file(tmp_path / "data.npz", tags=["real"])[0])
     with (
         experiment(tags=None, transport=inproc_url, training_plan_class=FromPath) as exp,

@@ -18,7 +18,11 @@ from fedplug.core.plan_source import bundle_plan
 from fedplug.core.plugins import default_host
 from fedplug.core.pool import DatasetsFound, NodeJoined, NodeLost, TaskFailed, UpdateFetched, UpdateOffered
 from fedplug.node import MemoryDataset, Node, NodeStore
+from fedplug.node.approval.approvals import Approvals
 from fedplug.node.datasets.registry import inspect_file
+from fedplug.node.policy.file import save_policy
+from fedplug.node.policy.schema import OPEN
+from fedplug.node.policy.template import policy_text
 from fedplug.node.status import read_status
 from fedplug.protocol import ResearcherEndpoint
 from fedplug.transports.registry import open_transport
@@ -113,6 +117,7 @@ def folder(tmp_path):
     path = tmp_path / "line.csv"
     path.write_text("x,y\n" + "".join(f"{x / 10},{2 * x / 10 + 1}\n" for x in range(20)))
     with NodeStore.create(tmp_path / "node", name="clinic") as store:
+        save_policy(tmp_path / "node", policy_text(approval="off"))
         store.add_dataset(inspect_file(path, tags=["line", "demo"], target="y")[0])
     return tmp_path / "node"
 
@@ -131,7 +136,7 @@ def test_it_is_found_trains_and_the_update_arrives(researcher, folder):
         assert fetched.reply.steps == 10
         assert fetched.params["slope"][0] > 0.5
         assert any(sign.metrics for sign in researcher.signs)
-        assert [plan.class_name for plan in node.store.plans()] == ["Line"]
+        assert [plan.bundle.class_name for plan in Approvals(node.store, OPEN).plans()] == ["Line"]
 
 
 def test_a_worker_process_and_an_inline_worker_give_the_same_bits(researcher, folder):

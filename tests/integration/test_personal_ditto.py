@@ -26,6 +26,8 @@ from fedplug.core.plugins import default_host
 from fedplug.core.transport import Frame, Item, Listener, Transport, TransportOptions
 from fedplug.node import NodeStore
 from fedplug.node.datasets.registry import inspect_file
+from fedplug.node.policy.file import save_policy
+from fedplug.node.policy.template import policy_text
 from fedplug.node.state_store import STATE_FOLDER, _read
 from fedplug.protocol import ResearcherEndpoint
 from fedplug.simulation import Federation
@@ -130,6 +132,7 @@ def processes(url: str, folder: Path) -> Iterator[None]:
     for node, arrays in shards().items():
         np.savez(folder / f"{node}.npz", **arrays)
         with NodeStore.create(folder / node, name=node, node_id=node) as store:
+            save_policy(folder / node, policy_text(approval="off"))
             store.add_dataset(inspect_file(folder / f"{node}.npz", tags=["digits"], target="y")[0])
     with ExitStack() as stack:
         for node in CLASSES:

@@ -17,6 +17,8 @@ from fedplug.core.plan_path import load_plan_class
 from fedplug.core.plugins import default_host
 from fedplug.node import NodeStore
 from fedplug.node.datasets.registry import inspect_file
+from fedplug.node.policy.file import save_policy
+from fedplug.node.policy.template import policy_text
 from fedplug.protocol import ResearcherEndpoint
 from fedplug.simulation import Federation
 from fedplug.transports.registry import open_transport
@@ -114,6 +116,7 @@ def processes(url: str, folder: Path) -> Iterator[None]:
         for node, arrays in shards().items():
             np.savez(folder / f"{node}.npz", **arrays)
             with NodeStore.create(folder / node, name=node, node_id=node) as store:
+                save_policy(folder / node, policy_text(approval="off"))
                 store.add_dataset(inspect_file(folder / f"{node}.npz", tags=["views"], target="y")[0])
             command = [sys.executable, "-m", "fedplug", "node", "--folder", node, "start", "--researcher", url]
             quiet = subprocess.DEVNULL

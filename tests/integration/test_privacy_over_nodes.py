@@ -26,6 +26,8 @@ from fedplug.core.privacy_ledger import gaussian_epsilon
 from fedplug.node import Node, NodeStore
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.datasets.registry import inspect_file
+from fedplug.node.policy.file import save_policy
+from fedplug.node.policy.template import policy_text
 from fedplug.node.privacy import node_secret
 from fedplug.simulation import Federation
 from fedplug.transports import inproc
@@ -320,6 +322,7 @@ def test_the_account_and_the_noise_survive_crashes_and_restarts(inproc_url, tmp_
     for node in names:
         np.savez(tmp_path / f"{node}.npz", x=PARTS[node][0], y=PARTS[node][1])
         with NodeStore.create(tmp_path / node, name=node, node_id=node) as store:
+            save_policy(tmp_path / node, policy_text(approval="off"))
             store.add_dataset(inspect_file(tmp_path / f"{node}.npz", tags=["cancer"], target="y")[0])
     replies = Replies()
     with Experiment(

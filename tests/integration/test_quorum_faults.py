@@ -21,6 +21,8 @@ from fedplug.core.strategy import Decision, RoundState
 from fedplug.core.transport import TransportOptions
 from fedplug.node import NodeStore
 from fedplug.node.datasets.registry import inspect_file
+from fedplug.node.policy.file import save_policy
+from fedplug.node.policy.template import policy_text
 
 NODES = ("lyon", "nice", "paris")
 DEADLINE = 600.0
@@ -80,6 +82,7 @@ class Hospital:
         table = folder / f"{name}.csv"
         table.write_text("x,y\n" + "".join(f"{x / 10},{2 * x / 10}\n" for x in range(20)))
         with NodeStore.create(folder / name, name=name, node_id=name) as store:
+            save_policy(folder / name, policy_text(approval="off"))
             store.add_dataset(inspect_file(table, name=name, tags=["#line"], target="y")[0])
         quiet = subprocess.DEVNULL
         command = [

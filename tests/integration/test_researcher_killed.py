@@ -21,6 +21,8 @@ import pytest
 from fedplug import Experiment
 from fedplug.node import NodeStore
 from fedplug.node.datasets.registry import inspect_file
+from fedplug.node.policy.file import save_policy
+from fedplug.node.policy.template import policy_text
 
 SCRIPT = Path(__file__).with_name("killed_researcher.py")
 _spec = importlib.util.spec_from_file_location("killed_researcher", SCRIPT)
@@ -51,6 +53,7 @@ def url(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         x = rng.normal(index, 1, size=(24, 3))
         np.savez(folder / f"{node}.npz", x=x, y=x @ np.array([1.0, -2.0, 0.5]) + index)
         with NodeStore.create(folder / node, name=node, node_id=node) as store:
+            save_policy(folder / node, policy_text(approval="off"))
             store.add_dataset(inspect_file(folder / f"{node}.npz", name="data", tags=["#kill"])[0])
         with (folder / f"{node}.log").open("ab") as log:
             command = [sys.executable, "-m", "fedplug", "node", "-C", str(folder / node), "start", "--researcher", url]

@@ -22,6 +22,8 @@ from fedplug.core.pool import TaskFailed, UpdateOffered
 from fedplug.core.strategy import Decision, DefaultStrategy
 from fedplug.node import Node, NodeStore
 from fedplug.node.datasets.registry import inspect_file
+from fedplug.node.policy.file import save_policy
+from fedplug.node.policy.template import policy_text
 from fedplug.simulation import Federation
 from fedplug_torch import TorchTrainingPlan
 
@@ -226,6 +228,7 @@ def make_folders(folder: Path) -> None:
     for node, arrays in parts().items():
         np.savez(folder / f"{node}.npz", **arrays)
         with NodeStore.create(folder / node, name=node, node_id=node) as store:
+            save_policy(folder / node, policy_text(approval="off"))
             store.add_dataset(inspect_file(folder / f"{node}.npz", tags=["simulation"], target="y")[0])
 
 

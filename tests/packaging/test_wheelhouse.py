@@ -119,7 +119,8 @@ NODE_PROCESSES = """
                 np.savez(f"{name}.npz", x=x, y=y)
                 node = [fedplug, "node", "--folder", name]
                 address = experiment.pool().description
-                subprocess.run([*node, "init", "--name", name, "--id", name, "--researcher", address], check=True)
+                who = ["--name", name, "--id", name, "--researcher", address, "--approval", "off"]
+                subprocess.run([*node, "init", *who], check=True)
                 what = ["--type", "arrays", "--path", f"{name}.npz", "--name", "data", "--tags", "simulation"]
                 subprocess.run([*node, "dataset", "add", *what, "--target", "y"], check=True)
                 running.append(subprocess.Popen([*node, "start"], stdout=sys.stderr))

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fedplug.cli.node import audit, check, dataset, init, running, ui
+from fedplug.cli.node import audit, check, dataset, init, plan, running, ui
 from fedplug.cli.node.common import node_group
 from fedplug.node.commands import DEFAULT_FOLDER
 
@@ -22,6 +22,7 @@ app = node_group(
     "  fedplug node start --researcher zmq://127.0.0.1:7400"
 )
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(plan.app, name="plan")
 app.add_typer(audit.app, name="audit")
 
 _Folder = Annotated[

@@ -80,10 +80,14 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     """  # noqa: D301
     import msgspec
 
+    from fedplug.node.approval.approvals import Approvals
+    from fedplug.node.policy.schema import Policy
     from fedplug.node.status import read_status
 
     with open_store(ctx) as store:
-        who, records, plans = store.identity, store.datasets(), store.plans()
+        who, records = store.identity, store.datasets()
+        approvals = Approvals(store, Policy())
+        known, pending = approvals.count(), approvals.pending()
         now = read_status(store.folder or ctx.obj)
     if as_json:
         say_json(
@@ -94,7 +98,8 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
                 **msgspec.to_builtins(now),
                 "links": [msgspec.to_builtins(link) for link in _links(now, who.researchers)],
                 "datasets": [record.name for record in records],
-                "plans": [{"hash": p.hash, "class": p.class_name, "first_seen": p.first_seen} for p in plans],
+                "plans": known,
+                "pending_plans": [{"hash": each.hash, "class": each.bundle.class_name} for each in pending],
             }
         )
         return
@@ -104,7 +109,8 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     for link in _links(now, who.researchers):
         say(f"{'researcher':<12} {link.url}{_way(link)}")
     say(f"{'data sets':<12} {', '.join(record.name for record in records) or 'none'}")
-    say(f"{'plans seen':<12} {', '.join(f'{plan.class_name} ({plan.hash[:8]})' for plan in plans) or 'none'}")
+    waiting = ", ".join(f"{each.bundle.class_name} ({each.hash[:8]})" for each in pending)
+    say(f"{'plans':<12} {known} seen" + (f"; not decided: {waiting}" if waiting else ""))
     if now.task:
         done = f"step {now.task.step}" + (f" of {now.task.total_steps}" if now.task.total_steps else "")
         figures = "".join(f", {name} {value:.4g}" for name, value in now.task.metrics.items())

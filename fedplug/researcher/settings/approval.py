@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 from fedplug.core.errors import StoreError, UsageError
+from fedplug.core.numbers import is_number
 from fedplug.core.plan_source import PlanBundle
-from fedplug.researcher.settings.base import SettingsBase
+from fedplug.researcher.plan_status import PlanStatus, ask_plan, wait_for_plan
+from fedplug.researcher.settings.base import QUERIES, SettingsBase
 from fedplug.researcher.shown import shown
 
 PLAN_FILE = "training_plan.py"
 """In the experiment's folder."""
 
-
-class PlanStatus(NamedTuple):
-    """Whether a node lets a training plan run.
-
-    Attributes:
-        node: What people call the node.
-        plan: The identity of the plan: the SHA-256 of what travels.
-        status: ``"not required"``, if the node runs every plan; ``"not connected"``.
-        text: The same in a sentence.
-    """
-
-    node: str
-    plan: str
-    status: str
-    text: str
+MOST_DESCRIPTION = 2000
 
 
 class PlanApproval(SettingsBase):
@@ -54,31 +41,20 @@ class PlanApproval(SettingsBase):
         return path
 
     def check_training_plan_status(self) -> dict[str, PlanStatus]:
-        """Whether the nodes of the experiment let its plan run, by node id.
+        """Whether the nodes of the experiment let its plan run on their data, by node id.
 
-        Nodes of this version run every plan that a researcher sends them, so each one that is connected answers
-        ``"not required"``.
+        Nothing is sent to their owners; see `training_plan_approve`.
 
         Raises:
             UsageError: No training plan class or no training data is set.
         """
-        plan = self._shown_bundle().hash
-        if self._training_data is None:
-            raise UsageError("There are no nodes to ask yet.", cure="Call set_tags or set_training_data first.")
-        connected, names = self.pool().nodes, self._training_data.names()
-        found = {}
-        for node in self._training_data.node_ids():
-            name = names.get(node) or node
-            there = node in connected
-            status = "not required" if there else "not connected"
-            text = "runs every plan that it is sent" if there else "is not connected and cannot be asked"
-            found[node] = PlanStatus(name, plan, status, f"Node {name!r} {text}.")
-        return found
+        return self._ask_owners(None)
 
     def training_plan_approve(self, description: str = "") -> dict[str, PlanStatus]:
-        """Ask the owners of the nodes to let the plan run.
+        """Ask the owners of the nodes to let the plan run, and return what they have decided so far, by node id.
 
-        Nodes of this version need no approval, so nothing is sent to those that are connected; the result says so.
+        Owners see the plan's text, what has changed since the version that they approved last, and the description.
+        Asking again changes nothing, and another description is added to the one before.
 
         Args:
             description: What the plan is for, in words for the owners.
@@ -91,10 +67,40 @@ class PlanApproval(SettingsBase):
                 f"description must be text, got {shown(description)}.",
                 cure="The plan is the experiment's own: set_training_plan_class sets it.",
             )
-        found = self.check_training_plan_status()
+        if len(description) > MOST_DESCRIPTION:
+            raise UsageError(f"A description may have {MOST_DESCRIPTION} characters; this one has {len(description)}.")
+        found = self._ask_owners(description)
         for status in found.values():
-            self._monitors.message(f"{status.text} No approval was asked for.")
+            self._monitors.message(status.text)
         return found
+
+    def wait_for_approval(self, timeout: float | None = None, *, interval: float = 2.0) -> dict[str, PlanStatus]:
+        """Wait until the owners of all nodes have let the plan run. Ask them first: `training_plan_approve`.
+
+        Every change is told. Ctrl-C ends the wait, and nothing is lost: the owners decide all the same.
+
+        Args:
+            timeout: Seconds to wait; None for as long as it takes.
+            interval: Seconds between two questions to the nodes.
+
+        Returns:
+            What they have decided, by node id.
+
+        Raises:
+            UsageError: No training plan class or no training data is set, or a time is none.
+            PlanError: An owner has rejected the plan, or the time is up.
+        """
+        for name, value in (("timeout", timeout), ("interval", interval)):
+            if value is not None and not (is_number(value) and value >= 0):
+                raise UsageError(f"{name} must be a number of seconds, got {shown(value)}.")
+        return wait_for_plan(lambda: self._ask_owners(None), self._monitors.message, timeout, interval)
+
+    def _ask_owners(self, description: str | None) -> dict[str, PlanStatus]:
+        plan = self._shown_bundle()
+        if self._training_data is None:
+            raise UsageError("There are no nodes to ask yet.", cure="Call set_tags or set_training_data first.")
+        datasets = {node: card.dataset_id for node, card in self._training_data.data().items()}
+        return ask_plan(self.pool(), next(QUERIES), plan, datasets, self._training_data.names(), description)
 
     def _shown_bundle(self) -> PlanBundle:
         if self._bundle is None:

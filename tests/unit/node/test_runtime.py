@@ -19,6 +19,7 @@ from fedplug.core.link import (
 from fedplug.core.messages import Progress, TaskFailure, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
+from fedplug.node.approval.approvals import Approvals
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.datasets.registry import inspect_file
 from fedplug.node.gate import Gate
@@ -46,6 +47,9 @@ class Link(ResearcherLink):
 
     def answer_search(self, query, cards):
         self.answers.put((query, [card.name for card in cards]))
+
+    def answer_plan(self, query, answer):
+        self.answers.put((query, answer))
 
     def report(self, message):
         self.answers.put(message)
@@ -146,7 +150,7 @@ def test_a_task_is_trained_reported_and_offered(node, caplog):
     assert node.link.answer().sample_count == 8
     assert "round 1 of experiment exp: plan Plan (" in caplog.text
     assert "'wards'" in caplog.text
-    assert [plan.class_name for plan in node.store.plans()] == ["Plan"]
+    assert [plan.bundle.class_name for plan in Approvals(node.store, OPEN).plans()] == ["Plan"]
 
 
 def test_tasks_run_one_after_the_other_in_order_of_arrival(node):

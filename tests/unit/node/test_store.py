@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from fedplug.core.errors import StoreError, UnknownNameError, UsageError
-from fedplug.core.plan_source import PlanBundle
 from fedplug.node.datasets.base import DatasetRecord
 from fedplug.node.lock import FolderLock, is_locked
 from fedplug.node.store import STORE_FILE, NodeStore
@@ -175,14 +174,6 @@ def test_names_of_data_sets_are_unique_and_unknown_ones_are_told_with_the_known(
         store.remove_dataset("patients")
         with pytest.raises(UnknownNameError):
             store.remove_dataset("patients")
-
-
-def test_a_plan_is_remembered_once():
-    with NodeStore.in_memory() as store:
-        bundle = PlanBundle("Plan", "class Plan: pass")
-        store.note_plan(bundle)
-        store.note_plan(bundle)
-        assert [(p.hash, p.class_name, p.status) for p in store.plans()] == [(bundle.hash, "Plan", "unreviewed")]
 
 
 def test_a_store_that_was_closed_says_so(tmp_path):

@@ -172,7 +172,7 @@ def test_a_planted_bug_is_found(mutant):
     role = "node" if issubclass(mutant, NodeMachine) else "researcher"
 
     def play():
-        for seed in range(100):
+        for seed in range(700):  # the rarest of them needs 644
             Simulator(seed, Story(liars=seed % 3 == 0), **{role: mutant}).run()
 
     with pytest.raises(Violation):

@@ -124,6 +124,11 @@ class ScriptedPool(NodePool):
     def search(self, query: int, tags: tuple[str, ...], node_ids: tuple[str, ...] | None = None) -> None:
         raise AssertionError("a round does not search")
 
+    def ask_plan(
+        self, query: int, plan: PlanBundle, datasets: Mapping[str, str], description: str | None = None
+    ) -> None:
+        raise AssertionError("a round does not ask for approval")
+
     def train(
         self, request: TrainRequest, plan: PlanBundle, params: Params, aux: Mapping[str, Params] | None = None
     ) -> None:

@@ -49,6 +49,10 @@ class ScriptedPool(NodePool):
     def search(self, query: int, tags: tuple[str, ...], node_ids: tuple[str, ...] | None = None) -> None:
         self.query = query
 
+    def ask_plan(
+        self, query: int, plan: PlanBundle, datasets: Mapping[str, str], description: str | None = None
+    ) -> None: ...
+
     def next_event(self, timeout: float | None, watch: Watcher | None = None) -> PoolEvent | None:
         if self.pending:
             return self.pending.popleft()
