@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import unicodedata
 from dataclasses import dataclass
 
 from fedplug.core.plan_source import PlanBundle
@@ -70,7 +69,7 @@ def visible(text: str) -> str:
 
 
 def _is_plain(sign: str) -> bool:
-    return sign in "\n\t" or sign.isprintable() or unicodedata.category(sign) == "Zs"
+    return sign in "\n\t" or sign.isprintable()
 
 
 def _escaped(sign: str) -> str:

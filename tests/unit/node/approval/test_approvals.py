@@ -1,0 +1,223 @@
+"""Decisions about training plans: what may run where, and what a researcher is told."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedplug.core.errors import RefusedError, StoreError, UnknownNameError, UsageError
+from fedplug.core.plan_source import PlanBundle
+from fedplug.node.approval import approvals as module
+from fedplug.node.approval.approvals import Approvals
+from fedplug.node.approval.records import Decision, end_of, standing, utc_now
+from fedplug.node.audit.log import AuditLog
+from fedplug.node.datasets.registry import inspect_file
+from fedplug.node.policy.schema import OPEN, ApprovalRules, Policy
+from fedplug.node.store import NodeStore
+
+FIRST = PlanBundle("Net", "class Net:\n    lr = 0.1\n", ("import torch",))
+SECOND = PlanBundle("Net", "class Net:\n    lr = 0.2\n", ("import torch",))
+OTHER = PlanBundle("Tree", "class Tree: pass\n")
+NOW = "2026-06-01T00:00:00+00:00"
+
+
+@pytest.fixture
+def store(tmp_path):
+    with NodeStore.in_memory() as store:
+        for name in ("patients", "scans"):
+            (tmp_path / f"{name}.csv").write_text("x,y\n1,0\n2,1\n")
+            store.add_dataset(inspect_file(tmp_path / f"{name}.csv", tags=["t"])[0])
+        yield store
+
+
+@pytest.fixture
+def approvals(store):
+    return Approvals(store, Policy())
+
+
+def refusal(approvals, bundle=FIRST, dataset="patients"):
+    with pytest.raises(RefusedError) as caught:
+        approvals.require(bundle, dataset)
+    assert caught.value.code == "not-approved"
+    assert caught.value.cure
+    return caught.value.message
+
+
+def test_a_plan_runs_only_after_it_was_approved_and_not_after_it_was_withdrawn_or_rejected(approvals):
+    assert approvals.standing(FIRST.hash).status == "unknown"
+    approvals.receive(FIRST, "zmq://r")
+    assert "waits for the approval" in refusal(approvals)
+    approvals.approve(FIRST.hash, note="Fine.")
+    approvals.require(FIRST, "patients")
+    assert approvals.standing(FIRST.hash, "scans").status == "approved"
+    approvals.withdraw(FIRST.hash)
+    assert "waits" in refusal(approvals)
+    approvals.reject(FIRST.hash, note="Too greedy.")
+    assert 'was rejected by the node\'s owner. The owner says: "Too greedy."' in refusal(approvals)
+
+
+def test_an_approval_for_one_data_set_is_none_for_another(approvals):
+    approvals.receive(FIRST, "zmq://r")
+    approvals.approve(FIRST.hash[:8], dataset="patients")
+    approvals.require(FIRST, "patients")
+    assert "approved for 'patients', not for 'scans'" in refusal(approvals, dataset="scans")
+    with pytest.raises(UnknownNameError):
+        approvals.approve(FIRST.hash, dataset="patient")
+
+
+def test_one_byte_more_is_another_plan_and_both_hashes_are_named(approvals):
+    approvals.receive(FIRST, "zmq://r")
+    approvals.approve(FIRST.hash)
+    text = refusal(approvals, PlanBundle("Net", FIRST.source + " ", FIRST.dependencies))
+    assert FIRST.hash in text
+    assert PlanBundle("Net", FIRST.source + " ", FIRST.dependencies).hash in text
+
+
+def test_an_approval_ends_with_the_day_that_was_named(approvals, monkeypatch):
+    approvals.receive(FIRST, "zmq://r")
+    decision = approvals.approve(FIRST.hash, until="2999-01-31")
+    assert decision.expires == "2999-01-31T23:59:59+00:00"
+    approvals.require(FIRST, "patients")
+    monkeypatch.setattr(module, "utc_now", lambda: "2999-02-01T00:00:00+00:00")
+    assert "has ended on 2999-01-31" in refusal(approvals)
+    assert approvals.standing(FIRST.hash).status == "expired"
+
+
+@pytest.mark.parametrize("text", ["tomorrow", "2026-02-30", "2020-01-01", "31.12.2999", "2020-01-01T00:00"])
+def test_a_date_that_is_none_or_past_is_refused(text):
+    with pytest.raises(UsageError):
+        end_of(text)
+
+
+def test_times_with_a_zone_become_utc():
+    assert end_of("2999-01-01T01:00+02:00") == "2998-12-31T23:00:00+00:00"
+    assert end_of(" ") == ""
+
+
+def test_with_approval_off_everything_runs_and_says_so(store):
+    approvals = Approvals(store, OPEN)
+    approvals.require(FIRST, "patients")
+    assert approvals.standing(FIRST.hash).status == "not required"
+
+
+def test_a_plan_is_remembered_once_and_so_is_each_word_about_it(approvals, store):
+    for researcher, text in [("zmq://r", ""), ("zmq://r", "why"), ("zmq://s", "why"), ("zmq://r", "why")]:
+        approvals.receive(FIRST, researcher, text)
+    (record,) = approvals.plans()
+    assert [(each.researcher, each.description) for each in record.requests] == [
+        ("zmq://r", ""), ("zmq://r", "why"), ("zmq://s", "why"),
+    ]  # fmt: skip
+    assert record.description == "why"
+    assert [entry.event for entry in AuditLog(store).entries()] == ["plan-received"] * 3
+
+
+def test_what_waits_and_what_is_compared_with_what(approvals):
+    for bundle in (FIRST, OTHER, SECOND):
+        approvals.receive(bundle, "zmq://r")
+    approvals.approve(FIRST.hash)
+    approvals.reject(OTHER.hash)
+    assert [record.hash for record in approvals.pending()] == [SECOND.hash]
+    assert approvals.count() == 3
+    assert approvals.approved_before(approvals.plan(SECOND.hash)).hash == FIRST.hash
+    assert approvals.approved_before(approvals.plan(FIRST.hash)) is None
+    approvals.withdraw(OTHER.hash)
+    assert {record.hash for record in approvals.pending()} == {SECOND.hash, OTHER.hash}
+
+
+def test_a_plan_is_found_by_hash_prefix_or_class(approvals):
+    for bundle in (FIRST, SECOND, OTHER):
+        approvals.receive(bundle, "zmq://r")
+    assert approvals.plan(FIRST.hash).bundle == FIRST
+    assert approvals.plan(FIRST.hash[:6].upper()).bundle == FIRST
+    assert approvals.plan("Tree").bundle == OTHER
+    with pytest.raises(UsageError, match=f"(?s){FIRST.hash[:12]}.*{SECOND.hash[:12]}|{SECOND.hash[:12]}"):
+        approvals.plan("Net")
+    for wrong in ("", "a", FIRST.hash[:5], "Nat"):
+        with pytest.raises(UnknownNameError):
+            approvals.plan(wrong)
+
+
+def test_decisions_only_grow_and_the_audit_log_has_them(approvals, store):
+    approvals.receive(FIRST, "zmq://r")
+    decision = approvals.approve(FIRST.hash, dataset="scans", note=" ok ", by="web")
+    assert (decision.note, decision.decided_by, decision.dataset) == ("ok", "web", "scans")
+    assert "fedplug " in decision.versions
+    for statement in ("DELETE FROM plan_decisions", "UPDATE plan_decisions SET status = 'rejected'"):
+        with pytest.raises((StoreError, sqlite3.Error)), store.transaction() as db:
+            db.execute(statement)
+    entry = AuditLog(store).entries(events=["plan-approved"])[0]
+    assert (entry.actor, entry.data["plan"], entry.data["dataset"]) == ("web", FIRST.hash, "scans")
+    with pytest.raises(UsageError, match="may have 2000"):
+        approvals.reject(FIRST.hash, note="x" * 2001)
+
+
+def test_a_flood_of_plans_is_stopped_and_nothing_that_waits_is_lost(store, monkeypatch):
+    monkeypatch.setattr(module, "MOST_PENDING", 3)
+    approvals = Approvals(store, Policy())
+    for number in range(3):
+        approvals.receive(PlanBundle("P", f"x = {number}"), "zmq://r")
+    with pytest.raises(RefusedError, match="3 training plans wait"):
+        approvals.receive(PlanBundle("P", "x = 3"), "zmq://r")
+    approvals.receive(PlanBundle("P", "x = 1"), "zmq://r", "known ones may be spoken of")
+    approvals.reject(PlanBundle("P", "x = 0").hash)
+    approvals.receive(PlanBundle("P", "x = 3"), "zmq://r")
+    monkeypatch.setattr(module, "MOST_PENDING_BYTES", 10)
+    with pytest.raises(RefusedError):
+        approvals.receive(PlanBundle("P", "x = 4"), "zmq://r")
+
+
+def test_where_nobody_looks_the_oldest_make_room(store, monkeypatch):
+    monkeypatch.setattr(module, "MOST_PENDING", 4)
+    approvals = Approvals(store, OPEN)
+    for number in range(9):
+        approvals.receive(PlanBundle("P", f"x = {number}"), "zmq://r")
+    assert 4 >= approvals.count() >= 2
+    assert approvals.plan(PlanBundle("P", "x = 8").hash)
+
+
+def test_plans_of_installed_plugins_may_count_as_approved(store):
+    from fedplug.core.plan_source import bundle_plan
+    from fedplug.core.plugins import default_host
+
+    shipped = bundle_plan(default_host().component("training_plan", "demo-breast-cancer"))
+    rules = Policy(approval=ApprovalRules(default_plans=True))
+    Approvals(store, rules).require(shipped, "patients")
+    refusal(Approvals(store, rules))
+    refusal(Approvals(store, Policy()), shipped)
+    Approvals(store, rules).receive(shipped, "zmq://r")
+    Approvals(store, rules).reject(shipped.hash)
+    assert "rejected" in refusal(Approvals(store, rules), shipped)
+
+
+# the rule itself, against another way to say it ----------------------------------------------------------------
+
+DECISIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["approved", "rejected", "withdrawn"]),
+        st.sampled_from(["", "a", "b"]),
+        st.sampled_from(["", "2026-05-01T00:00:00+00:00", "2026-07-01T00:00:00+00:00", NOW]),
+    ),
+    max_size=6,
+)
+
+
+@given(DECISIONS, st.sampled_from(["a", "b"]))
+def test_the_last_decision_that_concerns_a_data_set_counts(given_, dataset):
+    decisions = tuple(
+        Decision(number, "h", status, about, expires, "", NOW, "owner", "")
+        for number, (status, about, expires) in enumerate(given_)
+    )
+    expected = "pending"
+    for status, about, expires in given_:  # played forward: each one that concerns it replaces the state
+        if about in ("", dataset):
+            over = expires and expires <= NOW
+            expected = {"approved": "expired" if over else "approved", "withdrawn": "pending"}.get(status, status)
+    assert standing(decisions, dataset, NOW).status == expected
+
+
+def test_the_clock_of_decisions_sorts_as_text():
+    assert utc_now() < "2999"
+    assert utc_now().endswith("+00:00")
