@@ -102,14 +102,14 @@ def test_every_part_that_a_page_names_exists(owner, paths):
 def test_short_rounds_are_not_chattered_about(site, clock):
     herald = Herald(site, clock)
     on = LinkStatus(url="zmq://r", connection="connected")
-    assert herald.news(NodeStatus(running=True, links=(on,))) == ["The node is running."]
+    assert herald.news(NodeStatus(running=True, links=(on,)), False) == ["The node is running."]
     told = []
     for number in range(20):
         clock.now += 0.1
-        told += herald.news(NodeStatus(running=True, task=TASK if number % 2 else None, last=f"Round {number}."))
+        told += herald.news(NodeStatus(running=True, task=TASK if number % 2 else None, last=f"Round {number}."), False)
     assert told == ["A training of Net (0123) on data set <b>d has begun."]
     clock.now += 0.1
-    assert herald.news(NodeStatus(running=True, last="Round 19.")) == []
+    assert herald.news(NodeStatus(running=True, last="Round 19."), False) == []
     clock.now += 1.0
-    assert herald.news(NodeStatus(running=True, last="Round 19.")) == ["Round 19."]
-    assert herald.news(NodeStatus(running=True, last="Round 19.")) == []
+    assert herald.news(NodeStatus(running=True, last="Round 19."), False) == ["Round 19."]
+    assert herald.news(NodeStatus(running=True, last="Round 19."), False) == []

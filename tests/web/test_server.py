@@ -112,3 +112,8 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(store, tmp_p
     assert done.returncode == 2
     assert "starlette" in done.stderr
     assert 'pip install "fedplug[ui]"' in done.stderr
+
+
+def test_a_signal_that_comes_at_once_is_not_lost(start_page):
+    for _ in range(3):
+        assert start_page().end()[0] == 0

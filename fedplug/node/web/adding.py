@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from fedplug.core.errors import FedplugError
 from fedplug.node.datasets.base import DatasetRecord
 from fedplug.node.datasets.registry import TYPES, inspect_file, tag_notes
 from fedplug.node.web import browse
 from fedplug.node.web.forms import Form
-from fedplug.node.web.site import ACTOR, Handler, Visit
+from fedplug.node.web.site import ACTOR, Handler, Visit, link
 
 _FIELD_OF = (
     (r"\btags?\b", "tags"),
@@ -45,28 +45,29 @@ class Filled:
 
 
 def choose(visit: Visit) -> Response:
-    """Look for a file."""
-    policy = visit.site.policy_or_default()
+    """Look for a file. A path that was typed may be a folder, which is shown, or a file, which is described."""
+    policy = visit.site.policy()
     roots, problem = browse.roots_of(policy), None
     folder: str | Path | None = visit.asked("folder") or browse.start_of(policy)
     listing = None
     if folder is not None:
         try:
+            if browse.allowed(folder, roots).is_file():
+                return RedirectResponse(link("/data-sets/add/describe", path=folder), status_code=303)
             listing = browse.list_folder(folder, roots)
         except FedplugError as error:
             problem = error
     return visit.page(
         "dataset_browse.html", "datasets", status=400 if problem else 200, listing=listing, roots=roots,
-        problem=problem, open=not policy.data.roots, typed=listing.folder if listing else "",
+        problem=problem, open=not policy.data.roots, typed=listing.folder if listing else folder or "",
     )  # fmt: skip
 
 
 def describe(visit: Visit) -> Response:
     """Show what is in a file, and ask for the rest."""
-    roots = browse.roots_of(visit.site.policy_or_default())
     filled = Filled(path=visit.asked("path"), type=visit.asked("type"))
     try:
-        path = browse.allowed(filled.path, roots)
+        path = browse.allowed(filled.path, browse.roots_of(visit.site.policy()))
         found, notes = _look(path, filled.type)
     except FedplugError as error:
         return _form(visit, filled, problem=error)
@@ -92,14 +93,14 @@ def add(visit: Visit) -> Response:
         visit.store.add_dataset(record)
     except FedplugError as error:
         return _again(visit, filled, error)
-    visit.site.audit.note("dataset-added", actor=ACTOR, dataset=record.dataset_id, name=record.name)
+    visit.site.audit.note("dataset-added", actor=ACTOR, dataset=record.name, dataset_id=record.dataset_id)
     return visit.go(f"/data-sets/{record.dataset_id}", f"Data set {record.name!r} is registered.", more=notes)
 
 
 def _again(visit: Visit, filled: Filled, error: FedplugError) -> Response:
     """The form once more, as it was filled in."""
     try:
-        path = browse.allowed(filled.path, browse.roots_of(visit.site.policy_or_default()))
+        path = browse.allowed(filled.path, browse.roots_of(visit.site.policy()))
         found, notes = _look(path, filled.type)
     except FedplugError as worse:
         return _form(visit, filled, problem=worse)

@@ -8,7 +8,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from fedplug.node.web import datasets, entrance, live, overview, plans, trainings
+from fedplug.node.web import audit, datasets, entrance, live, overview, plans, settings, trainings
 from fedplug.node.web.shield import Shield
 from fedplug.node.web.site import Handler, Site, guarded, on_bug, on_http_error
 
@@ -17,6 +17,8 @@ _PAGES: tuple[tuple[str, str, Handler], ...] = (
     *datasets.ROUTES,
     *plans.ROUTES,
     *trainings.ROUTES,
+    *audit.ROUTES,
+    *settings.ROUTES,
 )
 
 

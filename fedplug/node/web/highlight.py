@@ -13,6 +13,7 @@ from typing import Literal
 from markupsafe import Markup, escape
 
 from fedplug.core.errors import PlanError
+from fedplug.node.approval.review import visible
 
 MOST_COMPARED = 5_000
 """Lines of the longest text that is compared with another: a plan made to be slow to compare must not be."""
@@ -101,16 +102,11 @@ def _lines(text: str) -> list[Markup]:
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
 
-    # A carriage return or another odd end of a line must not shift the numbers: Pygments counts "\n" only.
-    safe = "".join(each if each in {"\n", "\t"} or each.isprintable() else _shown(each) for each in text)
+    # Signs that a screen would obey are spelled out; a carriage return would shift the numbers besides.
+    safe = visible(text)
     if len(safe) > _MOST_COLOURED:
         return [escape(line) for line in _split(safe)]
     lexer = PythonLexer(stripnl=False, ensurenl=False)
     lines = str(highlight(safe, lexer, HtmlFormatter(nowrap=True))).split("\n")
     expected = len(_split(text))
     return [Markup(line) for line in [*lines, ""][:expected]]  # noqa: S704 - escaped by Pygments
-
-
-def _shown(character: str) -> str:
-    """A character that could hide something from a reader, as an escape: e.g. one that turns the direction of text."""
-    return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else f"\\U{ord(character):08x}"

@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -28,13 +28,29 @@ _KEEP_ALIVE = 15.0  # seconds after which a silent connection says that it is st
 _QUIET = 1.0  # seconds without a training after which the last one is told: short rounds would be a chatter
 _MOST_PARTS = 20
 
-PARTS: Mapping[str, Callable[[Site], str]] = {
-    "state": Site.state_part,
-    "waiting": Site.waiting_part,
-    "figures": overview.figures_part,
-    "now": trainings.now_part,
-    "recent": trainings.recent_part,
-    "pending": plans.pending_part,
+
+class Part(NamedTuple):
+    """A part of a page.
+
+    Attributes:
+        make: Makes it.
+        store: Whether it shows what stands in the store, and not only what the node does now.
+    """
+
+    make: Callable[[Site], str]
+    store: bool
+
+
+PARTS: Mapping[str, Part] = {
+    "state": Part(Site.state_part, store=False),
+    "waiting": Part(Site.waiting_part, store=True),
+    "now": Part(trainings.now_part, store=False),
+    "figures": Part(overview.figures_part, store=True),
+    "links": Part(overview.links_part, store=False),
+    "recent": Part(trainings.recent_part, store=True),
+    "past": Part(trainings.past_part, store=True),
+    "pending": Part(plans.pending_part, store=True),
+    "plans": Part(plans.plans_part, store=True),
 }
 """The parts by the name that pages give them."""
 
@@ -52,9 +68,9 @@ async def endpoint(request: Request) -> Response:
 
 async def _events(site: Site, request: Request, names: list[str]) -> AsyncIterator[str]:
     key = request.cookies.get(site.cookie, "")
-    herald = Herald(site)
+    herald = await run_in_threadpool(Herald, site)
     sent: dict[str, str] = {}
-    mark: object = None
+    last: Look | None = None
     made = spoke = time.monotonic()
     yield "retry: 1000\n\n"
     while not site.closing():
@@ -62,16 +78,18 @@ async def _events(site: Site, request: Request, names: list[str]) -> AsyncIterat
             yield _event("bye", {})
             return
         now = time.monotonic()
-        seen, status = await run_in_threadpool(_look, site)
-        if seen != mark or now - made > _RENEW:
-            mark, made = seen, now
-            parts = await run_in_threadpool(lambda: {name: PARTS[name](site) for name in names})
-            for name, html in parts.items():
-                if sent.get(name) != html:
-                    sent[name] = html
-                    spoke = now
-                    yield _event("part", {"name": name, "html": html})
-        for text in await run_in_threadpool(herald.news, status):
+        look = await run_in_threadpool(_look, site)
+        renew = last is None or now - made > _RENEW
+        made = now if renew else made
+        stale = renew or last is None or look.store != last.store
+        wanted = [name for name in names if renew or (stale if PARTS[name].store else look != last)]
+        last = look
+        for name in wanted:
+            html = await run_in_threadpool(PARTS[name].make, site)
+            if sent.get(name) != html:
+                sent[name], spoke = html, now
+                yield _event("part", {"name": name, "html": html})
+        for text in await run_in_threadpool(herald.news, look.node, stale):
             spoke = now
             yield _event("say", {"text": text})
         if now - spoke > _KEEP_ALIVE:
@@ -90,16 +108,21 @@ class Herald:
     def __init__(self, site: Site, clock: Callable[[], float] = time.monotonic) -> None:
         self._site = site
         self._clock = clock
-        self._plans = {plan.hash for plan in site.pending()}
+        self._plans = {plan.hash for plan in site.approvals().pending()}
         status = read_status(site.folder)
         self._running = status.running
         self._experiment = status.task.experiment if status.task else ""
         self._idle_since = clock()
 
-    def news(self, status: NodeStatus) -> list[str]:
-        """What has happened since the last call."""
+    def news(self, status: NodeStatus, stale: bool) -> list[str]:
+        """What has happened since the last call.
+
+        Args:
+            status: What the node does.
+            stale: Whether the store may have changed.
+        """
         found = []
-        pending = self._site.pending()
+        pending = self._site.approvals().pending() if stale else []
         found += [
             f"The training plan {plan.class_name} waits for your decision."
             for plan in pending
@@ -119,12 +142,22 @@ class Herald:
         return found
 
 
-def _look(site: Site) -> tuple[object, NodeStatus]:
-    """Something that differs whenever the node has done something, and what it does."""
-    status = read_status(site.folder)
-    (version,) = site.store.read("PRAGMA data_version")[0]
+class Look(NamedTuple):
+    """What is compared to find out whether anything has changed.
+
+    Attributes:
+        store: Something that is another one whenever the store was written to.
+        node: What the node does.
+    """
+
+    store: tuple[int, int]
+    node: NodeStatus
+
+
+def _look(site: Site) -> Look:
+    (others,) = site.store.read("PRAGMA data_version")[0]  # counts what other connections write
     (own,) = site.store.read("SELECT total_changes()")[0]
-    return (version, own, status), status
+    return Look((others, own), read_status(site.folder))
 
 
 def _event(kind: str, data: Mapping[str, Any]) -> str:

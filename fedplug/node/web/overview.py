@@ -19,19 +19,19 @@ def show(visit: Visit) -> Response:
         now_part=trainings.now_part(site),
         pending_part=plans.pending_part(site),
         figures_part=figures_part(site),
+        links_part=links_part(site),
         recent_part=trainings.recent_part(site),
     )
 
 
 def figures_part(site: Site) -> Markup:
-    """The node's connections and counts."""
-    return site.render(
-        "part_figures.html",
-        now=read_status(site.folder),
-        urls=site.store.identity.researchers,
-        datasets=len(site.store.datasets()),
-        plans=len(site.store.plans()),
-    )
+    """How much there is."""
+    return site.render("part_figures.html", datasets=len(site.store.datasets()), plans=site.approvals().count())
+
+
+def links_part(site: Site) -> Markup:
+    """The ways to the researchers."""
+    return site.render("part_links.html", now=read_status(site.folder), urls=site.store.identity.researchers)
 
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (("GET", "/", show),)

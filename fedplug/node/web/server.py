@@ -45,7 +45,7 @@ def serve(
         UsageError: The host is not this machine alone.
         AddressError: The port cannot be used.
     """
-    with contextlib.closing(listen(host, port)) as listener, _quiet_signals():
+    with contextlib.closing(listen(host, port)) as listener:
         name, number = listener.getsockname()[:2]
         address = f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
         asyncio.run(_serve(store, listener, address, number, browse=browse, say=say))
@@ -99,6 +99,22 @@ async def _serve(
         timeout_graceful_shutdown=3,
     )
     server = uvicorn.Server(config)
+    with _signals(server):
+        await _attend(server, listener, address, door, site, browse=browse, say=say)
+    say("The page has ended.")
+
+
+async def _attend(
+    server: uvicorn.Server,
+    listener: socket.socket,
+    address: str,
+    door: Door,
+    site: Site,
+    *,
+    browse: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Show a link, and serve until the server is told to end."""
 
     def new_link() -> str:
         return f"{address}/login?{urlencode({'token': door.new_link()})}"
@@ -111,13 +127,20 @@ async def _serve(
     say("Enter shows a new link. Ctrl-C ends the page; the node goes on." if sys.stdin.isatty() else "Ctrl-C ends it.")
     with _on_enter(show_link), _opened(new_link, wanted=browse):
         await server.serve([listener])
-    say("The page has ended.")
 
 
 @contextlib.contextmanager
-def _quiet_signals() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the server and nothing else: uvicorn raises them once more when it is done."""
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+def _signals(server: uvicorn.Server) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the server, and nothing else.
+
+    uvicorn has handlers of its own, but only while it serves: a signal may come before, and it raises those that it has
+    had once more when it is done.
+    """
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ from fedplug.node.audit.log import AuditLog
 from fedplug.node.policy.file import read_policy
 from fedplug.node.policy.schema import Policy
 from fedplug.node.status import read_status
-from fedplug.node.store import NodeIdentity, NodeStore, PlanRecord
+from fedplug.node.store import NodeIdentity, NodeStore
 from fedplug.node.web import words
 from fedplug.node.web.auth import Door, Session
 from fedplug.node.web.forms import Form, read_form
@@ -32,7 +32,10 @@ ACTOR = "web"
 _PAGES = (
     ("overview", "/", "Overview"),
     ("datasets", "/data-sets", "Data sets"),
+    ("plans", "/plans", "Training plans"),
     ("trainings", "/trainings", "Trainings"),
+    ("audit", "/audit", "Audit"),
+    ("settings", "/settings", "Settings"),
 )
 
 
@@ -87,10 +90,6 @@ class Site:
         """The owner's decisions about training plans."""
         return Approvals(self.store, self.policy_or_default())
 
-    def pending(self) -> list[PlanRecord]:
-        """The training plans that wait for the owner."""
-        return [plan for plan in self.store.plans() if plan.status == "pending"]
-
     def render(self, template: str, **facts: Any) -> Markup:
         """A template as HTML, in which every fact is escaped."""
         return Markup(self.templates.get_template(template).render(**facts))  # noqa: S704 - autoescape is on
@@ -101,7 +100,7 @@ class Site:
 
     def waiting_part(self) -> Markup:
         """How many plans wait for the owner, for the menu."""
-        return self.render("part_waiting.html", number=len(self.pending()))
+        return self.render("part_waiting.html", number=len(self.approvals().pending()))
 
 
 @dataclass

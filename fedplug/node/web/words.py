@@ -7,6 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from fedplug.node.approval.review import visible
+
+_IDENTITIES = ("dataset_id", "plan", "task", "before", "after")
+_WIDE = 100
+
 
 def shape(lengths: Sequence[int]) -> str:
     """E.g. ``569 x 31``."""
@@ -61,6 +66,13 @@ def figure(value: float) -> str:
     return f"{value:.4g}"
 
 
+def facts(data: Mapping[str, Any]) -> str:
+    """What an entry of the audit log says, in one line; its identities and what is empty are left out."""
+    shown = [f"{name} {value}" for name, value in data.items() if name not in _IDENTITIES and value not in ("", [], {})]
+    text = visible(", ".join(shown)).replace("\n", " ")
+    return text if len(text) <= _WIDE else text[: _WIDE - 1] + "…"
+
+
 def short(digest: str) -> str:
     """The beginning of a hash."""
     return digest[:12]
@@ -81,6 +93,8 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "machine_time": machine_time,
     "ago": ago,
     "figure": figure,
+    "facts": facts,
     "short": short,
+    "visible": visible,
 }
 """Filters of the templates."""

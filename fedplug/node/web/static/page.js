@@ -64,5 +64,35 @@ function conveniences() {
   }
 }
 
+// Line numbers beside a text that is written here, and a way from a problem to its line.
+function lines() {
+  const text = document.querySelector(".numbered textarea");
+  if (!text) return;
+  const gutter = document.createElement("pre");
+  gutter.setAttribute("aria-hidden", "true");
+  text.before(gutter);
+  function count() {
+    const number = text.value.split("\n").length;
+    gutter.textContent = Array.from({ length: number }, (_, index) => index + 1).join("\n");
+    gutter.scrollTop = text.scrollTop;
+  }
+  text.addEventListener("input", count);
+  text.addEventListener("scroll", () => { gutter.scrollTop = text.scrollTop; });
+  count();
+  for (const way of document.querySelectorAll("a[data-line]")) {
+    way.addEventListener("click", (event) => {
+      event.preventDefault();
+      const before = text.value.split("\n").slice(0, Number(way.dataset.line) - 1).join("\n");
+      const start = before.length + (way.dataset.line > 1 ? 1 : 0);
+      const end = text.value.indexOf("\n", start);
+      text.focus();
+      text.setSelectionRange(start, end < 0 ? text.value.length : end);
+      const height = text.scrollHeight / text.value.split("\n").length;
+      text.scrollTop = Math.max(0, (way.dataset.line - 6) * height);
+    });
+  }
+}
+
 conveniences();
+lines();
 follow();

@@ -1,0 +1,78 @@
+"""Settings: the rules in ``node.toml``, what they have led to, and whether this system is well."""
+
+from __future__ import annotations
+
+import hashlib
+
+from starlette.responses import Response
+
+from fedplug.core.errors import FedplugError, UsageError
+from fedplug.node.policy.budget import Budget
+from fedplug.node.policy.file import POLICY_FILE, check_text, parse_policy, read_text, save_policy
+from fedplug.node.policy.remarks import remarks
+from fedplug.node.policy.template import policy_text
+from fedplug.node.web.site import ACTOR, Handler, Visit
+
+
+def show(visit: Visit) -> Response:
+    """The rules as they stand."""
+    text, problem = _stands(visit)
+    return _page(visit, text, problem=problem)
+
+
+def save(visit: Visit) -> Response:
+    """Check the text, and make it the rules if that is what was asked for."""
+    text = visit.form.text("text")
+    if visit.form.text("action") == "check" or check_text(text):
+        return _page(visit, text, checked=True)
+    try:
+        before, _ = _stands(visit)
+        if visit.form.text("mark") != _mark(before):
+            raise UsageError(
+                f"{POLICY_FILE} was changed by somebody else since you opened this page. Nothing was saved.",
+                cure="Keep a copy of your text, open Settings again, and make your changes there.",
+            )
+        save_policy(visit.site.folder, text)
+    except FedplugError as error:
+        return _page(visit, text, problem=error)
+    visit.site.audit.note("rules-changed", actor=ACTOR, before=_mark(before), after=_mark(text))
+    return visit.go(
+        "/settings", "The rules are saved. A running node takes them over for the next training, except those under "
+        "[resources], for which it is restarted.",
+    )  # fmt: skip
+
+
+def _page(visit: Visit, text: str, *, problem: FedplugError | None = None, checked: bool = False) -> Response:
+    file = visit.site.folder / POLICY_FILE
+    policy, problems = parse_policy(text, file)
+    return visit.page(
+        "settings.html",
+        "settings",
+        status=400 if problem or (problems and checked) else 200,
+        file=file,
+        text=text,
+        mark=visit.form.text("mark") or _mark(text),
+        problems=problems,
+        problem=problem,
+        checked=checked,
+        remarks=[] if problems else remarks(policy, visit.store.datasets()),
+        accounts=Budget(visit.store, visit.site.policy_or_default()).report(),
+    )
+
+
+def _stands(visit: Visit) -> tuple[str, FedplugError | None]:
+    """The text that stands in the file; a new node's if there is none."""
+    file = visit.site.folder / POLICY_FILE
+    if not file.exists():
+        return policy_text(), None
+    try:
+        return read_text(file), None
+    except FedplugError as error:
+        return "", error
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+ROUTES: tuple[tuple[str, str, Handler], ...] = (("GET", "/settings", show), ("POST", "/settings", save))
