@@ -364,3 +364,36 @@ def test_a_hospital_from_the_log_in_to_a_finished_training(browser, node, ui, re
     look_at_the_rest(tour, node)
     expected = ("the server responded with a status of 400", "the server responded with a status of 404")
     assert [error for error in tour.errors if not any(text in error for text in expected)] == []
+
+
+def test_everything_but_the_live_parts_works_without_scripts(browser, node, ui, researcher, tmp_path):
+    tour = Tour(browser.new_context(java_script_enabled=False), ui.split("/login")[0], tmp_path)
+    page = tour.page
+    page.goto(ui)
+    page.get_by_role("button", name="Log in").click()
+    tour.menu("Data sets")
+    page.get_by_role("link", name="Add a data set").click()
+    page.get_by_label("Path on this machine").fill(str(tmp_path / "data"))
+    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("link", name="patients.csv").click()
+    page.get_by_label("Tags").fill("breast")
+    page.get_by_role("button", name="Add the data set").click()
+    expect(page.get_by_role("status").first).to_contain_text("is registered")
+    for line in (f"plan {tmp_path / 'first.py'}", "find breast", "ask Please."):
+        researcher.do(line)
+    tour.menu("Training plans")
+    page.get_by_role("region", name="Waiting for you").get_by_role("link", name="Slope").click()
+    page.get_by_role("button", name="Approve").click()
+    expect(page.get_by_role("status").first).to_contain_text("Slope is approved")
+    researcher.do("run 1")
+    tour.menu("Trainings")
+    expect(page.get_by_role("region", name="Trainings so far")).to_contain_text("40 samples, 30 steps")
+    tour.menu("Settings")
+    page.get_by_role("button", name="Check only").click()
+    expect(page.get_by_role("status").first).to_contain_text("These rules can be used")
+    tour.menu("Audit")
+    page.get_by_role("button", name="Verify").click()
+    expect(page.get_by_role("status").first).to_contain_text("are as they were written")
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_text("You need a link to log in")).to_be_visible()
+    assert tour.errors == []

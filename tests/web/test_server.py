@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import httpx2
 import pytest
 
 from fedplug.core.errors import AddressError, UsageError
-from fedplug.node.web.server import listen
+from fedplug.node.web.server import _opened, listen
 
 
 def log_in(link):
@@ -117,3 +119,24 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(store, tmp_p
 def test_a_signal_that_comes_at_once_is_not_lost(start_page):
     for _ in range(3):
         assert start_page().end()[0] == 0
+
+
+def test_a_browser_is_given_a_file_that_only_its_user_reads_and_no_token(monkeypatch):
+    given = []
+
+    def take(address):
+        file = Path(address.removeprefix("file://"))
+        given.append((address, file.stat().st_mode & 0o777, file.read_text()))
+
+    monkeypatch.setattr("webbrowser.open", take)
+
+    async def attend():
+        with _opened(lambda: "http://127.0.0.1:1/login?token=secret&x=1", wanted=True):
+            await asyncio.get_running_loop().shutdown_default_executor()
+
+    asyncio.run(attend())
+    ((address, mode, page),) = given
+    assert "secret" not in address
+    assert mode == 0o600
+    assert 'href="http://127.0.0.1:1/login?token=secret&amp;x=1"' in page
+    assert not Path(address.removeprefix("file://")).exists()
