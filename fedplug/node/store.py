@@ -20,6 +20,7 @@ import msgspec
 
 from fedplug.core.closing import Closing
 from fedplug.core.errors import StoreError, UnknownNameError, UsageError
+from fedplug.node import store_upgrade
 from fedplug.node.commands import node_command
 from fedplug.node.datasets.base import DatasetRecord
 from fedplug.node.migrations import APPLICATION_ID, MIGRATIONS
@@ -201,6 +202,11 @@ class NodeStore(Closing):
 
     # life cycle --------------------------------------------------------------------------------------------
 
+    @property
+    def version(self) -> int:
+        """How many migrations the file has had."""
+        return int(self.read("PRAGMA user_version")[0][0])
+
     def close(self) -> None:
         """Close the file. May be called twice."""
         with self._lock:
@@ -226,15 +232,28 @@ class NodeStore(Closing):
             )
         if version == len(MIGRATIONS):
             return
+        old = None if fresh or self.folder is None else self.folder / STORE_FILE
+        if old is not None:
+            store_upgrade.require_upgradable(old, version)
         with self.transaction() as db:
             # Somebody else may have migrated between the look above and this transaction.
             (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == len(MIGRATIONS):
+                return
             if fresh:
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            for statements in MIGRATIONS[version:]:
-                for statement in statements:
-                    db.execute(statement)
-            db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+            copy = store_upgrade.back_up(old, version) if old is not None else None
+            try:
+                for statements in MIGRATIONS[version:]:
+                    for statement in statements:
+                        db.execute(statement)
+                db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+            except sqlite3.Error as error:
+                if old is None or copy is None:
+                    raise
+                raise store_upgrade.failed(old, version, copy, error) from error
+        if copy is not None:
+            store_upgrade.announce(version, len(MIGRATIONS), copy)
 
     def _set_identity(self, node_id: str, name: str, researcher: str) -> None:
         with self.transaction() as db:
