@@ -75,7 +75,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
 
 
 class Sign(msgspec.Struct, frozen=True, tag=True):
-    """From the worker: a sign of life."""
+    """From the worker: a sign of life; without content, that another batch has begun."""
 
     progress: Progress | None = None
     line: LogLine | None = None

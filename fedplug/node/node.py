@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fedplug.core.link import ResearcherLink
     from fedplug.core.plugins import PluginHost
     from fedplug.core.transport import TransportOptions
+    from fedplug.node.isolation.layers import Layer
 
 _log = logging.getLogger("fedplug.node")
 
@@ -188,8 +189,10 @@ class Node:
         who = self.identity
         plugins = {record.name: record.version for record in host.records if record.state == "ok"}
         info = NodeInfo(node_id=who.node_id, name=who.name, version=__version__, plugins=plugins)
+        layers = self._isolation()
         self._worker = self._make_worker(host)
         self._board = StatusBoard(self.store.folder, self.urls)
+        self._board.change(isolation=tuple(layers))
         gate = Gate(self.store, self._policy, host.records)
         self._runtime = Runtime(self.store, gate, self._worker, self._board, memory=self._datasets)
         gate.audit.note("node-started", version=__version__, researchers=self.urls)
@@ -215,6 +218,32 @@ class Node:
         thread.start()
         self._threads.append(thread)
 
+    def _isolation(self) -> list[Layer]:
+        """How far trainings can be shut in here; what cannot be enforced is said.
+
+        Raises:
+            StoreError: It is less than the rules require.
+        """
+        mode = self._policy().resources.isolation
+        if self._worker_kind == "inline" or mode == "off":
+            return []
+        from fedplug.node.isolation.landlock import covers
+        from fedplug.node.isolation.layers import require_all
+        from fedplug.node.isolation.probe import probe
+
+        layers = probe()
+        if mode == "required":
+            require_all(layers)
+        for layer in layers:
+            if layer.state == "missing":
+                _log.warning("Isolation of trainings, %s: not enforced: %s.", layer.name, layer.text)
+        if self.store.folder and covers([self.store.folder]):
+            _log.warning(
+                "The node's folder lies in a place from which training processes import their packages, so plans can "
+                "read it: move it, or set isolation aside knowingly."
+            )
+        return layers
+
     def _make_worker(self, host: PluginHost) -> Worker:
         if self._worker_kind == "inline":
             from fedplug.node.worker_inline import InlineWorker
@@ -222,7 +251,7 @@ class Node:
             return InlineWorker(host)
         from fedplug.node.worker_process import ProcessWorker
 
-        return ProcessWorker(memory_limit=self._memory_limit)
+        return ProcessWorker(memory_limit=self._memory_limit, resources=self._policy().resources)
 
     def _guarded(self, serve: Callable[[], None]) -> None:
         try:

@@ -1,14 +1,135 @@
-"""What may leave the node: the declared tensors, bounded figures, and nothing else."""
+"""What may leave the node: the declared tensors, bounded figures and log lines, and nothing else.
+
+All of this runs in the supervisor, which plan code cannot reach.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from fedplug.core.errors import RefusedError
+from fedplug.core.messages import LogLine, Progress
+from fedplug.core.metrics import TEST_AUX
+from fedplug.core.params import Params
+from fedplug.node.datasets.base import DatasetRecord
 from fedplug.node.jobs import Job, Trained
+from fedplug.node.policy.rules import effective_rules
 from fedplug.node.policy.schema import Policy
+
+_TABLES = frozenset({"csv", "parquet", "arrays"})
+
+MOST_METRICS = 256
+MOST_NAME = 200
+MOST_LINES = 200
+"""Log lines that one training may send to its researcher."""
+
+MOST_LINE = 2000
+SMALL = 4096
+"""Elements of an extra array that need not be shaped like a tensor of the model."""
+
+MOST_EXTRA = 4
+MOST_SMALL_BYTES = 1 << 20
+"""Extra arrays may take so many times the bytes of the model, and this many besides."""
 
 
 def check_outgoing(job: Job, outcome: Trained, policy: Policy) -> None:
-    """Check what a training wants to send, in the supervisor, which plan code cannot reach.
+    """Check what a training wants to send.
+
+    Args:
+        job: The training.
+        outcome: What came out.
+        policy: The rules.
 
     Raises:
-        RefusedError: There is more than the model's tensors, or figures without bound (code ``"policy"``).
+        RefusedError: There is more than was declared, or something without bound (code ``"policy"``).
     """
+    expected = job.params.spec if job.request.train else Params.from_arrays({}).spec
+    difference = expected.difference(outcome.params.spec)
+    if difference:
+        raise _refused(f"other tensors than those of the model: {difference}")
+    reply = outcome.reply
+    for what, figures in (("metrics", reply.metrics), ("times", reply.timing)):
+        problem = _figures_problem(figures)
+        if problem:
+            raise _refused(f"{what} {problem}")
+    if len(reply.state) > MOST_NAME or set(reply.aux) != set(outcome.aux):
+        raise _refused("a reply that is not what its arrays are")
+    _check_count(job, reply.sample_count)
+    _check_extra(job, outcome.aux, policy)
+
+
+class SignFilter:
+    """Lets signs of life of one training through, bounded in number and size.
+
+    Attributes:
+        dropped: Log lines that were not let through.
+    """
+
+    def __init__(self) -> None:
+        self._lines = 0
+        self.dropped = 0
+
+    def __call__(self, sign: Progress | LogLine) -> Progress | LogLine | None:
+        """What may be passed on of a sign; None if nothing."""
+        if isinstance(sign, Progress):
+            metrics = {name: value for name, value in sign.metrics.items() if _is_name(name)}
+            metrics = dict(list(metrics.items())[:MOST_METRICS])
+            counts = (sign.step, sign.total_steps, sign.epoch, sign.samples)
+            if not all(0 <= count < 2**53 for count in counts) or len(sign.phase) > MOST_NAME:
+                return None
+            return msgspec.structs.replace(sign, metrics=metrics)
+        self._lines += 1
+        if self._lines > MOST_LINES:
+            self.dropped += 1
+            if self.dropped > 1:
+                return None
+            text = f"The training has more to say than {MOST_LINES} lines; the rest is not passed on."
+            return msgspec.structs.replace(sign, level="warning", text=text)
+        text = "".join(each if each.isprintable() or each in "\n\t" else "\N{REPLACEMENT CHARACTER}" for each in
+                       sign.text[:MOST_LINE])  # fmt: skip
+        return msgspec.structs.replace(sign, text=text, level=sign.level[:MOST_NAME])
+
+
+def _check_count(job: Job, count: int) -> None:
+    """A weight in the mean that the data do not give. Of a folder, a plan may make several samples a file."""
+    rows = job.dataset.shape[0] if isinstance(job.dataset, DatasetRecord) and job.dataset.shape else None
+    if count < 0 or (rows is not None and count > rows and job.dataset.type in _TABLES):
+        raise _refused(f"a number of samples, {count}, that the data set does not have")
+
+
+def _check_extra(job: Job, extra: Mapping[str, Params], policy: Policy) -> None:
+    shapes = {(tensor.shape, tensor.dtype) for tensor in job.params.spec.tensors}
+    allowed = effective_rules(policy, job.dataset.name)[0].extra_arrays
+    for name, params in extra.items():
+        if allowed is not None and name != TEST_AUX and not any(fnmatchcase(name, pattern) for pattern in allowed):
+            raise _refused(f"extra arrays {name!r}, which no rule allows (training.extra_arrays)")
+        for tensor in params.spec.tensors:
+            small = math.prod(tensor.shape) <= SMALL
+            if not small and (tensor.shape, tensor.dtype) not in shapes and name != TEST_AUX:
+                raise _refused(f"an extra array {tensor.name!r} of {name!r} that is shaped like no tensor of the model")
+    total = sum(params.nbytes for params in extra.values())
+    if total > MOST_EXTRA * job.params.nbytes + MOST_SMALL_BYTES:
+        raise _refused(f"{total:,} bytes of extra arrays, far more than a model of this size has")
+
+
+def _figures_problem(figures: Mapping[str, float]) -> str:
+    if len(figures) > MOST_METRICS:
+        return f"in too large a number: {len(figures)}"
+    wrong = next((name for name in figures if not _is_name(name)), None)
+    return "" if wrong is None else f"with a name that is none: {wrong[:40]!r}"
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= MOST_NAME and name.isprintable()
+
+
+def _refused(what: str) -> RefusedError:
+    return RefusedError(
+        f"The training wants to send {what}. Nothing of it has left the node.",
+        code="policy",
+        cure="A training sends the model's tensors, the arrays of its method, and figures.",
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from fedplug.core.messages import Progress
+from fedplug.node.isolation.layers import Layer
 from fedplug.node.lock import is_locked
 
 STATUS_FILE = "status.json"
@@ -76,6 +77,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
         finished: Trainings finished since it was started.
         failed: Trainings failed since it was started.
         last: What became of the last training, in words.
+        isolation: How far trainings are shut in; empty where they are not.
         updated: When this was written, in seconds since the epoch.
     """
 
@@ -87,6 +89,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     finished: int = 0
     failed: int = 0
     last: str = ""
+    isolation: tuple[Layer, ...] = ()
     updated: float = 0.0
 
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+
+_BEAT = 0.5
+"""Seconds between two signs that batches begin."""
 
 
 def main(arguments: list[str]) -> None:
@@ -19,20 +23,53 @@ def main(arguments: list[str]) -> None:
 
     Args:
         arguments: Number of the socket, number of the pipe that closes when the supervisor ends, process id
-            of the supervisor, limit of the address space in bytes (0 for none), and the function that
-            trains, as ``module:name``.
+            of the supervisor, limit of the address space in bytes (0 for none), the function that
+            trains, as ``module:name``, and what the process may do: a `Confinement` as JSON, or nothing.
     """
     sock, lifeline, supervisor, limit = (int(argument) for argument in arguments[:4])
     _die_with(supervisor)
     # Before NumPy is imported: a process that has started threads should not fork.
     _start_guard(lifeline)
-    if limit:
+    confinement = _confined(arguments[5])
+    if limit and confinement is None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
-    _serve(sock, limit, arguments[4])
+    _serve(sock, limit, arguments[4], confinement)
+
+
+def _confined(argument: str) -> Any:
+    """Do what must be done before there is a second thread."""
+    if not argument:
+        return None
+    import msgspec
+
+    from fedplug.node.isolation.confine import before_threads
+    from fedplug.node.isolation.layers import Confinement, require_all
+
+    confinement = msgspec.json.decode(argument, type=Confinement)
+    layers = before_threads(confinement)
+    if confinement.required:
+        require_all(layers)
+    return confinement
+
+
+def _shut_in(confinement: Any, data: Any) -> None:
+    """Do what must be done before the first line of a plan runs.
+
+    Raises:
+        StoreError: Not all of it is possible, and it must be.
+    """
+    from pathlib import Path
+
+    from fedplug.node.isolation.confine import before_plan
+    from fedplug.node.isolation.layers import require_all
+
+    layers = before_plan(confinement, Path(data.path))
+    if confinement.required:
+        require_all(layers)
 
 
 def _die_with(supervisor: int) -> None:
@@ -67,7 +104,7 @@ def _start_guard(lifeline: int) -> None:
         os.killpg(0, signal.SIGKILL)
 
 
-def _serve(number: int, limit: int, trainer: str) -> None:
+def _serve(number: int, limit: int, trainer: str, confinement: Any) -> None:
     import socket
     from importlib import import_module
 
@@ -86,14 +123,17 @@ def _serve(number: int, limit: int, trainer: str) -> None:
             start, fds = pipe.receive()
         except ConnectionLostError:
             return
-        if not _train(pipe, start, fds, train, host, cache, limit):
+        if not _train(pipe, start, fds, train, host, cache, limit, confinement):
             sys.exit(0)
+        confinement = None  # it is shut in for good
         # The frames hold the parameters; without this they would stay until the next training.
         del start, fds
         sys.stdout.flush()
 
 
-def _train(pipe: Any, start: Any, fds: list[int], train: Any, host: Any, cache: Any, limit: int) -> bool:
+def _train(
+    pipe: Any, start: Any, fds: list[int], train: Any, host: Any, cache: Any, limit: int, confinement: Any
+) -> bool:
     """Do one training and answer. Returns whether this process can go on."""
     from fedplug.core.local_state import StateBook
     from fedplug.core.messages import LogLine, Progress, TaskFailure
@@ -105,6 +145,16 @@ def _train(pipe: Any, start: Any, fds: list[int], train: Any, host: Any, cache: 
     stock = BlockStock(keep=0)
     spare: list[SharedBuffer] = []
 
+    last = time.monotonic()
+
+    def unwanted() -> bool:
+        """Asked before every batch: a batch that begins is progress. It is never unwanted: that kills the process."""
+        nonlocal last
+        if time.monotonic() - last > _BEAT:
+            last = time.monotonic()
+            pipe.send(Sign())
+        return False
+
     def emit(sign: Progress | LogLine) -> None:
         pipe.send(Sign(progress=sign) if isinstance(sign, Progress) else Sign(line=sign))
 
@@ -114,6 +164,8 @@ def _train(pipe: Any, start: Any, fds: list[int], train: Any, host: Any, cache: 
 
     key = start.request.key
     try:
+        if confinement is not None:
+            _shut_in(confinement, start.dataset)
         if start.spare:
             spare.append(SharedBuffer.attach(fds.pop(), start.spare, writable=True))
         book = StateBook(unpack_state(start.state, fds))
@@ -122,7 +174,7 @@ def _train(pipe: Any, start: Any, fds: list[int], train: Any, host: Any, cache: 
         bundle = PlanBundle.decode(start.bundle)
         reply, trained, extra = train(
             start.request, bundle, params, aux, dataset, host, emit,
-            allocate=allocate, state=book, noise_key=start.noise_key, terms=start.terms,
+            cancelled=unwanted, allocate=allocate, state=book, noise_key=start.noise_key, terms=start.terms,
         )  # fmt: skip
         blocks, buffers = pack(trained, extra)
         state, state_buffers = pack_state(book.result())

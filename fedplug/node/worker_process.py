@@ -10,21 +10,29 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 from pathlib import Path
+
+import msgspec
 
 from fedplug.core.errors import CodecError, ConnectionLostError, FedplugError, ParamsError
 from fedplug.core.messages import TaskFailure
 from fedplug.node.datasets.base import DatasetRecord
 from fedplug.node.ipc import Done, Failed, Pipe, Sign, Start, close_all, pack, pack_state, unpack, unpack_state
+from fedplug.node.isolation.layers import Confinement
 from fedplug.node.jobs import Emit, Job, Trained, Worker, cancelled, failure
 from fedplug.node.plan_output import PlanOutput
+from fedplug.node.policy.schema import OPEN, ResourceRules
+from fedplug.node.release import SignFilter
 from fedplug.node.shared import BlockStock
+from fedplug.node.watchdog import Watchdog
 
 TRAINER = "fedplug.node.training:run_task"
 
@@ -38,6 +46,13 @@ _MOST_SMALL = 64 * 2**20
 _MOST_STATE = 32
 """A state between rounds may take so many times the bytes of the model, and `_MOST_SMALL` besides."""
 
+_MOST_MODEL = 8 * 2**30
+"""Largest file that a worker may write if its scratch may not hold more: the memory of a model counts as a file."""
+
+_KEPT = frozenset({"PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "FEDPLUG_PLUGINS", "FEDPLUG_TRACE"})
+_KEPT_BEGINNINGS = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "CUDA_", "NVIDIA_", "COVERAGE_")
+"""What a confined worker gets of the environment of the node."""
+
 _GRACE = 0.5
 """Seconds that a process which has hung up gets to end by itself, so that its own exit code is known."""
 
@@ -47,13 +62,24 @@ _log = logging.getLogger("fedplug.node")
 class ProcessWorker(Worker):
     """Trains in a warm process of its own.
 
+    A process has one data set: it shuts itself in with it before it runs the first plan. For another data set there
+    is another process.
+
     Args:
-        memory_limit: Most address space that the process may have, in bytes; None for no limit.
+        memory_limit: Most address space that the process may have, in bytes; None for what ``resources`` say.
+        resources: What a training may use of the machine, and how far it is shut in; by default as in a script.
         trainer: The function that trains, as ``module:name``; for tests.
     """
 
-    def __init__(self, *, memory_limit: int | None = None, trainer: str = TRAINER) -> None:
-        self._memory_limit = memory_limit or 0
+    def __init__(
+        self,
+        *,
+        memory_limit: int | None = None,
+        resources: ResourceRules | None = None,
+        trainer: str = TRAINER,
+    ) -> None:
+        self._resources = resources or OPEN.resources
+        self._memory_limit = memory_limit or self._resources.memory or 0
         self._trainer = trainer
         self._lock = threading.Lock()
         self._process: _Process | None = None
@@ -80,15 +106,20 @@ class ProcessWorker(Worker):
             if job.cancelled.is_set() or self._closed:
                 return cancelled(job.key)
             try:
-                process = self._ready()
+                process = self._ready(job.dataset)
             except OSError as error:
                 text = f"The node cannot start a worker process: {error.strerror}."
                 return TaskFailure(key=job.key, code="node-error", text=text)
             self._job = job
         process.output.begin(str(job.key))
+        watchdog = Watchdog(
+            process.stop_for, silence=self._resources.progress_silence if process.scratch else 0.0,
+            scratch=process.scratch, most=self._resources.scratch,
+        )  # fmt: skip
         try:
-            return self._converse(process, job, job.dataset, emit)
+            return self._converse(process, job, job.dataset, emit, watchdog)
         finally:
+            watchdog.stop()
             with self._lock:
                 self._job = None
 
@@ -109,17 +140,21 @@ class ProcessWorker(Worker):
         if process:
             process.end()
 
-    def _ready(self) -> _Process:
-        """A process that lives; the caller holds the lock."""
-        if self._process and not self._process.alive:
+    def _ready(self, dataset: DatasetRecord | None = None) -> _Process:
+        """A process that lives, and has this data set or none yet; the caller holds the lock."""
+        if self._process and not (self._process.alive and self._process.serves(dataset)):
             self._process.end()
             self._process = None
         if self._process is None:
-            self._process = _Process(self._memory_limit, self._trainer)
+            self._process = _Process(self._resources, self._memory_limit, self._trainer)
+            self._process.serves(dataset)
             _log.debug("Worker process %d started.", self._process.pid)
         return self._process
 
-    def _converse(self, process: _Process, job: Job, dataset: DatasetRecord, emit: Emit) -> Trained | TaskFailure:
+    def _converse(
+        self, process: _Process, job: Job, dataset: DatasetRecord, emit: Emit, watchdog: Watchdog
+    ) -> Trained | TaskFailure:
+        pass_on = SignFilter()
         try:
             blocks, buffers = pack(job.params, job.aux)
             state, state_buffers = pack_state(job.state)
@@ -141,9 +176,10 @@ class ProcessWorker(Worker):
                 message, fds = process.pipe.receive()
                 if isinstance(message, Sign):
                     close_all(fds)
+                    watchdog.beat()
                     sign = message.progress or message.line
-                    if sign is not None and sign.key == job.key:
-                        emit(sign)
+                    if sign is not None and sign.key == job.key and (passed := pass_on(sign)) is not None:
+                        emit(passed)
                     continue
                 answer = message.reply if isinstance(message, Done) else message.failure
                 if answer.key != job.key:
@@ -161,6 +197,10 @@ class ProcessWorker(Worker):
             how = process.end(_GRACE)
             if job.cancelled.is_set():
                 return cancelled(job.key)
+            if process.reason:
+                code, why = process.reason
+                text = f"The training of {job.bundle.class_name!r} was ended: {why}."
+                return TaskFailure(key=job.key, code=code, text=text)
             _log.warning("The worker process of plan %s died: %s.", job.bundle.class_name, how)
             text = f"The process that trained {job.bundle.class_name!r} died: {how}. The node goes on with a new one."
             return TaskFailure(key=job.key, code="worker-died", text=text)
@@ -180,24 +220,36 @@ class _Process:
     The kernel ties its life to the thread that starts it, which must therefore be the node's training thread.
     """
 
-    def __init__(self, memory_limit: int, trainer: str) -> None:
+    def __init__(self, resources: ResourceRules, memory_limit: int, trainer: str) -> None:
+        self.dataset: Path | None = None
+        self.reason: tuple[str, str] | None = None
+        self.scratch: Path | None = None
+        confinement = ""
+        if resources.isolation != "off":
+            self.scratch = Path(tempfile.mkdtemp(prefix="fedplug-scratch-"))
+            asked = Confinement(
+                str(self.scratch), memory_limit, max(resources.scratch, _MOST_MODEL), resources.processes,
+                resources.gpu, resources.isolation == "required",
+            )  # fmt: skip
+            confinement = msgspec.json.encode(asked).decode()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         their_lifeline, self._lifeline = os.pipe()
         their_end = [theirs.fileno(), their_lifeline]
         numbers = [*their_end, os.getpid(), memory_limit]
         try:
             self._popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "fedplug.node.worker", *map(str, numbers), trainer],
+                [sys.executable, "-P", "-m", "fedplug.node.worker", *map(str, numbers), trainer, confinement],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=their_end,
                 start_new_session=True,
-                env=_environment(),
+                env=_environment(resources),
             )
         except BaseException:
             ours.close()
             os.close(self._lifeline)
+            self._clean()
             raise
         finally:
             theirs.close()
@@ -219,6 +271,19 @@ class _Process:
         """Whether it runs, as far as we know, and nobody has killed it: that takes effect a little later."""
         return not (self._reaped or self._killed)
 
+    def serves(self, dataset: DatasetRecord | None) -> bool:
+        """Whether it has this data set, or none yet and takes it now."""
+        if dataset is None or self.scratch is None:
+            return True
+        if self.dataset is None:
+            self.dataset = Path(dataset.path)
+        return self.dataset == Path(dataset.path)
+
+    def stop_for(self, code: str, reason: str) -> None:
+        """Kill it for a reason that the researcher is told."""
+        self.reason = (code, reason)
+        self.kill()
+
     def kill(self) -> None:
         """Kill it and all that it has started."""
         with self._lock:
@@ -239,7 +304,12 @@ class _Process:
                 os.close(self._lifeline)
                 self._lifeline = -1
                 self.output.close()
+                self._clean()
         return _how(self._popen.returncode)
+
+    def _clean(self) -> None:
+        if self.scratch is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _watch(self) -> None:
         # It is not reaped before its group is killed, so that its number cannot belong to somebody else by then.
@@ -252,9 +322,11 @@ class _Process:
         self.pipe.hang_up()
 
 
-def _environment() -> dict[str, str]:
+def _environment(resources: ResourceRules) -> dict[str, str]:
     """The environment of a worker: one thread in numerical libraries, and the modules that we see."""
     env = dict(os.environ)
+    if resources.isolation != "off":  # whatever the owner's shell holds, such as keys, is no business of a plan
+        env = {name: value for name, value in env.items() if name in _KEPT or name.startswith(_KEPT_BEGINNINGS)}
     for name in _THREADS:
         env.setdefault(name, "1")
     # The order of a set of strings is part of what must repeat from run to run.

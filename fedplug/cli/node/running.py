@@ -118,6 +118,9 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
             f"{'training':<12} round {now.task.round + 1} of experiment {now.task.experiment}: "
             f"{now.task.plan} on {now.task.dataset!r}, {done}{figures}"
         )
+    if now.running and now.isolation:
+        lacking = [f"{layer.name} ({layer.text})" for layer in now.isolation if layer.state == "missing"]
+        say(f"{'isolation':<12} " + (f"not enforced: {'; '.join(lacking)}" if lacking else "trainings are shut in"))
     if now.finished or now.failed:
         say(f"{'trainings':<12} {now.finished} finished, {now.failed} failed")
     if now.last:

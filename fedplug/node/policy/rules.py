@@ -179,6 +179,12 @@ class _Check:
     def arguments(self) -> Terms:
         args = TrainingArgs.from_dict(self.task.request.training_args)
         samples = training_samples(self.card, args)
+        most = self.policy.resources.threads
+        if most is not None and args.threads > most:
+            raise self.refused(
+                "resources.threads", f"a training may use {most} threads; the request asks for {args.threads}",
+                "Lower threads in training_args.",
+            )  # fmt: skip
         for name, allowed in self.rules.arguments.items():
             self.one(name, allowed, argument(args, name, samples))
         if "batch_size" in self.rules.arguments or "epochs" in self.rules.arguments:

@@ -106,7 +106,7 @@ def node(tmp_path):
         store = NodeStore.create(tmp_path / "n", name="n")
 
     path = tmp_path / "wards.csv"
-    path.write_text("x,y\n1,0\n2,1\n")
+    path.write_text("x,y\n" + "1,0\n2,1\n" * 4)
     record, _ = inspect_file(path, tags=["a", "b"])
     Bench.store.add_dataset(record)
     Bench.dataset = record
