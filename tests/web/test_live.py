@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from fedplug.core.messages import Progress, TaskKey
+from fedplug.node.isolation.layers import Layer
 from fedplug.node.lock import FolderLock
 from fedplug.node.status import LinkStatus, NodeStatus, StatusBoard, TaskStatus
 from fedplug.node.web.live import PARTS, Herald
@@ -79,6 +80,18 @@ def test_a_training_is_followed_step_by_step_and_told_in_words(page, store):
             board.change(task=None, finished=1, last="Round 1 trained.")
             assert stream.next("say")["text"] == "Round 1 trained."
         assert stream.next("say")["text"] == "The node has stopped."
+
+
+def test_how_far_trainings_are_shut_in_is_shown_when_the_node_has_found_out(page, store):
+    with following(page, "isolation") as stream:
+        assert "when the node is started" in stream.next("part", "isolation")["html"]
+        with running_node(store.folder) as board:
+            assert "has not found out yet" in stream.next("part", "isolation")["html"]
+            board.change(isolation=(Layer("network", "on", "none"), Layer("files", "missing", "no Landlock: <b>x")))
+            html = stream.next("part", "network")["html"]
+            assert '<span class="pill good">on</span>' in html
+            assert '<span class="pill bad">missing</span>' in html
+            assert "no Landlock: &lt;b&gt;x" in html
 
 
 def test_the_stream_ends_when_the_session_does(page):

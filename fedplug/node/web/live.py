@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from fedplug.node.status import NodeStatus, read_status
-from fedplug.node.web import overview, plans, trainings
+from fedplug.node.web import overview, plans, settings, trainings
 from fedplug.node.web.site import Site
 
 INTERVAL = 0.25
@@ -46,6 +46,7 @@ PARTS: Mapping[str, Part] = {
     "waiting": Part(Site.waiting_part, store=True),
     "now": Part(trainings.now_part, store=False),
     "figures": Part(overview.figures_part, store=True),
+    "isolation": Part(settings.isolation_part, store=False),
     "links": Part(overview.links_part, store=False),
     "recent": Part(trainings.recent_part, store=True),
     "past": Part(trainings.past_part, store=True),

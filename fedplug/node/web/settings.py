@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from markupsafe import Markup
 from starlette.responses import Response
 
 from fedplug.core.errors import FedplugError, UsageError
@@ -11,7 +12,8 @@ from fedplug.node.policy.budget import Budget
 from fedplug.node.policy.file import POLICY_FILE, check_text, parse_policy, read_text, save_policy
 from fedplug.node.policy.remarks import remarks
 from fedplug.node.policy.template import policy_text
-from fedplug.node.web.site import ACTOR, Handler, Visit
+from fedplug.node.status import read_status
+from fedplug.node.web.site import ACTOR, Handler, Site, Visit
 
 
 def show(visit: Visit) -> Response:
@@ -57,7 +59,14 @@ def _page(visit: Visit, text: str, *, problem: FedplugError | None = None, check
         checked=checked,
         remarks=[] if problems else remarks(policy, visit.store.datasets()),
         accounts=Budget(visit.store, visit.site.policy_or_default()).report(),
+        isolation_part=isolation_part(visit.site),
     )
+
+
+def isolation_part(site: Site) -> Markup:
+    """How far trainings are shut in, as the node has found out when it was started."""
+    now = read_status(site.folder)
+    return site.render("part_isolation.html", layers=now.isolation if now.running else (), running=now.running)
 
 
 def _stands(visit: Visit) -> tuple[str, FedplugError | None]:
