@@ -1,0 +1,63 @@
+"""docs/setting-up-a-node.md, typed as it stands: from pip install to a finished training with approval on."""
+
+from __future__ import annotations
+
+import os
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "setting-up-a-node.md").read_text(encoding="utf-8")
+
+# It installs scikit-learn and what belongs to it, which takes a while on a slow line.
+pytestmark = pytest.mark.timeout(1200)
+
+
+def _terminals() -> Any:
+    spec = util.spec_from_file_location("terminals", Path(__file__).with_name("terminals.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_command_of_the_page_does_what_the_page_says(wheelhouse, tmp_path):
+    terminals = _terminals()
+    dropped = ("PYTHON", "FEDPLUG_", "VIRTUAL_ENV", "COV_")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    # Our wheels are on no index yet; the page says how to build them.
+    env |= {"PIP_FIND_LINKS": str(wheelhouse), "PIP_CONSTRAINT": str(ROOT / "constraints" / "ci.txt"), "PIP_QUIET": "1"}
+    env |= {"PIP_ROOT_USER_ACTION": "ignore", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "COLUMNS": "200"}
+    folders = {}
+    for name in ("hospital", "researcher"):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        for file, text in terminals.files_of(PAGE).items():
+            (folders[name] / file).write_text(text, encoding="utf-8")
+    shells = {name: terminals.Terminal(folder, env) for name, folder in folders.items()}
+    told = []
+    try:
+        for command in terminals.commands_of(PAGE):
+            if command.shell == "researcher" and "researcher" not in told:
+                # The researcher has an installation too; this test lets both have the same.
+                assert shells["researcher"].type(f". {folders['hospital']}/venv/bin/activate")[0] == 0
+            told.append(command.shell)
+            code, printed = shells[command.shell].type(command.text)
+            where = f"{command.shell}$ {command.text}\n{printed}"
+            assert code == 0, where + _logs(folders)
+            line = terminals.missing(command.shown, printed)
+            assert not line, f"{where}\nThe page shows: {line}"
+    finally:
+        for shell in shells.values():
+            shell.close()
+    assert told.count("hospital") > 15
+    assert (folders["researcher"] / "tumours.npz").stat().st_size
+
+
+def _logs(folders: dict[str, Path]) -> str:
+    log = folders["researcher"] / "experiment.log"
+    return log.read_text(errors="replace")[-3000:] if log.exists() else ""
