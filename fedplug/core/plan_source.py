@@ -28,6 +28,7 @@ from fedplug.core.errors import FedplugWarning, PlanError, PlanSourceError
 from fedplug.core.foreign_names import cure_of
 from fedplug.core.helper_import import MAX_HELPERS, PlanImports, forget, name_problem, remember, top_of
 from fedplug.core.helper_source import collect_helpers, folder_of, warn_of_neighbours
+from fedplug.core.line_ends import as_python_reads
 from fedplug.core.plan_methods import check_methods
 
 if TYPE_CHECKING:
@@ -104,9 +105,12 @@ class PlanBundle(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=T
 
     @property
     def text(self) -> str:
-        """All that is executed, to be read by a person: `code`, then each helper module under its name."""
+        """All that is executed, to be read by a person: `code`, then each helper module under its name.
+
+        Lines end where Python ends them; see `as_python_reads`.
+        """
         parts = [f"\n\n# helper module {name}\n\n{text}" for name, text in sorted(self.helpers.items())]
-        return self.code + "".join(parts)
+        return as_python_reads(self.code + "".join(parts))
 
     def _refuse_helpers(self) -> None:
         if len(self.helpers) > MAX_HELPERS:

@@ -165,13 +165,13 @@ def test_signs_that_turn_or_hide_text_are_spelled_out_everywhere(owner, receive)
 
 
 def test_a_finding_leads_to_its_line_also_in_a_helper_module():
-    helpers = {"b_second": "x = 1\n\nimport socket\n", "a_first": "import ssl\ny = eval('2')"}
+    helpers = {"b_second": "x = 1\n\nimport socket\n", "a_first": "import ssl  # \ry = eval('2')\r\nimport gzip"}
     bundle = PlanBundle(class_name="Net", source=SOURCE, dependencies=("import os", "import sys"), helpers=helpers)
     lines = bundle.text.split("\n")
     found = [(finding, lines[line_of(bundle, finding) - 1]) for finding in scan(bundle)]
     assert {finding.module for finding, _ in found} == {"", "a_first", "b_second"}
     for finding, line in found:
-        assert finding.name in line
+        assert finding.name in line or finding.name == "CARRIAGE RETURN"
 
 
 def test_rules_that_switch_approval_off_are_said_to(owner, store, receive):

@@ -26,6 +26,8 @@ app = node_group(
     "  fedplug node plan approve 5b1f09c2 --dataset patients --until 2027-01-31"
 )
 
+_MOST_COLOURED = 300_000  # characters; colours for a longer text would take too long
+
 _Which = Annotated[str, typer.Argument(metavar="PLAN", help="Its hash, the beginning of it, or the name of its class.")]
 _Note = Annotated[str, typer.Option(help="A word for the researcher.")]
 _Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -46,7 +48,7 @@ def list_(
     with open_store(ctx) as store:
         approvals = _approvals(store)
         records = approvals.pending() if pending else approvals.plans()
-        states = [approvals.standing(record.hash).status for record in records]
+        states = [approvals.summary(record) for record in records]
     if as_json:
         say_json([_plain(record, state) for record, state in zip(records, states, strict=True)])
         return
@@ -138,7 +140,13 @@ def approve(
 
 
 @app.command()
-def reject(ctx: typer.Context, plan: _Which, note: _Note = "", yes: _Yes = False) -> None:
+def reject(
+    ctx: typer.Context,
+    plan: _Which,
+    dataset: Annotated[str, typer.Option(help="Refuse it for this data set only; by default for all.")] = "",
+    note: _Note = "",
+    yes: _Yes = False,
+) -> None:
     """Refuse a training plan, whatever was decided before. A training that runs goes on to its end.
 
     \b
@@ -148,9 +156,10 @@ def reject(ctx: typer.Context, plan: _Which, note: _Note = "", yes: _Yes = False
     with open_store(ctx) as store:
         approvals = _approvals(store)
         record = approvals.plan(plan)
-        _confirm(record, f"Refuse {record.bundle.class_name}?", yes=yes)
-        approvals.reject(record.hash, note=note)
-    say(f"Rejected: {record.bundle.class_name} ({record.hash[:12]}) does not run here.")
+        where = f"on data set {dataset!r}" if dataset else "here"
+        _confirm(record, f"Refuse to run {record.bundle.class_name} {where}?", yes=yes)
+        approvals.reject(record.hash, dataset=dataset, note=note)
+    say(f"Rejected: {record.bundle.class_name} ({record.hash[:12]}) does not run {where}.")
 
 
 @app.command()
@@ -183,7 +192,7 @@ def _look(ctx: typer.Context, plan: str, against: str) -> tuple[PlanRecord, Revi
         approvals = _approvals(store)
         record = approvals.plan(plan)
         before = approvals.plan(against) if against else approvals.approved_before(record)
-        state = approvals.standing(record.hash).status
+        state = approvals.summary(record)
     return record, review(record.bundle, before.bundle if before else None), state
 
 
@@ -204,7 +213,8 @@ def _say_head(record: PlanRecord, state: str) -> None:
     facts += [("helpers", ", ".join(sorted(record.bundle.helpers)))] if record.bundle.helpers else []
     for request in record.requests:
         words = f": {_visible(request.description)}" if request.description else ""
-        facts.append(("asked by", f"{request.researcher}, {request.received[:16]}{words}"))
+        about = f", for {request.dataset!r}" if request.dataset else ""
+        facts.append(("asked by", f"{request.researcher}, {request.received[:16]}{about}{words}"))
     for each in record.decisions:
         what = f"{each.status} by {each.decided_by}, {each.decided[:16]}"
         what += f", for {each.dataset!r}" if each.dataset else ""
@@ -221,7 +231,7 @@ def _say_text(text: str) -> None:
 
     console = Console()
     clean = _visible(text)
-    if console.is_terminal:
+    if console.is_terminal and len(clean) <= _MOST_COLOURED:
         console.print(Syntax(clean, "python", line_numbers=True, word_wrap=True, background_color="default"))
         return
     for number, line in enumerate(clean.split("\n"), start=1):

@@ -29,8 +29,10 @@ MOST_PENDING_BYTES = 64 * 2**20
 """So many plans, of so many bytes, may wait for a decision; a researcher cannot fill the disk with more."""
 
 MOST_NOTE = 2000
+MOST_WORDS = 10
+"""So many descriptions of a plan are kept of each researcher and data set; a newer one replaces the oldest."""
+
 _LEAST_PREFIX = 6
-_LISTED = 5
 
 
 class Approvals:
@@ -47,40 +49,61 @@ class Approvals:
 
     # what arrives ------------------------------------------------------------------------------------------------
 
-    def receive(self, bundle: PlanBundle, researcher: str, description: str = "") -> None:
-        """Take in a plan that a researcher has sent, if it is new.
+    def receive(self, bundle: PlanBundle, researcher: str, description: str = "", *, dataset: str = "") -> None:
+        """Take in a plan that a researcher has sent, if it, or what is said about it, is new.
 
         Args:
             bundle: The plan.
             researcher: Address of who has sent it.
             description: What it is for.
+            dataset: Name of the data set that it is to run on; empty if that is not known.
 
         Raises:
             RefusedError: It is new, and too many wait for a decision already (code ``"not-approved"``).
             StoreError: It cannot be stored.
         """
-        known = self._store.read("SELECT 1 FROM plans WHERE hash = ?", (bundle.hash,))
+        data = bundle.encode()
+        known = self._store.read("SELECT bundle = ? FROM plans WHERE hash = ?", (data, bundle.hash))
         text = description.strip()[:MOST_NOTE]
-        if known and self._store.read(
-            "SELECT 1 FROM plan_requests WHERE hash = ? AND researcher = ? AND description = ?",
-            (bundle.hash, researcher, text),
-        ):
+        request = (bundle.hash, researcher, dataset, text)
+        if known and known[0][0] and not self._is_news(*request):
             return
         if not known:
-            self._make_room(len(bundle.encode()))
+            self._make_room(len(data))
+        now = utc_now()
         with self._store.transaction() as db:
+            # Bytes that were damaged in the store are replaced: those that came here have the hash.
             db.execute(
-                "INSERT OR IGNORE INTO plans (hash, class_name, bundle, first_seen) VALUES (?, ?, ?, ?)",
-                (bundle.hash, bundle.class_name, bundle.encode(), utc_now()),
+                "INSERT INTO plans (hash, class_name, bundle, first_seen) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (hash) DO UPDATE SET bundle = excluded.bundle",
+                (bundle.hash, bundle.class_name, data, now),
             )
             db.execute(
-                "INSERT OR IGNORE INTO plan_requests (hash, researcher, description, received) VALUES (?, ?, ?, ?)",
-                (bundle.hash, researcher, text, utc_now()),
+                "INSERT OR REPLACE INTO plan_requests (hash, researcher, dataset, description, received) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (*request, now),
+            )
+            db.execute(
+                "DELETE FROM plan_requests WHERE hash = ? AND researcher = ? AND dataset = ? AND number NOT IN "
+                "(SELECT number FROM plan_requests WHERE hash = ? AND researcher = ? AND dataset = ? "
+                "ORDER BY number DESC LIMIT ?)",
+                (*request[:3], *request[:3], MOST_WORDS),
             )
         AuditLog(self._store).note(
             "plan-received", actor=f"researcher:{researcher}", plan=bundle.hash, plan_class=bundle.class_name,
-            description=text,
+            dataset=dataset, description=text,
         )  # fmt: skip
+
+    def _is_news(self, plan_hash: str, researcher: str, dataset: str, text: str) -> bool:
+        """Whether a request says something that is not known: also the same again, once an approval has ended."""
+        rows = self._store.read(
+            "SELECT received FROM plan_requests WHERE hash = ? AND researcher = ? AND dataset = ? AND description = ?",
+            (plan_hash, researcher, dataset, text),
+        )
+        if not rows:
+            return True
+        here = standing(self._decisions(plan_hash), dataset, utc_now())
+        return here.status == "expired" and here.decision is not None and rows[0][0] < here.decision.expires
 
     def _make_room(self, nbytes: int) -> None:
         """Of plans that wait, nothing is thrown away where somebody is to look at them; elsewhere the oldest go."""
@@ -105,7 +128,7 @@ class Approvals:
 
     def plans(self) -> list[PlanRecord]:
         """All plans, in the order in which they came."""
-        rows = self._store.read("SELECT bundle, first_seen FROM plans ORDER BY first_seen, hash")
+        rows = self._store.read("SELECT hash, bundle, first_seen FROM plans ORDER BY first_seen, hash")
         return [self._record(*row) for row in rows]
 
     def count(self) -> int:
@@ -113,12 +136,9 @@ class Approvals:
         return int(self._store.read("SELECT count(*) FROM plans")[0][0])
 
     def pending(self) -> list[PlanRecord]:
-        """The plans that wait for a decision."""
-        rows = self._store.read(
-            "SELECT bundle, first_seen FROM plans p WHERE coalesce((SELECT status FROM plan_decisions d "
-            "WHERE d.hash = p.hash ORDER BY number DESC LIMIT 1), 'withdrawn') = 'withdrawn' ORDER BY first_seen, hash"
-        )
-        return [self._record(*row) for row in rows]
+        """The plans that wait for a decision, for one data set that they were asked for at least."""
+        now = utc_now()
+        return [record for record in self.plans() if record.waits_for(now)]
 
     def plan(self, which: str) -> PlanRecord:
         """The plan with this hash, or the only one whose hash begins so or whose class is called so.
@@ -153,6 +173,10 @@ class Approvals:
             if each.status == "approved"
         ]
         return max(earlier, key=lambda pair: pair[0])[1] if earlier else None
+
+    def summary(self, record: PlanRecord) -> str:
+        """Where a plan may run now, in words; see `PlanRecord.summary`."""
+        return "not required" if self._policy.approval.mode == "off" else record.summary(utc_now())
 
     # what is decided ---------------------------------------------------------------------------------------------
 
@@ -259,17 +283,20 @@ class Approvals:
 
     def _other_versions(self, bundle: PlanBundle, dataset: str) -> str:
         """Say so where nearly the same was approved: another text of that class, or for another data set."""
-        elsewhere = sorted({each.dataset for each in self._decisions(bundle.hash) if each.status == "approved"})
+        names = sorted({each.dataset for each in self._decisions(bundle.hash) if each.dataset})
+        elsewhere = [name for name in names if self.standing(bundle.hash, name).status == "approved"]
         if elsewhere:
             return f" It was approved for {', '.join(map(repr, elsewhere))}, not for {dataset!r}."
         rows = self._store.read(
             "SELECT d.hash FROM plan_decisions d JOIN plans p ON p.hash = d.hash "
-            "WHERE d.status = 'approved' AND p.class_name = ? AND d.hash != ? ORDER BY d.number DESC LIMIT 1",
+            "WHERE d.status = 'approved' AND p.class_name = ? AND d.hash != ? "
+            "GROUP BY d.hash ORDER BY max(d.number) DESC",
             (bundle.class_name, bundle.hash),
         )
-        if not rows:
+        approved = (other for (other,) in rows if self.standing(other, dataset).status == "approved")
+        if (other := next(approved, None)) is None:
             return ""
-        return f" What was approved is another text of that class, {rows[0][0]}: one byte more or less is another plan."
+        return f" What was approved is another text of that class, {other}: one byte more or less is another plan."
 
     def _decisions(self, plan_hash: str) -> tuple[Decision, ...]:
         rows = self._store.read("SELECT * FROM plan_decisions WHERE hash = ? ORDER BY number", (plan_hash,))
@@ -277,15 +304,21 @@ class Approvals:
 
     def _requests(self, plan_hash: str) -> tuple[PlanRequest, ...]:
         rows = self._store.read(
-            "SELECT researcher, description, received FROM plan_requests WHERE hash = ? ORDER BY number", (plan_hash,)
+            "SELECT researcher, dataset, description, received FROM plan_requests WHERE hash = ? ORDER BY number",
+            (plan_hash,),
         )
         return tuple(PlanRequest(*row) for row in rows)
 
-    def _record(self, data: bytes, first_seen: str) -> PlanRecord:
+    def _record(self, plan_hash: str, data: bytes, first_seen: str) -> PlanRecord:
         try:
             bundle = PlanBundle.decode(data)
+            if bundle.hash != plan_hash:
+                raise PlanSourceError(f"its bytes have the hash {bundle.hash}.")
         except PlanSourceError as error:
-            raise StoreError(f"A training plan in the node's store is damaged: {error.message}") from None
+            raise StoreError(
+                f"Training plan {plan_hash[:12]} is damaged in the node's store: {error.message}",
+                cure="It is mended when the researcher sends it again: experiment.training_plan_approve('...').",
+            ) from None
         return PlanRecord(bundle, first_seen, self._requests(bundle.hash), self._decisions(bundle.hash))
 
 

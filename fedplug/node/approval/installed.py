@@ -19,14 +19,16 @@ _MOST_SECONDS = 300
 @functools.cache
 def installed_plans() -> frozenset[str]:
     """The hashes of the plans that installed plugins offer; none of a plugin that cannot be loaded."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "fedplug.node.approval.installed"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_MOST_SECONDS, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        _log.warning("The plans of installed plugins cannot be looked at: %s", done.stderr.strip()[-500:])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "fedplug.node.approval.installed"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_MOST_SECONDS, check=True,
+        )  # fmt: skip
+        return frozenset(json.loads(done.stdout.splitlines()[-1]))
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        said = (getattr(error, "stderr", None) or "").strip()[-500:]
+        _log.warning("No plan of a plugin counts as approved until the node is restarted: %s %s", error, said)
         return frozenset()
-    return frozenset(json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:

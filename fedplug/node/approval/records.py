@@ -45,11 +45,13 @@ class PlanRequest:
 
     Attributes:
         researcher: Its address.
+        dataset: Name of the data set that the plan is to run on; empty if it named none that is here.
         description: What the plan is for; empty where it came with a training request.
-        received: When it first came (UTC, ISO 8601).
+        received: When it first came, or first after an approval had ended (UTC, ISO 8601).
     """
 
     researcher: str
+    dataset: str
     description: str
     received: str
 
@@ -85,6 +87,41 @@ class PlanRecord:
         """Whether the owner has decided nothing about it, or has taken it back."""
         return not self.decisions or self.decisions[-1].status == "withdrawn"
 
+    def waits_for(self, now: str) -> tuple[str, ...]:
+        """Names of the data sets for which it was asked for, and waits for a decision; empty texts: for any.
+
+        Args:
+            now: The time (UTC, ISO 8601).
+        """
+        names = dict.fromkeys(each.dataset for each in self.requests) or {"": None}
+        return tuple(name for name in names if self._waits_for(name, now))
+
+    def _waits_for(self, dataset: str, now: str) -> bool:
+        here = standing(self.decisions, dataset, now)
+        if here.status != "expired" or here.decision is None:
+            return here.status == "pending"
+        # An approval that has ended waits for another one as soon as somebody asks again.
+        end = here.decision.expires
+        return any(request.dataset == dataset and request.received >= end for request in self.requests)
+
+    def summary(self, now: str) -> str:
+        """Where it may run, in words such as ``approved``, or ``approved for 'patients'; pending for 'scans'``.
+
+        Args:
+            now: The time (UTC, ISO 8601).
+        """
+        everywhere = standing(tuple(each for each in self.decisions if not each.dataset), "", now).status
+        names = {each.dataset for each in self.requests} | {each.dataset for each in self.decisions}
+        special: dict[Status, list[str]] = {}
+        for name in sorted(names - {""}):
+            status = standing(self.decisions, name, now).status
+            if status != everywhere or everywhere == "pending":
+                special.setdefault(status, []).append(name)
+        if not special or set(special) == {everywhere}:
+            return everywhere
+        parts = [f"{status} for {', '.join(map(repr, listed))}" for status, listed in sorted(special.items())]
+        return "; ".join(parts if everywhere == "pending" else [everywhere, *parts])
+
     @property
     def description(self) -> str:
         """The last thing that a researcher has said about it."""
@@ -109,10 +146,22 @@ def standing(decisions: tuple[Decision, ...], dataset: str, now: str) -> PlanSta
 
     Args:
         decisions: All decisions about a plan, in order.
-        dataset: Name of the data set; empty: any, and then an approval for a single one counts too.
+        dataset: Name of the data set; empty: what is best over all that decisions are about.
         now: The time (UTC, ISO 8601).
     """
-    concern = [each for each in decisions if not dataset or each.dataset in ("", dataset)]
+    if not dataset:
+        named = sorted({each.dataset for each in decisions if each.dataset})
+        found = [_standing(decisions, "", now), *(_standing(decisions, name, now) for name in named)]
+        return min(found, key=lambda each: (_RANK[each.status], -each.decision.number if each.decision else 0))
+    return _standing(decisions, dataset, now)
+
+
+_RANK: dict[Status, int] = {"approved": 0, "expired": 1, "rejected": 2, "pending": 3}
+
+
+def _standing(decisions: tuple[Decision, ...], dataset: str, now: str) -> PlanStanding:
+    """As `standing`; an empty name stands for a data set that no decision names."""
+    concern = [each for each in decisions if each.dataset in ("", dataset)]
     if not concern or concern[-1].status == "withdrawn":
         return PlanStanding("pending", concern[-1] if concern else None)
     last = concern[-1]

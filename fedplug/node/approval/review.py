@@ -13,6 +13,9 @@ ADVICE = (
     "What holds a plan back when it runs is the isolation of the training process."
 )
 
+MOST_COMPARED = 5_000
+"""Lines of the longest text that is compared with another: a plan made to be slow to compare must not be."""
+
 
 @dataclass(frozen=True)
 class Review:
@@ -21,7 +24,8 @@ class Review:
     Attributes:
         bundle: The plan.
         before: What it is compared with; None if there is nothing.
-        changes: The differences to ``before`` as a unified diff, without line ends; empty if there are none.
+        changes: The differences to ``before`` as a unified diff, without line ends; empty if there are none. Of plans
+            with more than `MOST_COMPARED` lines it is a sentence that says so.
         findings: Its imports, and the places that deserve a look; see `ADVICE`.
     """
 
@@ -53,9 +57,14 @@ def review(bundle: PlanBundle, before: PlanBundle | None = None) -> Review:
 
 
 def changed(before: PlanBundle, after: PlanBundle) -> list[str]:
-    """A unified diff of all that is executed, without line ends."""
+    """A unified diff of all that is executed, without line ends; see `Review.changes`."""
+    # At line feeds only: Python takes no other sign for the end of a line, so nothing may look like one.
+    old, new = before.text.split("\n"), after.text.split("\n")
+    longest = max(len(old), len(new))
+    if longest > MOST_COMPARED and old != new:
+        return [f"A plan of {longest:,} lines is too long to be compared here. Read it as a whole."]
     lines = difflib.unified_diff(
-        before.text.splitlines(), after.text.splitlines(),
+        old, new,
         f"{before.class_name} {before.hash[:12]}", f"{after.class_name} {after.hash[:12]}", lineterm="",
     )  # fmt: skip
     return list(lines)

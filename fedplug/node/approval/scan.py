@@ -7,17 +7,27 @@ hostile, and one with findings may be honest. What holds a plan back when it run
 from __future__ import annotations
 
 import ast
+import itertools
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fedplug.core.line_ends import as_python_reads
 from fedplug.core.plan_source import PlanBundle
+
+MOST_FINDINGS = 1000
+"""So many places that deserve a look are listed; of a plan that has more, whoever reads on learns nothing new."""
 
 LONG_LITERAL = 500
 """A text or bytes literal of more characters gets a remark: it may hold something else than it seems."""
 
 LONG_LINE = 300
+
+SOURCE = "source"
+REST = "the rest"
+"""What findings are about that say that a text, or the rest of it, was not looked at."""
 
 _PROCESS = "starts processes, which a node does not allow"
 _NETWORK = "talks to the network, which a node does not allow"
@@ -60,6 +70,9 @@ _WATCHED: Mapping[str, str] = {
 }  # fmt: skip
 """Names, or what they begin with, and what is to be said of them; the longest that fits counts."""
 
+_BARE = frozenset({"exec", "eval", "compile", "open", "__import__", "globals", "locals", "breakpoint"})
+"""Names without a dot that are worth a look where they are not called, such as in ``run = exec``."""
+
 _METHODS: Mapping[str, str] = dict.fromkeys(
     ("write_text", "write_bytes", "read_text", "read_bytes", "unlink", "rmdir", "mkdir", "symlink_to", "hardlink_to",
      "iterdir", "rglob", "tofile", "to_csv", "to_parquet", "to_pickle"), _FILES
@@ -98,52 +111,73 @@ class Finding:
 
 
 def scan(bundle: PlanBundle) -> list[Finding]:
-    """All imports of a plan and its helper modules, and all places that deserve a look, in the order of the text.
+    """All imports of a plan and its helper modules, and the places that deserve a look, in the order of the text.
 
-    Never runs anything and never raises, whatever the text is.
+    Never runs anything and never raises, whatever the text is. After `MOST_FINDINGS` places it gives up, and says so.
     """
-    found: set[Finding] = set()
-    for module, text in [("", bundle.code), *sorted(bundle.helpers.items())]:
-        found.update(_text(module, text))
-        try:
-            tree = ast.parse(text)
-            found.update(_Walk(module, tree).findings())
-        except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
-            what = f"cannot be parsed ({type(error).__name__}), so nothing in it was looked at"
-            found.add(Finding(module, getattr(error, "lineno", None) or 1, "text", "source", what))
+    modules = [_Module(name, text) for name, text in [("", bundle.code), *sorted(bundle.helpers.items())]]
+    found = {finding for module in modules for finding in module.imports()}
+    most = len(found) + MOST_FINDINGS
+    for finding in itertools.chain.from_iterable(module.remarks() for module in modules):
+        found.add(finding)
+        if len(found) > most:
+            found.remove(finding)
+            what = f"has more than {MOST_FINDINGS:,} places that deserve a look; the rest is not listed"
+            found.add(Finding(finding.module, finding.line, "text", REST, what))
+            break
     return sorted(found)
+
+
+def is_unread(finding: Finding) -> bool:
+    """Whether a finding says that some of the text was not looked at."""
+    return finding.kind == "text" and finding.name in (SOURCE, REST)
 
 
 def imported_packages(bundle: PlanBundle) -> dict[str, Finding]:
     """The packages that a plan's text imports, by top-level name, each with the first place; its helpers left out."""
     own = {name.partition(".")[0] for name in bundle.helpers}
     packages: dict[str, Finding] = {}
-    for finding in scan(bundle):
+    for finding in scan(bundle):  # which lists all imports, however many there are
         top = finding.name.partition(".")[0]
         if finding.kind == "import" and top not in own:
             packages.setdefault(top, finding)
     return packages
 
 
-class _Walk:
-    """One module's tree, with the names that its imports give."""
+class _Module:
+    """One module's text and tree, with the names that its imports give."""
 
-    def __init__(self, module: str, tree: ast.Module) -> None:
+    def __init__(self, module: str, text: str) -> None:
         self.module = module
-        self.tree = tree
+        self.text = text
+        self.nodes: list[ast.AST] = []
         self.aliases: dict[str, str] = {}
+        self.trouble: Finding | None = None
+        try:
+            self.nodes = list(ast.walk(ast.parse(text)))
+        except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+            what = f"cannot be parsed ({type(error).__name__}), so nothing in it was looked at"
+            self.trouble = Finding(module, getattr(error, "lineno", None) or 1, "text", SOURCE, what)
 
-    def findings(self) -> Iterator[Finding]:
-        nodes = list(ast.walk(self.tree))
-        for node in nodes:
+    def imports(self) -> Iterator[Finding]:
+        """What it imports; to be asked for before `remarks`."""
+        for node in self.nodes:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 yield from self._imports(node)
-        for node in nodes:
+
+    def remarks(self) -> Iterator[Finding]:
+        """The other places that deserve a look."""
+        if self.trouble is not None:
+            yield self.trouble
+        yield from _text(self.module, self.text)
+        called = set()  # the functions of calls, of which the call says all that is to be said
+        for node in self.nodes:  # which come before what they consist of
             if isinstance(node, ast.Call):
+                called.add(id(node.func))
                 yield from self._call(node)
             elif isinstance(node, ast.Attribute) and node.attr in _INNER:
                 yield Finding(self.module, node.lineno, "name", node.attr, _HIDDEN)
-            elif isinstance(node, ast.Attribute | ast.Name):
+            elif isinstance(node, ast.Attribute | ast.Name) and id(node) not in called:
                 yield from self._name(node)
             elif isinstance(node, ast.Constant) and (length := len(_sequence(node.value))) > LONG_LITERAL:
                 text = f"literal of {length:,} characters"
@@ -165,7 +199,9 @@ class _Walk:
         name = self._dotted(node.func)
         remark = _remark(name) if name else ""
         if name in ("getattr", "setattr", "delattr") and len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
-            remark = "" if node.args[1].value not in _INNER else _HIDDEN  # the name can be read here
+            attribute = node.args[1].value  # which can be read here
+            meant = f"{self._dotted(node.args[0])}.{attribute!s}"
+            remark = _HIDDEN if attribute in _INNER else "" if meant.startswith(".") else _remark(meant)
         if not remark and isinstance(node.func, ast.Attribute):
             name, remark = node.func.attr, _METHODS.get(node.func.attr, "")
         if remark:
@@ -174,7 +210,7 @@ class _Walk:
     def _name(self, node: ast.Attribute | ast.Name) -> Iterator[Finding]:
         """Names that deserve a look even where they are not called, such as ``os.environ`` or ``run = eval``."""
         name = self._dotted(node)
-        if name in _WATCHED and (name in ("os.environ", "exec", "eval", "__import__") or "." in name):
+        if name in _WATCHED and (name in _BARE or "." in name):
             yield Finding(self.module, node.lineno, "name", name, _WATCHED[name])
         elif name == "__builtins__":
             yield Finding(self.module, node.lineno, "name", name, _HIDDEN)
@@ -213,13 +249,16 @@ def _identifiers(node: ast.AST) -> Iterator[str]:
 
 def _text(module: str, text: str) -> Iterator[Finding]:
     """Signs that may make a text look like another one than it is."""
-    for number, line in enumerate(text.split("\n"), start=1):
+    if lone := re.search("\r(?!\n)", text):
+        number = as_python_reads(text[: lone.start()]).count("\n") + 1
+        yield Finding(module, number, "text", "CARRIAGE RETURN", "ends a line, and a comment, though it may not show")
+    for number, line in enumerate(as_python_reads(text).split("\n"), start=1):
         if len(line) > LONG_LINE:
             what = f"line of {len(line):,} characters"
             yield Finding(module, number, "text", what, "may hide what stands to the right")
         if line.isprintable():
             continue
         for sign in dict.fromkeys(line):
-            if not sign.isprintable() and sign not in "\t\r\f":
+            if not sign.isprintable() and sign != "\t":
                 name = unicodedata.name(sign, f"U+{ord(sign):04X}")
                 yield Finding(module, number, "text", name, "cannot be seen, and may change how the text is shown")

@@ -6,8 +6,9 @@ STATEMENTS: tuple[str, ...] = (
     "ALTER TABLE plans DROP COLUMN status",
     """CREATE TABLE plan_requests (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
-        hash TEXT NOT NULL, researcher TEXT NOT NULL, description TEXT NOT NULL, received TEXT NOT NULL,
-        UNIQUE (hash, researcher, description)
+        hash TEXT NOT NULL, researcher TEXT NOT NULL, dataset TEXT NOT NULL, description TEXT NOT NULL,
+        received TEXT NOT NULL,
+        UNIQUE (hash, researcher, dataset, description)
     ) STRICT""",
     """CREATE TABLE plan_decisions (
         number INTEGER PRIMARY KEY AUTOINCREMENT,

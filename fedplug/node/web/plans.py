@@ -10,6 +10,7 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from fedplug.core.errors import FedplugError, UsageError
+from fedplug.core.line_ends import as_python_reads
 from fedplug.core.plan_source import PlanBundle
 from fedplug.node.approval.records import PlanRecord
 from fedplug.node.approval.review import ADVICE, review
@@ -132,7 +133,7 @@ def line_of(bundle: PlanBundle, finding: Finding) -> int:
             break
         before += text
     assert before.endswith(title)
-    return before.count("\n") + finding.line
+    return as_python_reads(before).count("\n") + finding.line
 
 
 def _beside(problem: FedplugError | None) -> Mapping[str, str]:

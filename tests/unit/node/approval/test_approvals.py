@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from fedplug.core.errors import RefusedError, StoreError, UnknownNameError, UsageError
 from fedplug.core.plan_source import PlanBundle
 from fedplug.node.approval import approvals as module
+from fedplug.node.approval import installed
 from fedplug.node.approval.approvals import Approvals
 from fedplug.node.approval.records import Decision, end_of, standing, utc_now
 from fedplug.node.audit.log import AuditLog
@@ -112,6 +114,70 @@ def test_a_plan_is_remembered_once_and_so_is_each_word_about_it(approvals, store
     ]  # fmt: skip
     assert record.description == "why"
     assert [entry.event for entry in AuditLog(store).entries()] == ["plan-received"] * 3
+    for number in range(30):
+        approvals.receive(FIRST, "zmq://r", f"word {number}", dataset="patients")
+    said = [each.description for each in approvals.plan(FIRST.hash).requests if each.dataset]
+    assert said == [f"word {number}" for number in range(20, 30)]
+    assert len(approvals.plan(FIRST.hash).requests) == 13
+
+
+def test_a_plan_that_is_approved_for_one_data_set_and_asked_for_on_another_waits(approvals):
+    approvals.receive(FIRST, "zmq://r", dataset="patients")
+    approvals.approve(FIRST.hash, dataset="patients")
+    assert approvals.pending() == []
+    assert approvals.summary(approvals.plan(FIRST.hash)) == "approved for 'patients'"
+    approvals.receive(FIRST, "zmq://r", dataset="scans")
+    (record,) = approvals.pending()
+    assert record.waits_for(NOW) == ("scans",)
+    assert approvals.summary(record) == "approved for 'patients'; pending for 'scans'"
+    approvals.reject(FIRST.hash, dataset="scans")
+    assert approvals.pending() == []
+    approvals.approve(FIRST.hash)
+    approvals.reject(FIRST.hash, dataset="scans")
+    assert approvals.standing(FIRST.hash).status == "approved"  # somewhere
+    assert approvals.summary(approvals.plan(FIRST.hash)) == "approved; rejected for 'scans'"
+    approvals.withdraw(FIRST.hash)
+    assert approvals.summary(approvals.plan(FIRST.hash)) == "pending"
+    assert approvals.plan(FIRST.hash).waits_for(NOW) == ("patients", "scans")
+
+
+def test_an_approval_that_has_ended_waits_for_another_once_somebody_asks_again(approvals, monkeypatch):
+    monkeypatch.setattr(module, "utc_now", lambda: "2990-01-01T00:00:00+00:00")
+    approvals.receive(FIRST, "zmq://r", "why", dataset="patients")
+    approvals.approve(FIRST.hash, until="2999-01-31")
+    monkeypatch.setattr(module, "utc_now", lambda: "2999-02-01T00:00:00+00:00")
+    assert approvals.pending() == []
+    assert approvals.summary(approvals.plan(FIRST.hash)) == "expired"
+    approvals.receive(FIRST, "zmq://r", "why", dataset="patients")
+    (record,) = approvals.pending()
+    assert [each.received for each in record.requests] == ["2999-02-01T00:00:00+00:00"]
+    assert "has ended" in refusal(approvals)
+
+
+def test_only_what_is_approved_still_is_named_beside_another_version(approvals):
+    approvals.receive(FIRST, "zmq://r")
+    approvals.approve(FIRST.hash)
+    assert FIRST.hash in refusal(approvals, SECOND)
+    approvals.reject(FIRST.hash)
+    assert FIRST.hash not in refusal(approvals, SECOND)
+    approvals.approve(FIRST.hash, dataset="patients")
+    assert FIRST.hash in refusal(approvals, SECOND)
+    assert FIRST.hash not in refusal(approvals, SECOND, "scans")
+
+
+@pytest.mark.parametrize("place", [0, 3, 20, -1])
+def test_a_byte_that_changed_in_the_store_is_found_out_and_mended_when_the_plan_comes_again(approvals, store, place):
+    approvals.receive(FIRST, "zmq://r", "why")
+    approvals.approve(FIRST.hash)
+    damaged = bytearray(FIRST.encode())
+    damaged[place] ^= 1
+    with store.transaction() as db:
+        db.execute("UPDATE plans SET bundle = ?", (bytes(damaged),))
+    with pytest.raises(StoreError, match=f"{FIRST.hash[:12]} is damaged"):
+        approvals.plan(FIRST.hash)
+    approvals.require(FIRST, "patients")  # what runs is what the researcher sends, if it has the hash
+    approvals.receive(FIRST, "zmq://r", "why")
+    assert approvals.plan(FIRST.hash).bundle == FIRST
 
 
 def test_what_waits_and_what_is_compared_with_what(approvals):
@@ -190,6 +256,18 @@ def test_plans_of_installed_plugins_may_count_as_approved(store):
     Approvals(store, rules).receive(shipped, "zmq://r")
     Approvals(store, rules).reject(shipped.hash)
     assert "rejected" in refusal(Approvals(store, rules), shipped)
+
+
+@pytest.mark.parametrize(
+    "trouble", [subprocess.TimeoutExpired("x", 1), subprocess.CalledProcessError(1, "x", stderr="no"), OSError("no")]
+)
+def test_plugins_that_cannot_be_looked_at_ship_no_plan_and_the_node_goes_on(monkeypatch, caplog, trouble):
+    def run(*_, **__):
+        raise trouble
+
+    monkeypatch.setattr(installed.subprocess, "run", run)
+    assert installed.installed_plans.__wrapped__() == frozenset()
+    assert "until the node is restarted" in caplog.text
 
 
 # the rule itself, against another way to say it ----------------------------------------------------------------

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedplug.core.line_ends import as_python_reads
 from fedplug.core.plan_source import PlanBundle
-from fedplug.node.approval.review import changed, review, visible
-from fedplug.node.approval.scan import imported_packages, scan
+from fedplug.node.approval.review import MOST_COMPARED, changed, review, visible
+from fedplug.node.approval.scan import MOST_FINDINGS, imported_packages, is_unread, scan
 
 HONEST = PlanBundle(
     "Net",
@@ -61,6 +62,9 @@ def test_an_honest_plan_has_imports_and_nothing_to_remark():
         ("x = os.environ", "os.environ"),
         ("x = getattr(os, 'sys' + 'tem')", "getattr"),
         ("x = getattr(os, '__globals__')", "getattr"),
+        ("x = getattr(os, 'system')('id')", "getattr"),
+        ("import torch; x = getattr(torch, 'load')('f')", "getattr"),
+        ("f = open", "open"),
         ("x = ().__class__.__bases__[0].__subclasses__()", "__subclasses__"),
         ("import base64; base64.b64decode('')", "base64.b64decode"),
         ("import time; time.sleep(1)", "time.sleep"),
@@ -72,11 +76,54 @@ def test_an_honest_plan_has_imports_and_nothing_to_remark():
         ("x = 'a\u202eb'", "RIGHT-TO-LEFT OVERRIDE"),
         ("x = 'a\u200bb'", "ZERO WIDTH SPACE"),
         ("\u0455elf = 1", "\u0455elf"),
+        ("x = 1  # fine \r        y = 2", "CARRIAGE RETURN"),
+        ("x = 1\u2028", "LINE SEPARATOR"),
+        ("x = 1\x0c", "U+000C"),
     ],
 )
 def test_what_deserves_a_look_is_found_on_its_line(line, name):
     source = f"class P:\n    def f(self):\n        {line}\n"
     assert ("", 6, name) in places(source)  # one import line and two empty ones stand above the class
+
+
+def test_a_place_is_named_once():
+    assert places("class P:\n    x = eval('1'); y = os.system('id')\n", ()) == {("", 5, "eval"), ("", 5, "os.system")}
+
+
+def test_what_stands_behind_a_lone_carriage_return_is_shown_as_the_line_that_it_is():
+    """For Python the comment ends there, so what a reader would take for a part of it runs."""
+    bundle = PlanBundle("P", "class P:\n    x = 1  # fine \r    import os as o\r\n    y = o.getcwd()\n", ())
+    scope = {}
+    exec(bundle.code, scope)
+    assert scope["P"].y
+    lines = visible(bundle.text).split("\n")
+    assert "    import os as o" in lines
+    for finding in scan(bundle):
+        assert finding.name == "CARRIAGE RETURN" or finding.name.partition(".")[2] in lines[finding.line - 1]
+    assert "+    import os as o" in changed(PlanBundle("P", "class P:\n    x = 1  # fine \n"), bundle)
+
+
+def test_nothing_but_a_line_end_looks_like_one_in_a_diff():
+    before, after = PlanBundle("P", "x = 1\n"), PlanBundle("P", "x = 1\n# fine \u2028 evil()\x0b evil()\n")
+    assert [line for line in changed(before, after) if line.startswith("+#")] == ["+# fine \u2028 evil()\x0b evil()"]
+
+
+def test_a_list_without_end_is_cut_and_says_so_but_names_every_import():
+    source = "eval('1')\n" * (2 * MOST_FINDINGS) + "import pickle\n"
+    found = scan(PlanBundle("P", source, ("import os",), {"last": "import socket\nsocket.socket()\n"}))
+    assert len(found) == MOST_FINDINGS + 4
+    assert [finding.name for finding in found if finding.kind == "import"] == ["os", "pickle", "socket"]
+    (rest,) = [finding for finding in found if is_unread(finding)]
+    assert "more than 1,000 places" in rest.remark
+    assert not any(map(is_unread, scan(HONEST)))
+    assert any(map(is_unread, scan(PlanBundle("P", "class P: ("))))
+
+
+def test_texts_made_to_be_slow_to_compare_are_not_compared():
+    many = "".join(f"x = {number % 97}\n" for number in range(MOST_COMPARED))
+    (line,) = changed(PlanBundle("P", many), PlanBundle("P", many[::-1]))
+    assert "too long to be compared" in line
+    assert changed(PlanBundle("P", many), PlanBundle("P", many)) == []
 
 
 def test_helpers_are_looked_at_under_their_names():
@@ -113,7 +160,7 @@ def test_no_text_raises_and_what_is_shown_cannot_move_the_cursor(source, other):
     found = review(PlanBundle("P", source), PlanBundle("P", other))
     shown = visible("\n".join([source, *found.changes, *(f"{f.name} {f.remark}" for f in found.findings)]))
     assert all(sign.isprintable() or sign in "\n\t" for sign in shown)
-    assert (found.changes == ()) == (source.splitlines() == other.splitlines())
+    assert (found.changes == ()) == (as_python_reads(source) == as_python_reads(other))
 
 
 def test_scanning_runs_nothing(tmp_path):

@@ -119,6 +119,8 @@ def test_extra_arrays_plugins_and_imports_are_refused_by_name_and_place(tmp_path
     check_request(policy(text), task(source="class P: import mine\n", helpers={"mine": "import mine.b\n"}), CARD)
     for trick in ("__import__('os')", "eval('1')", "run = exec"):
         assert "could import anything" in refusal(text, tmp_path, task(source=f"class P:\n    x = {trick}\n"))
+    for unread in ("class P: (", "open('x')\n" * 3000 + "eval('1')\n", "x = " + "-" * 100_000 + "1"):
+        assert "nobody can tell what it imports" in refusal(text, tmp_path, task(source=unread))
 
 
 def test_privacy_that_is_required(tmp_path):
