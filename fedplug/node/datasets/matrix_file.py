@@ -6,13 +6,13 @@ import csv
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 import numpy as np
 
 from fedplug.core.errors import DatasetError
 from fedplug.core.params import Array
-from fedplug.node.datasets.folders import open_file
+from fedplug.node.datasets.folders import Folder
 from fedplug.node.datasets.table_reader import MISSING
 from fedplug.node.datasets.unpacked import Unpacked
 
@@ -44,21 +44,22 @@ class Matrix:
         return Matrix(self.columns, self.rows, np.ascontiguousarray(self.values.T))
 
 
-def read_matrix(path: Path, what: str) -> Matrix:
+def read_matrix(folder: Folder, path: PurePath, what: str) -> Matrix:
     """Read a table of numbers, which gzip may have packed.
 
     The first row names the columns, the first cell of each row names it. As R writes it, the header may lack the name
     of the first column. Cells are separated by tabs, commas or semicolons.
 
     Args:
-        path: The file; UTF-8.
+        folder: The folder of the data set.
+        path: The file, one in it; UTF-8.
         what: How messages call it.
 
     Raises:
         DatasetError: It cannot be read, a row has too few or too many cells, a cell is no number, or a name occurs
             twice.
     """
-    lines = _lines(path, what)
+    lines = _lines(folder, path, what)
     first = next(lines, "")
     delimiter = max("\t,;", key=first.count)
     rows = csv.reader(_chain(first, lines), delimiter=delimiter, strict=True)
@@ -115,9 +116,9 @@ def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
     yield from rest
 
 
-def _lines(path: Path, what: str) -> Iterator[str]:
+def _lines(folder: Folder, path: PurePath, what: str) -> Iterator[str]:
     """The lines of a text, none of which is longer than it may be."""
-    with open_file(path, what) as file:
+    with folder.open(path, what) as file:
         stream = Unpacked(file, what)
         rest, number = b"", 0
         while chunk := stream.read(_CHUNK):

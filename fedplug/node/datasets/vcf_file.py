@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from fedplug.core.errors import DatasetError
 from fedplug.core.params import Array
 from fedplug.node.datasets.extras import library
-from fedplug.node.datasets.folders import open_file
+from fedplug.node.datasets.folders import Folder
 from fedplug.node.datasets.unpacked import Unpacked
 
 SUFFIXES = (".vcf", ".vcf.gz", ".vcf.bgz")
@@ -51,19 +51,20 @@ class Genotypes:
     several: int
 
 
-def read_vcf(path: Path, what: str) -> Genotypes:
+def read_vcf(folder: Folder, path: PurePath, what: str) -> Genotypes:
     """Read all genotypes of a file.
 
     Args:
-        path: The file.
+        folder: The folder of the data set.
+        path: The file, one in it.
         what: How messages call it.
 
     Raises:
         DatasetError: It is no VCF file, cut off, too large, has no samples or no variants, a variant is broken, or two
             variants are the same.
     """
-    _check_lines(path, what)
-    with _opened(path, what) as reader:
+    _check_lines(folder, path, what)
+    with _opened(folder, path, what) as reader:
         samples = tuple(reader.samples)
         if not samples:
             raise DatasetError(f"{what} has no samples: it lists variants without genotypes.")
@@ -105,19 +106,19 @@ def _variants(reader: Any, what: str) -> Iterator[Any]:
         raise DatasetError(f"{what} is broken at its variant {done + 1}.", cure=_CURE) from None
 
 
-def _opened(path: Path, what: str) -> Any:
+def _opened(folder: Folder, path: PurePath, what: str) -> Any:
     cyvcf2 = library("cyvcf2", "genomics")
     try:
-        return cyvcf2.VCF(str(path))
+        return cyvcf2.VCF(str(folder.root / path))
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - likewise
         raise DatasetError(f"{what} is not a VCF file: its header cannot be read.", cure=_CURE) from None
 
 
-def _check_lines(path: Path, what: str) -> None:
+def _check_lines(folder: Folder, path: PurePath, what: str) -> None:
     """Look through the whole file, unpacked, before a parser sees it."""
-    with open_file(path, what) as file:
+    with folder.open(path, what) as file:
         stream = Unpacked(file, what)
         start = stream.read(_CHUNK)
         if not start.startswith(b"##fileformat=VCF"):

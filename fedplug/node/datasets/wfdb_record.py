@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from fedplug.core.errors import DatasetError
 from fedplug.core.params import Array
 from fedplug.node.datasets.extras import library
-from fedplug.node.datasets.folders import Folder, open_file
+from fedplug.node.datasets.folders import Folder
 from fedplug.node.datasets.recording import MAX_CHANNELS, Channel, Recording, checked
 
 SUFFIXES = (".hea",)
@@ -41,7 +41,7 @@ _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$", re.ASCII)
 _CURE = "Write it anew with wfdb.wrsamp."
 
 
-def check_record(folder: Folder, path: Path, what: str) -> Recording:
+def check_record(folder: Folder, path: PurePath, what: str) -> Recording:
     """Check a header, and that the files that it names are in its folder and as long as it says.
 
     Args:
@@ -52,20 +52,18 @@ def check_record(folder: Folder, path: Path, what: str) -> Recording:
     Raises:
         DatasetError: It is no WFDB header, names a file elsewhere, or a file is shorter than it says.
     """
-    lines = _lines(path, what)
+    lines = _lines(folder, path, what)
     sizes = _promised(lines, what)
     for name, promised in sizes.items():
-        file = path.parent / name
-        if Path(name).name != name or "::" in name:
+        if PurePath(name).name != name or "::" in name:
             raise DatasetError(f"{what}: its header names a file outside its own folder.", cure=_CURE)
-        _check_inside(folder, file, what)
-        with open_file(file, f"The file of samples of {what[:1].lower()}{what[1:]}") as samples:
+        with folder.open(path.parent / name, f"{what}: the file of samples that its header names") as samples:
             size = samples.seek(0, 2)
         if size < promised:
             raise DatasetError(
                 f"{what}: its header promises {promised:,} bytes of samples; the file holds {size:,}.", cure=_CURE
             )
-    header = _library_header(path, what)
+    header = _library_header(folder.root / path, what)
     rate, count = float(header.fs), int(header.sig_len)
     if not (math.isfinite(rate) and rate > 0):
         raise DatasetError(f"{what}: its header says that it has {rate:g} samples per second.", cure=_CURE)
@@ -110,9 +108,9 @@ def _names(header: Any) -> list[str]:
     return [str(name or number).strip() for number, name in enumerate(header.sig_name, 1)]
 
 
-def _lines(path: Path, what: str) -> list[list[str]]:
+def _lines(folder: Folder, path: PurePath, what: str) -> list[list[str]]:
     """The words of each line of the header that says something."""
-    with open_file(path, what) as file:
+    with folder.open(path, what) as file:
         raw = file.read(_MAX_HEADER + 1)
     if len(raw) > _MAX_HEADER:
         raise DatasetError(f"{what} has a header of more than {_MAX_HEADER:,} bytes.")
@@ -153,15 +151,6 @@ def _promised(lines: list[list[str]], what: str) -> dict[str, int]:
         already = bytes_of.get(name, Fraction(offset))
         bytes_of[name] = already + Fraction(_BYTES[int(match[1])]) * per_frame * samples
     return {name: math.floor(size) for name, size in bytes_of.items()}
-
-
-def _check_inside(folder: Folder, file: Path, what: str) -> None:
-    try:
-        inside = file.resolve(strict=True).is_relative_to(folder.root)
-    except (OSError, RuntimeError, ValueError):
-        raise DatasetError(f"{what}: a file of samples that its header names is not there.", cure=_CURE) from None
-    if not inside:
-        raise DatasetError(f"{what}: its header names a file outside the folder of the data set.", cure=_CURE)
 
 
 def _library_header(path: Path, what: str) -> Any:

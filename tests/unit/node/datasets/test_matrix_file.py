@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+from pathlib import PurePath
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from fedplug.core.errors import DatasetError
 from fedplug.node.datasets import matrix_file
+from fedplug.node.datasets.folders import Folder
 from fedplug.node.datasets.matrix_file import read_matrix
 
 WHAT = "Data set 'rna': 'expression.tsv'"
@@ -18,7 +20,7 @@ def read(tmp_path, text, name="a.tsv"):
     file = tmp_path / name
     data = text if isinstance(text, bytes) else text.encode()
     file.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    return read_matrix(file, WHAT)
+    return read_matrix(Folder(tmp_path, WHAT), PurePath(name), WHAT)
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.csv.gz"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import PurePath
 
 import edfio
 import numpy as np
@@ -119,7 +120,7 @@ def record(tmp_path):
 
 
 def check_wfdb(header):
-    return check_record(Folder.at(header.parent, "Data set 'ecg'", for_owner=True), header, WHAT)
+    return check_record(Folder(header.parent, "Data set 'ecg'"), PurePath(header.name), WHAT)
 
 
 def test_a_record_of_wfdb_is_checked_and_read(record):
@@ -148,7 +149,7 @@ def test_formats_of_samples_are_read(tmp_path, form):
         ("a.dat", "../a.dat", "a file outside its own folder"),
         ("a.dat", "/etc/passwd", "a file outside its own folder"),
         ("a.dat", "x::http://127.0.0.1/a", "a file outside its own folder"),
-        ("a.dat", "b.dat", "that its header names is not there"),
+        ("a.dat", "b.dat", "the file of samples that its header names cannot be opened"),
         ("a 2 100 400", "a 2 100 401", "promises 1,604 bytes of samples; the file holds 1,600"),
         ("a 2 100 400", "a 2 100 99999999999999999999999", "bytes of samples; the file holds 1,600"),
         ("a 2 100 400", "a 2 100 -4", "does not say how many channels and samples"),
@@ -177,7 +178,7 @@ def test_samples_that_are_a_link_to_elsewhere_are_refused(record, tmp_path):
     samples = record.with_suffix(".dat")
     samples.rename(tmp_path / "outside.dat")
     samples.symlink_to(tmp_path / "outside.dat")
-    with pytest.raises(DatasetError, match="a file outside the folder of the data set"):
+    with pytest.raises(DatasetError, match="is a link that leads out of the folder"):
         check_wfdb(record)
 
 

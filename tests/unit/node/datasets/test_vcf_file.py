@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import gzip
+from pathlib import PurePath
 
 import numpy as np
 import pytest
 
 from fedplug.core.errors import DatasetError
 from fedplug.node.datasets import vcf_file
+from fedplug.node.datasets.folders import Folder
 from fedplug.node.datasets.vcf_file import read_vcf
 
 HEAD = (
@@ -38,9 +40,13 @@ def written(tmp_path, text, name="a.vcf"):
     return file
 
 
+def read(file):
+    return read_vcf(Folder(file.parent, WHAT), PurePath(file.name), WHAT)
+
+
 @pytest.mark.parametrize("name", ["a.vcf", "a.vcf.gz"])
 def test_genotypes_become_counts_of_alternative_alleles(tmp_path, name):
-    found = read_vcf(written(tmp_path, HEAD + BODY, name), WHAT)
+    found = read(written(tmp_path, HEAD + BODY, name))
     assert found.samples == ("ann", "bob", "cy")
     assert found.variants == ("1:10:A:G", "1:20:A:G,T", "1:30:A:.", "1:40:A:G")
     assert found.dosage.dtype == np.int8
@@ -69,7 +75,7 @@ def test_genotypes_become_counts_of_alternative_alleles(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.vcf", "a.vcf.gz"])
 def test_a_broken_file_is_refused_with_the_reason(tmp_path, text, said, name):
     with pytest.raises(DatasetError) as refused:
-        read_vcf(written(tmp_path, text, name), WHAT)
+        read(written(tmp_path, text, name))
     assert said in refused.value.message
     assert str(tmp_path) not in str(refused.value)
 
@@ -81,7 +87,7 @@ def test_a_file_cut_off_at_any_byte_is_refused_or_ends_after_a_whole_variant(tmp
         cut = tmp_path / f"cut.{name}"
         cut.write_bytes(data[:length])
         try:
-            found = read_vcf(cut, WHAT)
+            found = read(cut)
         except DatasetError:
             continue
         assert name == "a.vcf"  # what gzip has packed has an end that can be missed
@@ -91,4 +97,4 @@ def test_a_file_cut_off_at_any_byte_is_refused_or_ends_after_a_whole_variant(tmp
 def test_a_line_longer_than_memory_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
     monkeypatch.setattr(vcf_file, "MAX_LINE", 2**20)
     with pytest.raises(DatasetError, match="has a line of more than 1,048,576 bytes"):
-        read_vcf(written(tmp_path, HEAD + "1" * 2**22, "a.vcf.gz"), WHAT)
+        read(written(tmp_path, HEAD + "1" * 2**22, "a.vcf.gz"))
