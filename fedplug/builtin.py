@@ -62,6 +62,15 @@ def fedplug_register_data_managers() -> list[Component]:
 
 
 @hookimpl
+def fedplug_register_dataset_types() -> list[Component]:
+    """Tables, and arrays of NumPy."""
+    return [
+        Component("csv", "fedplug.node.datasets.csv_file:CsvType", "A table in a text file (.csv, .tsv)."),
+        Component("arrays", "fedplug.node.datasets.arrays_file:ArraysType", "Arrays written by numpy.savez (.npz)."),
+    ]
+
+
+@hookimpl
 def fedplug_register_transports() -> list[Component]:
     """Queues inside one process."""
     return [Component("inproc", "fedplug.transports.inproc:InprocTransport", "Bytes over queues inside one process.")]

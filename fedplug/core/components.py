@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 from fedplug.core.errors import ComponentConflictError, PluginError, UnknownNameError, UsageError
 
-Kind = Literal["training_plan", "aggregator", "agg_optimizer", "strategy", "data_manager", "transport", "metric"]
+Kind = Literal[
+    "training_plan", "aggregator", "agg_optimizer", "strategy", "data_manager", "dataset_type", "transport", "metric"
+]
 
 COMPONENT_HOOKS: dict[str, Kind] = {
     "fedplug_register_training_plans": "training_plan",
@@ -22,6 +24,7 @@ COMPONENT_HOOKS: dict[str, Kind] = {
     "fedplug_register_agg_optimizers": "agg_optimizer",
     "fedplug_register_strategies": "strategy",
     "fedplug_register_data_managers": "data_manager",
+    "fedplug_register_dataset_types": "dataset_type",
     "fedplug_register_transports": "transport",
     "fedplug_register_metrics": "metric",
 }
@@ -36,9 +39,12 @@ _PLURALS: dict[Kind, str] = {
     "agg_optimizer": "optimizers of the researcher",
     "strategy": "strategies",
     "data_manager": "data managers",
+    "dataset_type": "types of data sets",
     "transport": "transports",
     "metric": "metrics",
 }
+
+_SINGULARS: dict[Kind, str] = {"agg_optimizer": "optimizer of the researcher", "dataset_type": "type of data set"}
 
 _KNOWN: dict[str, dict[Kind, str]] = {
     "torch": {"training_plan": "torch"},
@@ -207,7 +213,7 @@ def label(kind: Kind, count: int = 1) -> str:
     """A kind in words: ``"training plan"``, or ``"training plans"`` where ``count`` is not 1."""
     if count != 1:
         return _PLURALS[kind]
-    return "optimizer of the researcher" if kind == "agg_optimizer" else kind.replace("_", " ")
+    return _SINGULARS.get(kind, kind.replace("_", " "))
 
 
 def install_cure(kind: Kind, name: str, broken: Sequence[str] = ()) -> str:

@@ -8,6 +8,7 @@ A round, with the hooks at their places (those at the left margin run at the res
         fedplug_register_agg_optimizers()
         fedplug_register_strategies()
         fedplug_register_data_managers()
+        fedplug_register_dataset_types()
         fedplug_register_transports()
         fedplug_register_metrics()
 
@@ -73,6 +74,7 @@ HOOK_KINDS: dict[str, HookKind] = {
     "fedplug_register_agg_optimizers": "collect",
     "fedplug_register_strategies": "collect",
     "fedplug_register_data_managers": "collect",
+    "fedplug_register_dataset_types": "collect",
     "fedplug_register_transports": "collect",
     "fedplug_register_metrics": "collect",
     "fedplug_wrap_model": "first",
@@ -153,6 +155,18 @@ def fedplug_register_data_managers() -> Iterable[Component]:
 
     Returns:
         Components whose targets are classes derived from `BatchSource`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def fedplug_register_dataset_types() -> Iterable[Component]:
+    """Offer kinds of files that a node can hold, for ``fedplug node dataset add --type name``.
+
+    Fires once, when plugins are loaded.
+
+    Returns:
+        Components whose targets are classes derived from `DatasetType`, under the same name.
     """
     raise NotImplementedError
 

@@ -1,8 +1,8 @@
-"""The node's data set as a training plan sees it: columns and arrays by name."""
+"""The node's data set as a training plan sees it: columns and arrays by name, and samples by number."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,58 @@ from fedplug.core.params import Array
 class NodeDataset(ABC):
     """The node's data set as a plan sees it: ``self.dataset`` in a training plan.
 
+    One that lies in memory implements `arrays`; one that is read sample by sample, ``__len__`` and `read`.
+
     Attributes:
         path: The file or folder.
         type: Its type, e.g. ``"csv"``.
         name: Its name.
         target: Name of the column or array that is to be predicted; empty if its owner named none.
+        ready: Name of the class that plans use for it, e.g. ``"ImageFolderDataset"``.
     """
 
     path: Path
     type: str
     name: str
     target: str = ""
+    ready: str = "TabularDataset"
 
-    @abstractmethod
     def arrays(self) -> Mapping[str, Array]:
-        """All columns (csv) or arrays (npz) by name."""
+        """All columns (of a table) or arrays by name.
+
+        Raises:
+            DatasetError: It is read sample by sample: there are too many to hold at once, or they differ in shape.
+        """
+        raise DatasetError(
+            f"Data set {self.name!r} (type {self.type}) is read sample by sample; it is no table.",
+            cure=f"In training_data: DataManager({self.ready}(...)). One sample is self.dataset.read(i).",
+        )
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(next(iter(self.arrays().values())))
+
+    def read(self, index: int) -> Mapping[str, Any]:
+        """One sample: what it holds by name, e.g. its cell in each column.
+
+        Args:
+            index: Its number, from 0.
+
+        Raises:
+            DatasetError: It cannot be read.
+            IndexError: There is none of that number.
+        """
+        self.check_index(index)
+        return {name: values[index] for name, values in self.arrays().items()}
+
+    def check_index(self, index: int) -> None:
+        """Refuse the number of a sample that there is not.
+
+        Raises:
+            IndexError: There is none of that number.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"Data set {self.name!r} has {len(self)} samples, so there is none of number {index}.")
 
     def column(self, name: str) -> Array:
         """One column or array.

@@ -196,7 +196,7 @@ class PluginHost(HookCalls):
 
         Args:
             kind: ``"training_plan"``, ``"aggregator"``, ``"agg_optimizer"``, ``"strategy"``, ``"data_manager"``,
-                ``"transport"`` or ``"metric"``.
+                ``"dataset_type"``, ``"transport"`` or ``"metric"``.
             name: Its name, or ``"plugin:name"``.
 
         Raises:

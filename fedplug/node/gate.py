@@ -12,7 +12,7 @@ from fedplug.core.link import TaskReceived
 from fedplug.core.plugin_checks import PluginRecord
 from fedplug.node.approval.approvals import Approvals
 from fedplug.node.audit.log import AuditLog
-from fedplug.node.datasets.base import DatasetRecord
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.datasets.freshness import check_unchanged
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.jobs import Job, Trained

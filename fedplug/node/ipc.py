@@ -22,7 +22,7 @@ from fedplug.core.errors import CodecError, ConnectionLostError, UsageError
 from fedplug.core.local_state import MAX_VALUES, LocalState
 from fedplug.core.messages import LogLine, Progress, TaskFailure, TrainReply, TrainRequest
 from fedplug.core.params import Params, ParamsSpec
-from fedplug.node.datasets.base import DatasetRecord
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.policy.terms import Terms
 from fedplug.node.shared import BlockStock, SharedBuffer, share
 

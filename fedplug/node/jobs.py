@@ -23,7 +23,7 @@ from fedplug.core.messages import LogLine, Progress, TaskFailure, TaskKey, Train
 from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
-from fedplug.node.datasets.base import DatasetRecord
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.policy.terms import Terms
 
 Emit = Callable[[Progress | LogLine], None]

@@ -24,7 +24,7 @@ from fedplug.core.privacy import check_clippable, clip_update, privacy_args, req
 from fedplug.core.trainer import Trainer
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import Allocate, TrainingPlan
-from fedplug.node.datasets.base import DatasetRecord
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.store import NodeStore
 
 

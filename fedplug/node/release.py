@@ -15,7 +15,7 @@ from fedplug.core.errors import RefusedError
 from fedplug.core.messages import LogLine, Progress
 from fedplug.core.metrics import TEST_AUX
 from fedplug.core.params import Params
-from fedplug.node.datasets.base import DatasetRecord
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.jobs import Job, Trained
 from fedplug.node.policy.rules import effective_rules
 from fedplug.node.policy.schema import Policy

@@ -22,7 +22,7 @@ from fedplug.core.local_state import lineage
 from fedplug.core.messages import DatasetCard, LogLine, PlanAnswer, Progress, TaskFailure, TaskKey, TrainRequest
 from fedplug.node.commands import node_command
 from fedplug.node.contact import Contact
-from fedplug.node.datasets.base import DatasetRecord
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.gate import Gate
 from fedplug.node.jobs import Job, Trained, Worker, failure

@@ -22,7 +22,7 @@ from fedplug.core.closing import Closing
 from fedplug.core.errors import StoreError, UnknownNameError, UsageError
 from fedplug.node import store_upgrade
 from fedplug.node.commands import node_command
-from fedplug.node.datasets.base import DatasetRecord
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.migrations import APPLICATION_ID, MIGRATIONS
 
 STORE_FILE = "node.sqlite"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fedplug.core.local_state import StateBook
 from fedplug.core.messages import TaskFailure
-from fedplug.node.datasets.base import DatasetRecord
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.datasets.registry import DatasetCache
 from fedplug.node.jobs import Emit, Job, Trained, Worker, cancelled, failure
 

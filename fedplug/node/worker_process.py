@@ -24,7 +24,7 @@ import msgspec
 
 from fedplug.core.errors import CodecError, ConnectionLostError, FedplugError, ParamsError
 from fedplug.core.messages import TaskFailure
-from fedplug.node.datasets.base import DatasetRecord
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.ipc import Done, Failed, Pipe, Sign, Start, close_all, pack, pack_state, unpack, unpack_state
 from fedplug.node.isolation.layers import Confinement
 from fedplug.node.jobs import Emit, Job, Trained, Worker, cancelled, failure

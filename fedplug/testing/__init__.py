@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedplug.testing.aggregator_checks import AGGREGATOR_CHECKS, check_aggregator
     from fedplug.testing.cases import Case
     from fedplug.testing.components import check_offer
+    from fedplug.testing.dataset_checks import DATASET_TYPE_CHECKS, check_dataset_type
     from fedplug.testing.kinds import checks_of
     from fedplug.testing.metric_checks import METRIC_CHECKS, check_metric
     from fedplug.testing.parametrize import parametrize_with_checks
@@ -29,6 +30,7 @@ _HOMES = {
     "AGGREGATOR_CHECKS": "aggregator_checks",
     "AGG_OPTIMIZER_CHECKS": "agg_optimizer_checks",
     "DATA_MANAGER_CHECKS": "source_checks",
+    "DATASET_TYPE_CHECKS": "dataset_checks",
     "METRIC_CHECKS": "metric_checks",
     "STRATEGY_CHECKS": "strategy_checks",
     "TRAINING_PLAN_CHECKS": "plan_checks",
@@ -43,6 +45,7 @@ _HOMES = {
     "check_agg_optimizer": "agg_optimizer_checks",
     "check_aggregator": "aggregator_checks",
     "check_data_manager": "source_checks",
+    "check_dataset_type": "dataset_checks",
     "check_metric": "metric_checks",
     "check_offer": "components",
     "check_strategy": "strategy_checks",
@@ -58,6 +61,7 @@ _HOMES = {
 __all__ = [
     "AGGREGATOR_CHECKS",
     "AGG_OPTIMIZER_CHECKS",
+    "DATASET_TYPE_CHECKS",
     "DATA_MANAGER_CHECKS",
     "METRIC_CHECKS",
     "STRATEGY_CHECKS",
@@ -73,6 +77,7 @@ __all__ = [
     "check_agg_optimizer",
     "check_aggregator",
     "check_data_manager",
+    "check_dataset_type",
     "check_metric",
     "check_offer",
     "check_strategy",

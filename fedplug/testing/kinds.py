@@ -33,6 +33,9 @@ _HOMES: dict[Kind, _Home] = {
     ),
     "strategy": _Home("fedplug.core.strategy:Strategy", ("fedplug.testing.strategy_checks:STRATEGY_CHECKS",)),
     "data_manager": _Home("fedplug.core.data:BatchSource", ("fedplug.testing.source_checks:DATA_MANAGER_CHECKS",)),
+    "dataset_type": _Home(
+        "fedplug.core.dataset_type:DatasetType", ("fedplug.testing.dataset_checks:DATASET_TYPE_CHECKS",)
+    ),
     "transport": _Home(
         "fedplug.core.transport:Transport",
         (

@@ -53,6 +53,10 @@ def test_hook_fedplug_register_data_managers(host):
     assert offers(host, "fedplug_register_data_managers", "data_manager") is int
 
 
+def test_hook_fedplug_register_dataset_types(host):
+    assert offers(host, "fedplug_register_dataset_types", "dataset_type") is int
+
+
 def test_hook_fedplug_register_transports(host):
     assert offers(host, "fedplug_register_transports", "transport") is int
 

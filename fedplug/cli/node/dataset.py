@@ -11,7 +11,7 @@ from fedplug.cli.node.common import AsJson, next_command, node_group, open_store
 from fedplug.cli.output import say, say_json, say_table, words
 
 if TYPE_CHECKING:
-    from fedplug.node.datasets.base import DatasetRecord
+    from fedplug.core.dataset_type import DatasetRecord
 
 app = node_group("Register data under tags, by which researchers find them.")
 

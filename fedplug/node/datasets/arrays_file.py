@@ -5,30 +5,31 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from fedplug.core.dataset_type import DatasetRecord, DatasetType, FileDataset, Inspection, check_columns
 from fedplug.core.errors import DatasetError
 from fedplug.core.params import Array
-from fedplug.node.datasets.base import DatasetRecord, DatasetType, FileDataset, Inspection, check_columns
 
 
 class ArraysDataset(FileDataset):
     """Named arrays; ``column(name)`` is one of them."""
 
     def _read(self) -> dict[str, Array]:
-        return _load(self.path, self.label, self.record.columns)
+        return _load(self.path, self.label, self.record.sources)
 
 
 class ArraysType(DatasetType):
     """Arrays saved by ``numpy.savez`` that have one length along their first axis."""
 
     name = "arrays"
+    title = "arrays of NumPy"
     suffixes = (".npz",)
 
-    def inspect(self, path: Path, label: str, columns: Sequence[str] | None) -> Inspection:
+    def inspect(self, path: Path, label: str, columns: Sequence[str] | None, options: Mapping[str, str]) -> Inspection:
         """As `DatasetType.inspect`."""
         arrays = _load(path, label, columns)
         largest = max(arrays.values(), key=lambda array: array.size)
@@ -37,6 +38,12 @@ class ArraysType(DatasetType):
     def open(self, record: DatasetRecord) -> ArraysDataset:
         """As `DatasetType.open`."""
         return ArraysDataset(record)
+
+    def example(self, folder: Path) -> Path:
+        """As `DatasetType.example`."""
+        path = folder / "scans.npz"
+        np.savez(path, x=np.arange(12.0, dtype=np.float32).reshape(3, 2, 2), y=np.array([0, 1, 0]))
+        return path
 
 
 def _load(path: Path, label: str, wanted: Sequence[str] | None) -> dict[str, Array]:

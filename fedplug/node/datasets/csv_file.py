@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fedplug.core.dataset_type import DatasetRecord, DatasetType, FileDataset, Inspection
 from fedplug.core.errors import DatasetError
 from fedplug.core.params import Array
-from fedplug.node.datasets.base import DatasetRecord, DatasetType, FileDataset, Inspection
 from fedplug.node.datasets.table_reader import read_table
 
 
@@ -24,7 +24,7 @@ class CsvDataset(FileDataset):
         """
         arrays = self.arrays()
         for name in arrays if columns is None else columns:
-            row = self._text_rows.get(name)
+            row = self._text_rows.get(self.record.source(name))
             if row is not None and name not in without:
                 raise DatasetError(
                     f"Column {name!r} of data set {self.name!r} is not numeric: row {row} holds text.",
@@ -33,7 +33,7 @@ class CsvDataset(FileDataset):
         return super().table(columns, without=without)
 
     def _read(self) -> dict[str, Array]:
-        table = read_table(self.path, self.label, self.record.columns)
+        table = read_table(self.path, self.label, self.record.sources)
         self._text_rows = table.text_rows
         self._check_dtypes(table.dtypes, table.text_rows)
         return table.columns
@@ -43,9 +43,10 @@ class CsvType(DatasetType):
     """Comma-separated values (also semicolons or tabs) in UTF-8, the first row naming the columns."""
 
     name = "csv"
+    title = "a table in a text file"
     suffixes = (".csv", ".tsv", ".txt")
 
-    def inspect(self, path: Path, label: str, columns: Sequence[str] | None) -> Inspection:
+    def inspect(self, path: Path, label: str, columns: Sequence[str] | None, options: Mapping[str, str]) -> Inspection:
         """As `DatasetType.inspect`."""
         table = read_table(path, label, columns)
         names = tuple(table.columns) if columns is None else tuple(columns)
@@ -59,3 +60,9 @@ class CsvType(DatasetType):
     def open(self, record: DatasetRecord) -> CsvDataset:
         """As `DatasetType.open`."""
         return CsvDataset(record)
+
+    def example(self, folder: Path) -> Path:
+        """As `DatasetType.example`."""
+        path = folder / "wards.csv"
+        path.write_text("age,sex,size\n61,f,1.5\n47,m,\n35,f,2.25\n", encoding="utf-8")
+        return path

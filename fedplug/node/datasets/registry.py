@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 
+from fedplug.core.dataset_type import DatasetRecord, DatasetType, StoredDataset
 from fedplug.core.errors import DatasetError, UnknownNameError, UsageError
-from fedplug.node.datasets.base import DatasetRecord, DatasetType, FileDataset
-
-TYPES: dict[str, str] = {
-    "csv": "fedplug.node.datasets.csv_file:CsvType",
-    "arrays": "fedplug.node.datasets.arrays_file:ArraysType",
-}
-"""Types by name, each as ``module:class``, imported on use."""
+from fedplug.core.plugins import default_host
+from fedplug.node.datasets.fingerprint import fingerprint_of, stamp_of
+from fedplug.node.datasets.freshness import verify
+from fedplug.node.datasets.paths import check_source, real_path
+from fedplug.node.datasets.plan_names import PlanNames
 
 _TO_CSV = "Convert it to .csv, e.g. with pandas: {}(path).to_csv(...)."
 _NOT_YET = {
@@ -30,34 +26,38 @@ _NOT_YET = {
 }
 
 
+def type_names() -> list[str]:
+    """The names of all types that this node knows, those of plugins among them."""
+    return [offer.component.name for offer in default_host().components("dataset_type")]
+
+
 def dataset_type(name: str) -> DatasetType:
     """The type called ``name``.
 
     Raises:
         UnknownNameError: There is none.
+        PluginError: The plugin that offers it is at fault.
     """
-    if name not in TYPES:
-        raise UnknownNameError("type of data set", name, TYPES)
-    module, _, attribute = TYPES[name].partition(":")
-    kind: DatasetType = getattr(import_module(module), attribute)()
-    return kind
+    found: DatasetType = default_host().component("dataset_type", name)()
+    return found
 
 
 def guess_type(path: Path) -> str:
-    """The type that a file's ending stands for.
+    """The type that a path looks like.
 
     Raises:
-        UsageError: It stands for none, or for one that cannot be read yet.
+        UsageError: It looks like none, or like one that cannot be read yet.
     """
+    for offer in default_host().components("dataset_type"):
+        if offer.load()().fits(path):
+            return offer.component.name
+    cure = f"Say it with --type: {', '.join(type_names())}."
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, and what kind of data it holds cannot be told.", cure=cure)
     ending = path.suffix.lower()
-    for name in TYPES:
-        if ending in dataset_type(name).suffixes:
-            return name
     if ending in _NOT_YET:
         raise UsageError(f"{ending} files ({path.name}) are not supported yet.", cure=_NOT_YET[ending])
-    raise UsageError(
-        f"The type of {path.name!r} cannot be told from its ending.", cure=f"Say it with --type: {', '.join(TYPES)}."
-    )
+    raise UsageError(f"The type of {path.name!r} cannot be told from its ending.", cure=cure)
 
 
 def inspect_file(
@@ -69,63 +69,114 @@ def inspect_file(
     columns: Sequence[str] | None = None,
     target: str = "",
     description: str = "",
+    mapping: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
+    roots: Sequence[Path] = (),
 ) -> tuple[DatasetRecord, tuple[str, ...]]:
-    """Check a file that is to become a data set of this node.
+    """Check a file or a folder that is to become a data set of this node.
 
     Args:
-        path: The file.
+        path: The file or folder.
         name: Its name on this node; by default that of the file, without ending.
-        type: One of `TYPES`; by default what the file's ending says.
+        type: One of `type_names`; by default the first that the path looks like.
         tags: Words under which researchers find it; at least one.
         columns: Columns or arrays that plans may see; all by default. The target is always among them.
         target: Column or array that is to be predicted.
         description: Free text for researchers.
+        mapping: Names that plans use → names in the file. Where columns or the target are named, either will do.
+        options: What the type wants to know, by name.
+        roots: Folders below which data must lie; none: no such limit.
 
     Returns:
         The record, and notes for the owner.
 
     Raises:
-        UsageError: The file does not exist, the name or a tag cannot be used, or the type is not known.
+        UsageError: There is no such file, it lies where it must not, the name or a tag cannot be used, or the type or
+            an option is not known.
         DatasetError: The file is not what it should be.
     """
-    path = Path(path).expanduser().absolute()
-    size, mtime_ns = _check_file(path)
-    kind = dataset_type(type or guess_type(path))
-    name = (name or path.stem).strip()
-    if not name or not name.isprintable() or len(name) > 100:
-        raise UsageError(f"{name!r} cannot be the name of a data set.", cure="Use 1 to 100 printable characters.")
-    words = tuple(dict.fromkeys(tag.strip() for tag in tags if tag.strip()))
-    if not words:
-        raise UsageError(
-            f"Data set {name!r} needs at least one tag: researchers search by tags.", cure="E.g. --tags breast,demo"
-        )
-    if any(not word.isprintable() or len(word) > 100 for word in words):
-        raise UsageError("A tag must be a word of at most 100 printable characters.", cure="E.g. --tags breast,demo")
-    picked = list(columns) if columns else None
+    real = real_path(path, roots)
+    check_source(real, "both")
+    kind = dataset_type(type or guess_type(real))
+    check_source(real, kind.takes)
+    for option in options or {}:
+        if option not in kind.options:
+            raise UnknownNameError(f"option of type {kind.name!r}", option, kind.options)
+    name, words = checked_name(name or real.stem), checked_tags(tags)
+    label = f"Data set {name!r}"
+    names = PlanNames(label, mapping or {})
+    target = names.plan(target) if target else ""
+    picked = [names.plan(column) for column in columns] if columns else None
     if picked is not None and target and target not in picked:
         picked.append(target)
-    label = f"Data set {name!r}"
-    found = kind.inspect(path, label, picked)
-    if target and target not in found.columns:
-        raise DatasetError(
-            f"{label} has no column {target!r} to be its target.", cure=f"It has: {', '.join(found.columns)}."
-        )
+    before = stamp_of([real])
+    found = kind.inspect(real, label, None if picked is None else list(map(names.source, picked)), dict(options or {}))
+    for more in found.more_paths:
+        check_source(real_path(more, roots), "both")
+    everything = [real, *(real_path(more, roots) for more in found.more_paths)]
+    fingerprint = fingerprint_of(everything)
+    if stamp_of([real]) != before:
+        raise DatasetError(f"{label} was changed while it was read.", cure="Wait until it is complete, and try again.")
+    shown = names.plan_all(found.columns)
+    target = target or names.plan(found.target)
+    if target and target not in shown:
+        raise DatasetError(f"{label} has no column {target!r} to be its target.", cure=f"It has: {', '.join(shown)}.")
+    stamp = stamp_of(everything)
     record = DatasetRecord(
-        dataset_id=f"ds-{secrets.token_hex(6)}",
+        dataset_id=new_id(),
         name=name,
         type=kind.name,
-        path=str(path),
+        path=str(real),
         tags=words,
         target=target,
         description=description,
         shape=found.shape,
-        columns=found.columns,
+        columns=shown,
         dtypes=found.dtypes,
-        size=size,
-        mtime_ns=mtime_ns,
+        missing={names.plan(column): count for column, count in found.missing.items() if count},
+        mapping={plan: source for plan, source in names.mapping.items() if plan in shown},
+        options=dict(options or {}),
+        more_paths=tuple(map(str, everything[1:])),
+        size=stamp.size,
+        mtime_ns=stamp.mtime_ns,
+        stamp=stamp.text,
+        fingerprint=fingerprint,
         added=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return record, found.notes
+
+
+def new_id() -> str:
+    """A new id of a data set."""
+    return f"ds-{secrets.token_hex(6)}"
+
+
+def checked_name(name: str) -> str:
+    """A name of a data set, without blanks around it.
+
+    Raises:
+        UsageError: It cannot be one.
+    """
+    name = name.strip()
+    if not name or not name.isprintable() or len(name) > 100:
+        raise UsageError(f"{name!r} cannot be the name of a data set.", cure="Use 1 to 100 printable characters.")
+    return name
+
+
+def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Tags of a data set, each once.
+
+    Raises:
+        UsageError: There is none, or one cannot be used.
+    """
+    words = tuple(dict.fromkeys(tag.strip() for tag in tags if tag.strip()))
+    if not words:
+        raise UsageError(
+            "A data set needs at least one tag: researchers search by tags.", cure="E.g. --tags breast,demo"
+        )
+    if any(not word.isprintable() or len(word) > 100 for word in words):
+        raise UsageError("A tag must be a word of at most 100 printable characters.", cure="E.g. --tags breast,demo")
+    return words
 
 
 def tag_notes(record: DatasetRecord, others: Iterable[DatasetRecord]) -> list[str]:
@@ -158,40 +209,21 @@ def tag_notes(record: DatasetRecord, others: Iterable[DatasetRecord]) -> list[st
 
 
 class DatasetCache:
-    """Data sets that have been read, kept between tasks as long as their files do not change."""
+    """Data sets that have been opened, kept between tasks. One that was changed and accepted takes its old place."""
 
     def __init__(self) -> None:
-        self._open: dict[str, FileDataset] = {}
+        self._open: dict[str, StoredDataset] = {}
 
-    def get(self, record: DatasetRecord) -> FileDataset:
-        """The data set of ``record``; read again if its file has changed.
+    def get(self, record: DatasetRecord) -> StoredDataset:
+        """The data set of ``record``.
 
         Raises:
-            DatasetError: The file is gone or broken, or has lost a column.
+            DatasetError: A file is gone, broken or not the one that was registered, or has lost a column.
         """
-        known = self._open.pop(record.dataset_id, None)
-        if known is None or known.record != record or not known.is_fresh():
+        known = self._open.pop(record.name, None)
+        if known is None or known.record != record:
+            verify(record)
             known = dataset_type(record.type).open(record)
-            known.arrays()
-        self._open[record.dataset_id] = known
+            known.prepare()
+        self._open[record.name] = known
         return known
-
-
-def _check_file(path: Path) -> tuple[int, int]:
-    """Size and time of change of a regular file that can be read."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise UsageError(f"There is no file {path}.", cure="Check the path.") from None
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be looked at: {error.strerror}.") from None
-    if not stat.S_ISREG(status.st_mode):
-        what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise DatasetError(f"{path} is {what}.", cure="Name a .csv or .npz file.")
-    if not os.access(path, os.R_OK):
-        raise DatasetError(
-            f"{path} may not be read by this user.", cure="Allow it (chmod, chgrp), or run the node as its owner."
-        )
-    if not status.st_size:
-        raise DatasetError(f"{path} is empty.")
-    return status.st_size, status.st_mtime_ns

@@ -16,9 +16,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from fedplug.core.dataset_type import check_columns
 from fedplug.core.errors import DatasetError
 from fedplug.core.params import Array
-from fedplug.node.datasets.base import check_columns
 
 CHUNK = 16_384
 """Rows that are parsed at a time."""

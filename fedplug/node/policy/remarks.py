@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from fedplug.core.plugins import default_host
 from fedplug.core.training_args import GROUPS, TrainingArgs
-from fedplug.node.datasets.base import DatasetRecord
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.policy.lines import dotted
 from fedplug.node.policy.schema import Policy, TrainingRules
 

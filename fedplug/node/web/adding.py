@@ -10,8 +10,8 @@ from pathlib import Path
 from starlette.responses import RedirectResponse, Response
 
 from fedplug.core.errors import FedplugError
-from fedplug.node.datasets.base import DatasetRecord
-from fedplug.node.datasets.registry import TYPES, inspect_file, tag_notes
+from fedplug.core.dataset_type import DatasetRecord
+from fedplug.node.datasets.registry import inspect_file, tag_notes, type_names
 from fedplug.node.web import browse
 from fedplug.node.web.forms import Form
 from fedplug.node.web.site import ACTOR, Handler, Visit, link
@@ -117,7 +117,7 @@ def _form(
 ) -> Response:
     return visit.page(
         "dataset_describe.html", "datasets", status=400 if problem else 200, form=filled, found=found, notes=notes,
-        problem=problem, wrong=_beside(problem, filled), types=sorted(TYPES), folder=Path(filled.path).parent,
+        problem=problem, wrong=_beside(problem, filled), types=sorted(type_names()), folder=Path(filled.path).parent,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from starlette.responses import Response
 
-from fedplug.node.datasets.base import DatasetRecord
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.web import adding
 from fedplug.node.web.site import ACTOR, Handler, Visit
 

@@ -17,7 +17,7 @@ from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle, bundle_plan
 from fedplug.core.plugins import PluginHost
 from fedplug.core.privacy import update_norm
-from fedplug.node.datasets.base import DatasetRecord
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.jobs import Job
 from fedplug.node.privacy import node_secret, noise_key, simulated_noise_key

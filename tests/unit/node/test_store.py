@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fedplug.core.errors import StoreError, UnknownNameError, UsageError
-from fedplug.node.datasets.base import DatasetRecord
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.lock import FolderLock, is_locked
 from fedplug.node.store import STORE_FILE, NodeStore
 
@@ -146,7 +146,7 @@ def test_a_second_process_adds_a_data_set_while_the_store_is_open(tmp_path):
     with NodeStore.create(tmp_path) as store:
         code = (
             "import sys\nfrom fedplug.node.store import NodeStore\n"
-            "from fedplug.node.datasets.base import DatasetRecord\n"
+            "from fedplug.core.dataset_type import DatasetRecord\n"
             "NodeStore.open(sys.argv[1]).add_dataset(DatasetRecord("
             "dataset_id='i', name='late', type='csv', path='/x', tags=('t',)))"
         )
