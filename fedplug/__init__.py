@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from fedplug.core.components import Component
     from fedplug.core.context import RoundContext, RoundResult
     from fedplug.core.data import DataManager
+    from fedplug.core.datasets.image_folder import ImageFolderDataset
+    from fedplug.core.datasets.medical_folder import MedicalFolderDataset
+    from fedplug.core.datasets.signals import SignalDataset
     from fedplug.core.errors import FedplugError, FedplugWarning
     from fedplug.core.markers import hookimpl
     from fedplug.core.mean import WeightedMean
@@ -46,6 +49,8 @@ _HOMES = {
     "FederatedDataset": "fedplug.researcher.federated_dataset",
     "FedplugError": "fedplug.core.errors",
     "FedplugWarning": "fedplug.core.errors",
+    "ImageFolderDataset": "fedplug.core.datasets.image_folder",
+    "MedicalFolderDataset": "fedplug.core.datasets.medical_folder",
     "Metric": "fedplug.core.metrics",
     "MetricTypes": "fedplug.core.metrics",
     "Monitor": "fedplug.core.monitor",
@@ -61,6 +66,7 @@ _HOMES = {
     "RoundContext": "fedplug.core.context",
     "RoundResult": "fedplug.core.context",
     "RoundState": "fedplug.core.strategy",
+    "SignalDataset": "fedplug.core.datasets.signals",
     "Strategy": "fedplug.core.strategy",
     "StreamingAggregator": "fedplug.core.aggregator",
     "TrainingArgs": "fedplug.core.training_args",
@@ -83,6 +89,8 @@ __all__ = [
     "FederatedDataset",
     "FedplugError",
     "FedplugWarning",
+    "ImageFolderDataset",
+    "MedicalFolderDataset",
     "Metric",
     "MetricTypes",
     "Monitor",
@@ -98,6 +106,7 @@ __all__ = [
     "RoundContext",
     "RoundResult",
     "RoundState",
+    "SignalDataset",
     "Strategy",
     "StreamingAggregator",
     "TrainingArgs",

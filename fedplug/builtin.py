@@ -8,7 +8,7 @@ from fedplug.core.components import Component
 from fedplug.core.markers import API_VERSION, hookimpl
 
 if TYPE_CHECKING:
-    from fedplug.core.data import ArrayData, DataManager
+    from fedplug.core.data import BatchSource, DataManager
 
 __fedplug_api__ = API_VERSION
 
@@ -58,7 +58,10 @@ def fedplug_register_strategies() -> list[Component]:
 @hookimpl
 def fedplug_register_data_managers() -> list[Component]:
     """Arrays in memory."""
-    return [Component("numpy", "fedplug.core.data:ArrayData", "NumPy arrays and pandas objects, nested or not.")]
+    return [
+        Component("numpy", "fedplug.core.data:ArrayData", "NumPy arrays and pandas objects, nested or not."),
+        Component("samples", "fedplug.core.datasets.batches:SampleData", "Samples that are read when they are drawn."),
+    ]
 
 
 @hookimpl
@@ -67,6 +70,11 @@ def fedplug_register_dataset_types() -> list[Component]:
     return [
         Component("csv", "fedplug.node.datasets.csv_file:CsvType", "A table in a text file (.csv, .tsv)."),
         Component("arrays", "fedplug.node.datasets.arrays_file:ArraysType", "Arrays written by numpy.savez (.npz)."),
+        Component("images", "fedplug.node.datasets.images:ImagesType", "Images in a folder per class."),
+        Component("medical", "fedplug.node.datasets.medical:MedicalType", "NIfTI volumes in a folder per subject."),
+        Component("signals", "fedplug.node.datasets.signals:SignalsType", "Recordings: EDF files or WFDB records."),
+        Component("genomics", "fedplug.node.datasets.genomics:GenomicsType", "Expressions or genotypes (VCF)."),
+        Component("mnist", "fedplug.node.datasets.mnist:MnistType", "IDX files, the format of MNIST."),
     ]
 
 
@@ -98,12 +106,16 @@ def fedplug_register_metrics() -> list[Component]:
 
 
 @hookimpl
-def fedplug_wrap_data(manager: DataManager, framework: str) -> ArrayData | None:
+def fedplug_wrap_data(manager: DataManager, framework: str) -> BatchSource | None:
     """Arrays for NumPy plans."""
     if framework != "numpy":
         return None
     from fedplug.core.data import ArrayData
+    from fedplug.core.datasets.base import PlanDataset
+    from fedplug.core.datasets.batches import SampleData
 
+    if isinstance(manager.dataset, PlanDataset):
+        return SampleData(manager.dataset)
     return ArrayData(_arrays(manager.dataset), None if manager.target is None else _arrays(manager.target))
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from fedplug.core.datasets.base import PlanDataset
 from fedplug.core.errors import DatasetError, UnknownNameError, UsageError
 from fedplug.core.node_dataset import NodeDataset, columns
 from fedplug.core.numbers import is_whole
@@ -27,7 +28,8 @@ class DataManager:
     Args:
         dataset: NumPy array, pandas DataFrame, torch tensor or torch ``Dataset``, or a nested dict, list or
             tuple of arrays. What is possible depends on the plan's framework. Or the node's data set itself
-            (``self.dataset``): all its columns but the target, which must be numbers.
+            (``self.dataset``): all its columns but the target, which must be numbers. Or a ready class, such as
+            ``ImageFolderDataset``, which reads samples one by one and brings their targets along.
         target: The labels, in the same order; or the name of their column in a DataFrame or in the node's data set,
             which is by default the one that its owner named. None where ``dataset`` yields ``(data, target)`` pairs.
         **loader_args: ``batch_size``, ``shuffle``, ``drop_last`` and what the framework's loader knows. They win over
@@ -37,6 +39,11 @@ class DataManager:
     def __init__(self, dataset: Any, target: Any = None, **loader_args: Any) -> None:
         if dataset is None:
             raise UsageError("DataManager needs a dataset.", cure="E.g. DataManager(features, labels, batch_size=32).")
+        if isinstance(dataset, PlanDataset) and target is not None:
+            raise UsageError(
+                f"A {type(dataset).__name__} brings its targets along, so DataManager takes no target beside it.",
+                cure=f"Say what is to be predicted in {type(dataset).__name__}(...).",
+            )
         if isinstance(dataset, NodeDataset) or isinstance(target, str):
             dataset, target = columns(dataset, target)
         self.dataset = dataset

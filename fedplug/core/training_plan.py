@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from fedplug.core.data import DataManager, LoaderArgs
+from fedplug.core.datasets.base import PlanDataset
 from fedplug.core.errors import PlanError
 from fedplug.core.flexible_calls import call_with_option, requires_argument
 from fedplug.core.local_state import StateBook
@@ -256,6 +257,8 @@ class TrainingPlan(PlanProcesses, PlanFiles, ABC):
                 f"training_data must return a DataManager, but returned {type(manager).__name__}.",
                 cure="E.g. return DataManager(features, labels, batch_size=32).",
             )
+        if isinstance(manager.dataset, PlanDataset):
+            manager.dataset.bind(self.dataset)
         return manager
 
     # getters -----------------------------------------------------------------------------------------------

@@ -55,10 +55,10 @@ class _Subjects:
         return (*self.modalities, *(self.table.columns if self.table else ()))
 
     def has(self, number: int, name: str) -> bool:
-        """Whether a subject has a modality, or a row in the table."""
+        """Whether a subject has a modality, or a value in the table."""
         if name in self.modalities:
             return name in self.subjects[number].volumes
-        return bool(self.rows[number] >= 0)
+        return self.table is not None and self.table.has(name, int(self.rows[number]))
 
     def notes(self) -> list[str]:
         """What is missing, and rows that belong to nobody."""

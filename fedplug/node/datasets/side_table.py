@@ -11,7 +11,7 @@ import numpy as np
 from fedplug.core.errors import DatasetError
 from fedplug.core.params import Array
 from fedplug.node.datasets.folders import Folder
-from fedplug.node.datasets.table_reader import read_table
+from fedplug.node.datasets.table_reader import MISSING, read_table
 
 SUFFIXES = (".csv", ".tsv")
 
@@ -36,6 +36,13 @@ class SideTable:
     dtypes: Mapping[str, str]
     places: Mapping[str, int]
     numbers: bool
+
+    def has(self, column: str, row: int) -> bool:
+        """Whether a row (-1: none) has a value in a column: a number, or text that is not empty."""
+        if row < 0:
+            return False
+        value = self.columns[column][row]
+        return bool(value == value) if self.columns[column].dtype.kind == "f" else str(value).strip() not in MISSING  # noqa: PLR0124 - NaN
 
     def rows_of(self, samples: Sequence[str]) -> Array:
         """The row of each sample, int64; -1 for those that the table does not have."""

@@ -46,10 +46,10 @@ class _Recordings:
         return (*self.channels, *(self.table.columns if self.table else ()))
 
     def has(self, number: int, name: str) -> bool:
-        """Whether a recording has a channel, or a row in the table."""
+        """Whether a recording has a channel, or a value in the table."""
         if name in self.channels:
             return name in self.entries[number].channels
-        return bool(self.rows[number] >= 0)
+        return self.table is not None and self.table.has(name, int(self.rows[number]))
 
     def notes(self) -> list[str]:
         """What the owner should know."""
@@ -93,6 +93,15 @@ class SignalFolder(StoredDataset):
         """
         self.check_index(index)
         return self._recordings.entries[index].seconds
+
+    def rate(self, index: int, name: str) -> float:
+        """The samples per second of one channel of a recording, which has it.
+
+        Raises:
+            IndexError: There is no recording of that number.
+        """
+        self.check_index(index)
+        return self._recordings.entries[index].channels[self.record.source(name)].rate
 
     def read(
         self, index: int, names: Sequence[str] | None = None, start: float = 0.0, stop: float | None = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from fedplug.core.data import BatchSource, DataManager, LoaderArgs
+from fedplug.core.datasets.base import PlanDataset
 from fedplug.core.errors import DatasetError
 from fedplug.core.params import Array
 
@@ -88,6 +89,49 @@ class Rows(BatchSource):
             yield data if self.weight is None else Weighted(data, self.weight[rows]), _at(self.target, rows)
 
 
+class SampleRows(Rows):
+    """Samples of a ready class such as `fedplug.ImageFolderDataset`, each flattened to a row when it is drawn."""
+
+    data: _DrawnRows
+
+    def subset(self, indices: Array) -> SampleRows:
+        """The rows at ``indices``, still not read."""
+        drawn = _DrawnRows(self.data.dataset, self.data.indices[indices], self.data.shape[1])
+        return SampleRows(drawn, _at(self.target, indices))
+
+
+class _DrawnRows:
+    """A matrix whose rows are read when they are asked for.
+
+    Args:
+        dataset: Yields the samples.
+        indices: Those that are the rows.
+        width: Numbers in each row.
+    """
+
+    def __init__(self, dataset: PlanDataset, indices: Array, width: int) -> None:
+        self.dataset = dataset
+        self.indices = indices
+        self.shape = (len(indices), width)
+
+    def __getitem__(self, rows: Any) -> Array:
+        found = [_flat(self.dataset[int(index)][0]) for index in self.indices[rows]]
+        wrong = next((row.size for row in found if row.size != self.shape[1]), None)
+        if wrong is not None:
+            raise DatasetError(
+                f"The samples have different sizes: {self.shape[1]} and {wrong} numbers.",
+                cure="Bring them to one shape by a transform (cut, pad or resize).",
+            )
+        matrix = np.stack(found) if found else np.empty((0, self.shape[1]))
+        bad = int((~np.isfinite(matrix)).any(axis=1).sum())
+        if bad:
+            raise DatasetError(
+                f"Values are missing or not finite in {bad} samples of a batch.",
+                cure="Fill them by a transform, e.g. with numpy.nan_to_num.",
+            )
+        return matrix
+
+
 def parts_of(data: Any) -> tuple[Any, Array | None]:
     """Rows of a batch, and their weights if they have any."""
     return (data.x, data.weight) if isinstance(data, Weighted) else (data, None)
@@ -102,6 +146,8 @@ def wrap(manager: DataManager) -> Rows:
     """
     if isinstance(manager.dataset, Rows):
         return manager.dataset
+    if isinstance(manager.dataset, PlanDataset):
+        return _sample_rows(manager.dataset)
     data = _rows(manager.dataset)
     count = data.shape[0]
     target = None if manager.target is None else _column(manager.target, "target", _TARGET_CURE)
@@ -112,6 +158,30 @@ def wrap(manager: DataManager) -> Rows:
         )
     given = getattr(manager, "sample_weight", None)
     return Rows(data, target, None if given is None else _weights(given, count))
+
+
+def _sample_rows(dataset: PlanDataset) -> SampleRows:
+    """Rows that are read when they are drawn; the first is read at once, to know how long they are."""
+    target = dataset.labels()
+    data, answer = dataset[0]
+    if target is None and answer is not None:
+        raise DatasetError(
+            f"A scikit-learn plan learns one number per sample, but {type(dataset).__name__} has others as targets.",
+            cure="Choose a column as target, or a target_transform that gives one number.",
+        )
+    column = None if target is None else _column(target, "target", _TARGET_CURE)
+    return SampleRows(_DrawnRows(dataset, np.arange(len(dataset)), _flat(data).size), column)
+
+
+def _flat(data: Any) -> Array:
+    """All numbers of a sample in a row; the parts of a dict, list or tuple one after the other."""
+    if isinstance(data, Mapping):
+        data = tuple(data.values())
+    if isinstance(data, list | tuple):
+        return np.concatenate([_flat(part) for part in data])
+    array = np.asarray(data)
+    _require_numbers(array, data)
+    return array.reshape(-1)
 
 
 # features ----------------------------------------------------------------------------------------------------

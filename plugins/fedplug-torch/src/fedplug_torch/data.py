@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
 from fedplug.core.data import BatchSource, DataManager, LoaderArgs, sample_count
+from fedplug.core.datasets.base import PlanDataset
 from fedplug.core.errors import DatasetError
 from fedplug.core.params import Array
 from fedplug.core.rng import SeedTree
@@ -30,6 +32,8 @@ def wrap(manager: DataManager) -> BatchSource:
         DatasetError: The data cannot be turned into tensors, or data and target do not fit each other.
     """
     dataset, target = manager.dataset, manager.target
+    if isinstance(dataset, PlanDataset):
+        return SampleTensors(_Samples(dataset))
     if isinstance(dataset, Dataset):
         if target is not None:
             raise DatasetError(
@@ -156,6 +160,73 @@ class DatasetData(BatchSource):
         for batch in loader:
             pair = isinstance(batch, list | tuple) and len(batch) == 2 and not hasattr(batch, "_fields")
             yield (batch[0], batch[1]) if pair else (batch, None)
+
+
+class _Samples(Dataset[Any]):
+    """The samples of a ready class, as tensors."""
+
+    def __init__(self, samples: PlanDataset) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        data, target = self.samples[index]
+        tensors = _tensors(_arrays(data), is_target=False)
+        return tensors if target is None else (tensors, _tensors(_arrays(target), is_target=True))
+
+
+class SampleTensors(DatasetData):
+    """Samples that are read when they are drawn, such as those of `fedplug.ImageFolderDataset`.
+
+    Args:
+        dataset: Yields tensors.
+        indices: The samples, in this order; all by default.
+    """
+
+    @classmethod
+    def conformance_cases(cls) -> list[Self]:
+        """None: only `wrap` makes it, of a plan's data set."""
+        return []
+
+    def __init__(self, dataset: _Samples, indices: Array | None = None) -> None:
+        self._samples = dataset
+        self._indices = np.arange(len(dataset)) if indices is None else np.asarray(indices, np.int64)
+        super().__init__(dataset if indices is None else Subset(dataset, self._indices.tolist()))
+
+    def labels(self) -> Array | None:
+        """The targets, where they are known without reading the samples."""
+        labels = self._samples.samples.labels()
+        return None if labels is None else labels[self._indices]
+
+    def subset(self, indices: Array) -> SampleTensors:
+        """The samples at ``indices``, still not read."""
+        return SampleTensors(self._samples, self._indices[np.asarray(indices, np.int64)])
+
+    def _load(self, args: LoaderArgs, order: Array | None, seed: SeedTree) -> Iterator[tuple[Any, Any]]:
+        extra = {"collate_fn": _collate, **(args.extra or {})}
+        return super()._load(replace(args, extra=extra), order, seed)
+
+
+def _collate(samples: list[Any]) -> Any:
+    """As torch does it; but samples of different shapes are a mistake in the plan's transforms, and told as such."""
+    try:
+        return default_collate(samples)
+    except RuntimeError as error:
+        raise DatasetError(
+            f"The samples of a batch do not fit together: {error}.",
+            cure="Bring them to one shape by a transform (cut, pad or resize), or use batch_size=1.",
+        ) from None
+
+
+def _arrays(data: Any) -> Any:
+    """Single numbers, as samples have them, as arrays."""
+    if isinstance(data, Mapping):
+        return {key: _arrays(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return type(data)(_arrays(value) for value in data)
+    return np.asarray(data) if isinstance(data, bool | int | float | np.generic) else data
 
 
 def _from_dataset(dataset: Dataset[Any]) -> BatchSource:

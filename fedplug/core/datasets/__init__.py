@@ -1,0 +1,1 @@
+"""Ready classes for the data of training plans: what ``DataManager`` may hold beside arrays."""
