@@ -75,6 +75,7 @@ class Contact:
                 case TaskCancelled():
                     self._node.cancel(self, event.key, event.reason)
                 case UpdateCommitted():
+                    self._node.committed(self, event.key)
                     _log.debug("The researcher at %s has the update of %s.", self.url, event.key)
 
     def _on_connected(self, event: Connected) -> None:

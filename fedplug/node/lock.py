@@ -62,6 +62,16 @@ def is_locked(folder: Path) -> bool:
         os.close(file)
 
 
+def locked_by(folder: Path) -> int:
+    """The process id of the node that is running in ``folder``; 0 if none is, or its id is not known."""
+    if not is_locked(folder):
+        return 0
+    try:
+        return int((folder / LOCK_FILE).read_text(encoding="ascii").strip())
+    except (OSError, ValueError):
+        return 0
+
+
 def _open(folder: Path) -> int:
     try:
         return os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -50,6 +50,8 @@ class Node:
             one that trains in this process, runs its script's own plans on its script's own data: for it they are
             `OPEN`.
         retry: Seconds between tries to reach the researcher.
+        signals: Whether this process drains the node on ``SIGUSR1`` and stops it on ``SIGTERM``, so that
+            ``fedplug node stop`` may send them.
 
     Raises:
         UsageError: The folder is not a node, or the settings contradict each other.
@@ -73,6 +75,7 @@ class Node:
         memory_limit: int | None = None,
         policy: Policy | None = None,
         retry: float = 2.0,
+        signals: bool = False,
     ) -> None:
         if datasets and worker != "inline":
             raise UsageError(
@@ -90,6 +93,7 @@ class Node:
         self._policy = PolicyInForce(policy or OPEN) if policy or folder is None else PolicyInForce.of(folder)
         self._memory_limit = memory_limit or self._policy().resources.memory
         self._retry = retry
+        self._signals = signals
         self._state = threading.Lock()
         self._lock: FolderLock | None = None
         self._links: list[ResearcherLink] = []
@@ -154,6 +158,15 @@ class Node:
         """Make `run_forever` return; safe in a signal handler."""
         self._over.set()
 
+    def drain(self) -> None:
+        """Take no new training, let the one under way end and its update be taken, then make `run_forever` return.
+
+        Waits for all that; `request_stop` cuts it short.
+        """
+        if self._runtime is not None:
+            self._runtime.drain()
+        self._over.set()
+
     def stop(self) -> None:
         """Cancel what runs, say goodbye and give everything back. May be called twice."""
         self._over.set()
@@ -192,8 +205,8 @@ class Node:
         layers = self._isolation()
         self._worker = self._make_worker(host)
         self._board = StatusBoard(self.store.folder, self.urls)
-        self._board.change(isolation=tuple(layers))
-        gate = Gate(self.store, self._policy, host.records)
+        self._board.change(isolation=tuple(layers), signals=self._signals)
+        gate = Gate(self.store, self._policy, host)
         self._runtime = Runtime(self.store, gate, self._worker, self._board, memory=self._datasets)
         gate.audit.note("node-started", version=__version__, researchers=self.urls)
         for url in self.urls:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import msgspec
 
@@ -25,8 +25,10 @@ from fedplug.node.contact import Contact
 from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.gate import Gate
+from fedplug.node.handover import Handover
 from fedplug.node.jobs import Job, Trained, Worker, failure
 from fedplug.node.privacy import noise_key
+from fedplug.node.queued_task import QueuedTask
 from fedplug.node.state_store import open_states
 from fedplug.node.status import StatusBoard, TaskStatus
 from fedplug.node.store import NodeStore
@@ -64,9 +66,11 @@ class Runtime:
         self._memory = {dataset.card().dataset_id: dataset for dataset in memory}
         self._changed = threading.Condition()
         self._contacts: list[Contact] = []
-        self._queue: deque[_Entry] = deque()
-        self._current: _Entry | None = None
+        self._queue: deque[QueuedTask] = deque()
+        self._current: QueuedTask | None = None
         self._stopping = False
+        self._draining = False
+        self._handover = Handover()
 
     def add_researcher(self, url: str, link: ResearcherLink, *, retry: float = 2.0) -> Contact:
         """Deal with one more researcher; the caller gives `Contact.serve` a thread.
@@ -88,8 +92,26 @@ class Runtime:
             if self._current:
                 self._cancel(self._current)
             self._changed.notify_all()
+        self._handover.give_up()
         for contact in self._contacts:
             contact.stop()
+
+    def drain(self) -> None:
+        """Turn away all trainings but the one under way; return when that has ended and its update was taken.
+
+        Returns early when the node is stopped, and after some minutes if a researcher does not take its update.
+        """
+        with self._changed:
+            self._draining = True
+            waiting = list(self._queue)
+            self._queue.clear()
+            self.board.change(draining=True, queued=0)
+        _log.info("The node takes no new training, and stops when the one under way has ended.")
+        for entry in waiting:
+            self._turn_away(entry)
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._current is None)
+        self._handover.wait()
 
     # what researchers ask, in the threads of their links ------------------------------------------------------
 
@@ -113,7 +135,7 @@ class Runtime:
                 dataset = self._store.dataset(asked.dataset_id).name
         if asked.plan is not None:
             try:
-                approvals.receive(asked.plan, contact.url, asked.description)
+                approvals.receive(asked.plan, contact.url, asked.description, dataset=dataset)
             except RefusedError as error:
                 return PlanAnswer(plan=asked.plan_hash, status="refused", note=error.message)
         found = approvals.standing(asked.plan_hash, dataset)
@@ -127,11 +149,21 @@ class Runtime:
         return PlanAnswer(plan=asked.plan_hash, status=found.status, note=note, until=until)
 
     def submit(self, contact: Contact, task: TaskReceived) -> None:
-        """Put a task at the end of the queue."""
+        """Put a task at the end of the queue; a node that drains turns it away."""
+        entry = QueuedTask(contact, task)
         with self._changed:
-            self._queue.append(_Entry(contact, task))
-            self._changed.notify_all()
-        self._count_queue()
+            draining = self._draining
+            if not draining:
+                self._queue.append(entry)
+                self._changed.notify_all()
+        if draining:
+            self._turn_away(entry)
+        else:
+            self._count_queue()
+
+    def committed(self, contact: Contact, key: TaskKey) -> None:
+        """A researcher has an update for good."""
+        self._handover.settled(contact, key)
 
     def cancel(self, contact: Contact, key: TaskKey, reason: str) -> None:
         """Give up a task, if it is one of this researcher's: nobody cancels the trainings of others."""
@@ -142,11 +174,12 @@ class Runtime:
             current = self._current if self._current and self._current.is_of(contact, key) else None
             if current:
                 self._cancel(current)
+        self._handover.settled(contact, key)
         if waiting or current:
             _log.info("The researcher has cancelled %s: %s", key, reason or "no reason given")
         self._count_queue()
 
-    def _cancel(self, entry: _Entry) -> None:
+    def _cancel(self, entry: QueuedTask) -> None:
         """Cancel the task whose turn it is; the caller holds the lock."""
         entry.unwanted.set()
         if entry.job:
@@ -166,10 +199,11 @@ class Runtime:
             finally:
                 with self._changed:
                     self._current = None
+                    self._changed.notify_all()
             # The parameters of a task are large: they are not held until the next one comes.
             del entry
 
-    def _next(self) -> _Entry | None:
+    def _next(self) -> QueuedTask | None:
         with self._changed:
             while not self._queue and not self._stopping:
                 self._changed.wait()
@@ -178,14 +212,14 @@ class Runtime:
             self._current = self._queue.popleft()
             return self._current
 
-    def _serve(self, entry: _Entry) -> None:
+    def _serve(self, entry: QueuedTask) -> None:
         """One task, from its turn to its answer."""
         request, plan = entry.task.request, entry.task.plan
         name = f"{plan.class_name} ({plan.hash[:8]})"
         try:
             dataset = self._dataset(request)
             entry.dataset_name = dataset.name
-            self._gate.approvals.receive(plan, entry.contact.url)
+            self._gate.approvals.receive(plan, entry.contact.url, dataset=dataset.name)
             terms = self._gate.admit(entry.task, dataset)
         except RefusedError as error:
             self._refuse(entry, error)
@@ -255,13 +289,14 @@ class Runtime:
                 return TaskFailure(key=key, code="state-not-kept", text=text + "in the node's log.")
         return replace(outcome, reply=msgspec.structs.replace(outcome.reply, state_id=state_id))
 
-    def _finish(self, entry: _Entry, outcome: Trained, seconds: float) -> None:
+    def _finish(self, entry: QueuedTask, outcome: Trained, seconds: float) -> None:
         reply = outcome.reply
         self.audit.note(
             "training-finished", actor=entry.actor, **entry.facts, seconds=round(seconds, 3),
             sample_count=reply.sample_count, steps=reply.steps, metrics=reply.metrics,
             bytes_out=outcome.params.nbytes + sum(each.nbytes for each in outcome.aux.values()),
         )  # fmt: skip
+        self._handover.offered(entry.contact, reply.key)
         entry.contact.link.finish(reply, outcome.params, outcome.aux)
         loss = f", loss {reply.metrics['loss']:.4g}" if "loss" in reply.metrics else ""
         amount = f"{reply.sample_count} samples, {reply.steps} steps{loss}"
@@ -270,12 +305,22 @@ class Runtime:
         _log.info("%s", text)
         self.board.change(task=None, finished=self.board.now.finished + 1, last=text)
 
-    def _refuse(self, entry: _Entry, error: RefusedError) -> None:
+    def _turn_away(self, entry: QueuedTask) -> None:
+        """Refuse a training because the node is about to stop; the one under way goes on."""
+        request = entry.task.request
+        error = RefusedError(
+            "This node is about to stop, and takes no new training.", code="node-stops", cure="Try again later."
+        )
+        _log.info("Training of %s turned away: the node is about to stop.", request.key)
+        self.audit.note("training-refused", actor=entry.actor, **entry.facts, code=error.code, reason=error.message)
+        entry.contact.link.fail(failure(request.key, error))
+
+    def _refuse(self, entry: QueuedTask, error: RefusedError) -> None:
         """A rule forbids it: write that down, and tell the researcher which."""
         self.audit.note("training-refused", actor=entry.actor, **entry.facts, code=error.code, reason=error.message)
         self._tell_failure(entry, failure(entry.task.request.key, error), "refused")
 
-    def _fail(self, entry: _Entry, failed: TaskFailure) -> None:
+    def _fail(self, entry: QueuedTask, failed: TaskFailure) -> None:
         if failed.code == "cancelled":
             # The researcher gave it up, or this node is about to say goodbye: nothing to tell.
             _log.info("Training of %s cancelled.", failed.key)
@@ -285,13 +330,13 @@ class Runtime:
         self.audit.note("training-failed", actor=entry.actor, **entry.facts, code=failed.code, reason=failed.text)
         self._tell_failure(entry, failed, "failed")
 
-    def _tell_failure(self, entry: _Entry, failed: TaskFailure, how: str) -> None:
+    def _tell_failure(self, entry: QueuedTask, failed: TaskFailure, how: str) -> None:
         _log.error("Training of %s %s (%s): %s", failed.key, how, failed.code, failed.text)
         last = f"Round {failed.key.round + 1} {how}: {failed.text}"
         self.board.change(task=None, failed=self.board.now.failed + 1, last=last)
         entry.contact.link.fail(failed)
 
-    def _relay(self, entry: _Entry, sign: Progress | LogLine) -> None:
+    def _relay(self, entry: QueuedTask, sign: Progress | LogLine) -> None:
         if isinstance(sign, Progress):
             self.board.progress(sign)
         else:
@@ -306,35 +351,3 @@ class Runtime:
         # Under the lock, so that the thread that counts last also writes last.
         with self._changed:
             self.board.change(queued=len(self._queue))
-
-
-@dataclass(eq=False)
-class _Entry:
-    """A task in the queue, and later the job that is made of it."""
-
-    contact: Contact
-    task: TaskReceived
-    unwanted: threading.Event = field(default_factory=threading.Event)
-    job: Job | None = None
-    dataset_name: str = ""
-
-    @property
-    def actor(self) -> str:
-        """Who asked for it, for the audit log."""
-        return f"researcher:{self.contact.url}"
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """What the audit log says of it."""
-        request, plan = self.task.request, self.task.plan
-        return {
-            "task": str(request.key),
-            "plan": plan.hash,
-            "plan_class": plan.class_name,
-            "dataset": self.dataset_name,
-            "dataset_id": request.dataset_id,
-        }
-
-    def is_of(self, contact: Contact, key: TaskKey) -> bool:
-        """Whether this is the task of that name, and that researcher's."""
-        return self.contact is contact and self.task.request.key == key

@@ -71,6 +71,9 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         running: Whether its process lives.
         pid: Its process; 0 if it does not run.
+        signals: Whether that process is the command ``fedplug node start``, which signals tell to stop; a script that
+            runs a node is not told so.
+        draining: Whether it takes no new training and stops when the one under way has ended.
         links: The ways to its researchers.
         task: The training under way.
         queued: Trainings that wait.
@@ -83,6 +86,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     running: bool = False
     pid: int = 0
+    signals: bool = False
+    draining: bool = False
     links: tuple[LinkStatus, ...] = ()
     task: TaskStatus | None = None
     queued: int = 0
@@ -194,4 +199,4 @@ def read_status(folder: Path) -> NodeStatus:
 
 def _stopped(status: NodeStatus) -> NodeStatus:
     links = tuple(LinkStatus(url=each.url, connection="stopped") for each in status.links)
-    return msgspec.structs.replace(status, running=False, links=links, task=None, queued=0)
+    return msgspec.structs.replace(status, running=False, draining=False, links=links, task=None, queued=0)

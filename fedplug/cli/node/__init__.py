@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fedplug.cli.node import audit, check, dataset, init, plan, running, ui
+from fedplug.cli.node import audit, check, dataset, init, plan, running, service, ui
 from fedplug.cli.node.common import node_group
 from fedplug.node.commands import DEFAULT_FOLDER
 
@@ -43,4 +43,6 @@ app.command()(init.init)
 app.command()(check.check)
 app.command()(running.start)
 app.command()(running.status)
+app.command()(service.stop)
+app.command()(service.logs)
 app.command()(ui.ui)

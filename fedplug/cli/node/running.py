@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedplug.cli.node.common import AsJson, Plaintext, next_command, open_store
-from fedplug.cli.output import say, say_json
+from fedplug.cli.output import EXIT_INTERRUPTED, say, say_json
 from fedplug.node.commands import node_command
 
 if TYPE_CHECKING:
+    from fedplug.node.node import Node
     from fedplug.node.status import LinkStatus, NodeStatus
 
 
@@ -30,45 +32,91 @@ def start(
         int, typer.Option(min=0, help="Most address space of the training process, in MiB; 0 for no limit.")
     ] = 0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    service: Annotated[
+        bool, typer.Option("--service", help="Print a systemd unit that starts this node so, and do nothing else.")
+    ] = False,
 ) -> None:
-    """Connect to the researchers and train, until Ctrl-C or SIGTERM.
+    """Connect to the researchers and train, until Ctrl-C, SIGTERM or 'fedplug node stop'.
 
-    The node connects outward only, and tries again every 2 seconds until a researcher is there.
+    The node connects outward only, and tries again every 2 seconds until a researcher is there. What it does is written
+    to the terminal and into its folder ('fedplug node logs').
 
     \b
-    Example:
+    Examples:
       fedplug node start --researcher zmq://127.0.0.1:7400
+      fedplug node start --service
     """  # noqa: D301
     import logging
-    import signal
 
-    from fedplug.core.errors import UnknownNameError
     from fedplug.core.transport import TransportOptions
     from fedplug.node.node import Node
+    from fedplug.node.service.log_file import level_number, start_logging
 
-    levels = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-    if log_level.lower() not in levels:
-        raise UnknownNameError("log level", log_level, levels)
-    logging.basicConfig(
-        level=levels[log_level.lower()], format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
-    )
+    level = level_number(log_level)
+    if service:
+        _print_unit(ctx, researcher or (), insecure_plaintext, memory_limit, log_level)
+        return
+    start_logging(ctx.obj, level)
     node = Node(
         ctx.obj,
         researcher or None,
         options=TransportOptions(insecure_plaintext=insecure_plaintext),
         memory_limit=memory_limit * 2**20 or None,
+        signals=True,
     )
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: node.request_stop()) for number in numbers]
     if not node.store.datasets():
         command = node_command(ctx.obj, "dataset", "add", "FILE.csv", "--tags", "WORD,WORD")
         logging.getLogger("fedplug.node").warning("This node has no data set yet. Add one with: %s", command)
-    try:
+    with _obeying_signals(node):
         node.run_forever()
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
     logging.getLogger("fedplug.node").info("Node stopped.")
+
+
+def _print_unit(
+    ctx: typer.Context, researchers: Iterable[str], insecure_plaintext: bool, memory_limit: int, log_level: str
+) -> None:
+    """Print the systemd unit for what the options say."""
+    from fedplug.node.policy.file import read_policy
+    from fedplug.node.service.unit import unit_text
+
+    options = [word for url in researchers for word in ("--researcher", url)]
+    options += ["--insecure-plaintext"] if insecure_plaintext else []
+    options += ["--memory-limit", str(memory_limit)] if memory_limit else []
+    options += ["--log-level", log_level] if log_level != "info" else []
+    with open_store(ctx) as store:
+        assert store.folder is not None
+        say(unit_text(store, read_policy(store.folder), options).rstrip())
+
+
+@contextlib.contextmanager
+def _obeying_signals(node: Node) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop the node, and a second Ctrl-C ends the process as it is; SIGUSR1 drains the node."""
+    import os
+    import signal
+    import threading
+
+    from fedplug.node.service.process import DRAIN
+
+    asked = False
+
+    def stop(number: int, _: object) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            os._exit(EXIT_INTERRUPTED)  # the kernel ends what it has started, and gives its lock back
+        asked = True
+        node.request_stop()
+
+    def drain(_: int, __: object) -> None:
+        # It waits, which a signal handler must not.
+        threading.Thread(target=node.drain, name="fedplug-node-drain", daemon=True).start()
+
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, DRAIN: drain}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def status(ctx: typer.Context, as_json: AsJson = False) -> None:
@@ -81,11 +129,13 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     import msgspec
 
     from fedplug.node.approval.approvals import Approvals
+    from fedplug.node.audit.log import AuditLog
     from fedplug.node.policy.schema import Policy
     from fedplug.node.status import read_status
 
     with open_store(ctx) as store:
-        who, records = store.identity, store.datasets()
+        who, records, version = store.identity, store.datasets(), store.version
+        head = AuditLog(store).head()
         approvals = Approvals(store, Policy())
         known, pending = approvals.count(), approvals.pending()
         now = read_status(store.folder or ctx.obj)
@@ -95,6 +145,8 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
                 "node_id": who.node_id,
                 "name": who.name,
                 "folder": str(store.folder),
+                "store_version": version,
+                "audit_head": head,
                 **msgspec.to_builtins(now),
                 "links": [msgspec.to_builtins(link) for link in _links(now, who.researchers)],
                 "datasets": [record.name for record in records],
@@ -104,7 +156,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
         )
         return
     say(f"{'node':<12} {who.name} ({who.node_id})")
-    say(f"{'folder':<12} {store.folder}")
+    say(f"{'folder':<12} {store.folder} (store of version {version})")
     say(f"{'state':<12} {_state(now)}")
     for link in _links(now, who.researchers):
         say(f"{'researcher':<12} {link.url}{_way(link)}")
@@ -125,6 +177,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
         say(f"{'trainings':<12} {now.finished} finished, {now.failed} failed")
     if now.last:
         say(f"{'last':<12} {now.last}")
+    say(f"{'audit log':<12} head {head}")
     if not now.running:
         next_command("start it", ctx.obj, "start")
 
@@ -133,6 +186,8 @@ def _state(now: NodeStatus) -> str:
     if not now.running:
         return "not running"
     since = datetime.fromtimestamp(now.updated).astimezone().strftime("%H:%M:%S")
+    if now.draining:
+        return f"stopping: it takes no new training (process {now.pid}, last sign {since})"
     return f"running (process {now.pid}, last sign {since})"
 
 

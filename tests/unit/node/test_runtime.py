@@ -15,14 +15,17 @@ from fedplug.core.link import (
     SearchReceived,
     TaskCancelled,
     TaskReceived,
+    UpdateCommitted,
 )
 from fedplug.core.messages import Progress, TaskFailure, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.node.approval.approvals import Approvals
+from fedplug.node.audit.log import AuditLog
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.datasets.registry import inspect_file
 from fedplug.node.gate import Gate
+from fedplug.node.handover import Handover
 from fedplug.node.jobs import Trained, Worker, cancelled
 from fedplug.node.policy.schema import OPEN
 from fedplug.node.runtime import Runtime
@@ -297,3 +300,84 @@ def test_the_status_file_is_never_half_written(tmp_path):
     board.close()
     written = json.loads((tmp_path / STATUS_FILE).read_bytes())
     assert (written["finished"], written["running"]) == (49, False)
+
+
+# draining ----------------------------------------------------------------------------------------------------
+
+
+def drain(node):
+    thread = threading.Thread(target=node.runtime.drain)
+    thread.start()
+    return thread
+
+
+def test_a_node_that_drains_ends_the_training_under_way_and_waits_until_its_update_is_taken(node):
+    node.link.events.put(Connected("lab"))
+    node.link.events.put(task(node, 0))
+    assert node.worker.begun.get(timeout=30) == 0
+    assert isinstance(node.link.answer(), Progress)
+    node.link.events.put(task(node, 1))
+    node.link.events.put(SearchReceived(1, ("a", "b")))
+    assert node.link.answer() == (1, ["wards"])  # so round 2 is in the queue
+    draining = drain(node)
+    refused = node.link.answer()
+    assert (refused.key.round, refused.code) == (1, "node-stops")
+    node.link.events.put(task(node, 2))
+    assert node.link.answer().key.round == 2
+    assert node.board.now.draining
+    assert node.board.now.task.round == 0
+    node.worker.release.put(None)
+    offered = node.link.answer()
+    assert offered.sample_count == 8
+    draining.join(0.05)
+    assert draining.is_alive()
+    node.link.events.put(UpdateCommitted(offered.key))
+    draining.join(30)
+    assert not draining.is_alive()
+    outcomes = [(each.task[:5], each.outcome) for each in AuditLog(node.store).trainings()]
+    assert sorted(outcomes) == [("exp/0", "finished"), ("exp/1", "refused"), ("exp/2", "refused")]
+
+
+def test_a_node_that_trains_nothing_is_drained_at_once(node):
+    drain(node).join(30)
+    assert node.worker.begun.empty()
+
+
+def test_an_update_that_its_researcher_does_not_want_any_more_is_not_waited_for(node):
+    node.link.events.put(Connected("lab"))
+    node.link.events.put(task(node, 0))
+    assert node.worker.begun.get(timeout=30) == 0
+    draining = drain(node)
+    node.worker.release.put(None)
+    assert isinstance(node.link.answer(), Progress)
+    node.link.events.put(TaskCancelled(node.link.answer().key, "enough replies"))
+    draining.join(30)
+    assert not draining.is_alive()
+
+
+def test_stopping_cuts_draining_short(node):
+    node.link.events.put(task(node, 0))
+    assert node.worker.begun.get(timeout=30) == 0
+    draining = drain(node)
+    node.runtime.stop()
+    draining.join(30)
+    assert not draining.is_alive()
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_researcher_that_never_takes_its_update_is_given_up(node, connected, caplog):
+    handover = Handover(*((0.0, 30.0) if connected else (30.0, 0.0)))
+    if connected:
+        node.link.events.put(Connected("lab"))
+        assert node.contact.connected.wait(30)
+    handover.offered(node.contact, task(node).request.key)
+    assert handover.wait() is False
+    assert "inproc://r does not take it" in caplog.text
+
+
+def test_only_the_last_update_of_a_researcher_is_waited_for(node):
+    handover = Handover()
+    for number in range(3):
+        handover.offered(node.contact, task(node, number).request.key)
+    handover.settled(node.contact, task(node, 2).request.key)
+    assert handover.wait() is True
