@@ -16,13 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from fedplug.core.closing import Closing
-from fedplug.core.errors import StoreError, UnknownNameError, UsageError
+from fedplug.core.errors import StoreError, UsageError
 from fedplug.node import store_upgrade
 from fedplug.node.commands import node_command
-from fedplug.core.dataset_type import DatasetRecord
+from fedplug.node.dataset_store import DatasetStore
 from fedplug.node.migrations import APPLICATION_ID, MIGRATIONS
 
 STORE_FILE = "node.sqlite"
@@ -52,7 +50,7 @@ class NodeIdentity:
         return tuple(self.researcher.split())
 
 
-class NodeStore(Closing):
+class NodeStore(DatasetStore, Closing):
     """The store of one node. Methods may be called from any thread, and while another process has it open.
 
     Use `create`, `open` or `in_memory`.
@@ -152,53 +150,6 @@ class NodeStore(Closing):
                 cure=f"Delete {STORE_FILE} in that folder and run fedplug node init again.",
             )
         return NodeIdentity(*rows[0])
-
-    # data sets ---------------------------------------------------------------------------------------------
-
-    def add_dataset(self, record: DatasetRecord) -> None:
-        """Register a data set.
-
-        Raises:
-            UsageError: The node has one of that name.
-        """
-        text = msgspec.json.encode(record).decode()
-        with self.transaction() as db:
-            if db.execute("SELECT 1 FROM datasets WHERE name = ?", (record.name,)).fetchone():
-                remove = node_command(self.folder, "dataset", "remove", record.name)
-                raise UsageError(
-                    f"This node has a data set named {record.name!r} already.",
-                    cure=f"Choose another --name, or remove it first: {remove}",
-                )
-            db.execute("INSERT INTO datasets VALUES (?, ?, ?)", (record.dataset_id, record.name, text))
-
-    def datasets(self, tags: Sequence[str] = ()) -> list[DatasetRecord]:
-        """The data sets that carry all of ``tags``, by name."""
-        rows = self.read("SELECT record FROM datasets ORDER BY name")
-        records = [msgspec.json.decode(text, type=DatasetRecord) for (text,) in rows]
-        return [record for record in records if set(tags) <= set(record.tags)]
-
-    def dataset(self, name: str) -> DatasetRecord:
-        """The data set with this name or id.
-
-        Raises:
-            UnknownNameError: There is none.
-        """
-        records = self.datasets()
-        for record in records:
-            if name in {record.name, record.dataset_id}:
-                return record
-        raise UnknownNameError("data set", name, [record.name for record in records])
-
-    def remove_dataset(self, name: str) -> DatasetRecord:
-        """Forget a data set; its file stays.
-
-        Raises:
-            UnknownNameError: There is none of this name or id.
-        """
-        record = self.dataset(name)
-        with self.transaction() as db:
-            db.execute("DELETE FROM datasets WHERE dataset_id = ?", (record.dataset_id,))
-        return record
 
     # life cycle --------------------------------------------------------------------------------------------
 

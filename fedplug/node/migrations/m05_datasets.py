@@ -2,4 +2,9 @@
 
 from __future__ import annotations
 
-STATEMENTS: tuple[str, ...] = ()
+STATEMENTS: tuple[str, ...] = (
+    """CREATE TABLE former_datasets (
+        dataset_id TEXT PRIMARY KEY, name TEXT NOT NULL, reason TEXT NOT NULL CHECK (reason IN ('changed', 'removed')),
+        since TEXT NOT NULL
+    ) STRICT""",
+)

@@ -5,10 +5,11 @@ import sqlite3
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
-from fedplug.core.errors import StoreError, UnknownNameError, UsageError
 from fedplug.core.dataset_type import DatasetRecord
+from fedplug.core.errors import StoreError, UnknownNameError, UsageError
 from fedplug.node.lock import FolderLock, is_locked
 from fedplug.node.store import STORE_FILE, NodeStore
 
@@ -95,7 +96,7 @@ def test_a_store_whose_pages_are_damaged_is_refused(tmp_path):
     for start in range(4096, len(data), 4096):
         data[start : start + 200] = b"\xff" * 200
     path.write_bytes(data)
-    with pytest.raises(StoreError, match="damaged"):
+    with pytest.raises(StoreError, match="damaged|malformed"):
         NodeStore.open(tmp_path)
 
 
@@ -210,3 +211,33 @@ def test_a_lock_ends_with_a_process_that_is_killed(tmp_path):
 def test_looking_for_a_lock_makes_nothing(tmp_path):
     assert not is_locked(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_became_of_a_data_set_is_remembered_by_its_id(tmp_path):
+    with NodeStore.create(tmp_path) as store:
+        store.add_dataset(record("a", "t"))
+        store.add_dataset(record("b", "t"))
+        assert store.former_dataset("ds-a") is None
+        store.replace_dataset("ds-a", msgspec.structs.replace(record("a", "u"), dataset_id="ds-new"))
+        store.remove_dataset("b")
+        changed, removed = store.former_dataset("ds-a"), store.former_dataset("ds-b")
+        assert (changed.name, changed.reason) == ("a", "changed")
+        assert (removed.name, removed.reason) == ("b", "removed")
+        assert store.former_dataset("ds-new") is None
+        assert [(each.dataset_id, each.tags) for each in store.datasets()] == [("ds-new", ("u",))]
+
+
+def test_a_data_set_is_replaced_whole_or_not_at_all(tmp_path):
+    with NodeStore.create(tmp_path) as store:
+        store.add_dataset(record("a", "t"))
+        store.add_dataset(record("b", "t"))
+        before = store.datasets()
+        with pytest.raises(UsageError, match="named 'b' already"):
+            store.replace_dataset("ds-a", msgspec.structs.replace(record("b", "t"), dataset_id="ds-new"))
+        with pytest.raises(UnknownNameError):
+            store.replace_dataset("ds-gone", record("c", "t"))
+        assert store.datasets() == before
+        assert store.former_dataset("ds-a") is None
+        store.replace_dataset("ds-a", record("a", "other"))  # the same id: only what is said of it changes
+        assert store.former_dataset("ds-a") is None
+        assert store.dataset("a").tags == ("other",)
