@@ -93,12 +93,12 @@ class HookCalls(ABC):
         for impl in self._impls(hook):
             try:
                 answer = self._call(impl, hook, arguments)
-            except Exception as error:  # noqa: BLE001 - who cannot decide, refuses
-                return Deny(f"{type(error).__name__}: {error}", impl.plugin_name)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - who cannot decide, refuses
+                return Deny(f"{type(error).__name__}: {error}", impl.plugin_name, broken=True)
             if isinstance(answer, Deny):
                 return Deny(answer.reason, impl.plugin_name)
             if answer is not None and not isinstance(answer, Allow):
-                return Deny(f"It answered {answer!r} instead of Allow or Deny.", impl.plugin_name)
+                return Deny(f"It answered {answer!r} instead of Allow or Deny.", impl.plugin_name, broken=True)
         return None
 
     def _fold(self, hook: str, name: str, **arguments: Any) -> Any:

@@ -19,6 +19,7 @@ A round, with the hooks at their places (those at the left margin run at the res
         node_ids = strategy.select(ctx, nodes)
         fedplug_round_start(ctx, node_ids)
         for each node, on the node:
+            fedplug_authorise_training(request, plan, dataset)   # before anything of the plan runs
             manager = plan.training_data()
             fedplug_wrap_data(manager, framework)    # what the training loop draws batches from
             fedplug_trainer_hooks(info)              # what the training loop calls, batch by batch
@@ -44,7 +45,7 @@ fold     one's result is the next one's input;          the call is aborted with
 observe  results are ignored                            one warning per plugin and hook, counted; all goes on
 ======== ============================================== ====================================================
 
-No hook of kind veto or fold exists yet; the host has both mechanisms, and later hooks only need a line here.
+No hook of kind fold exists yet; the host has the mechanism, and later hooks only need a line here.
 
 Plugins are asked in the order of their names, the core's own last; ``@hookimpl(tryfirst=True)`` moves one to
 the front, ``trylast`` to the back. A plugin's function may leave out arguments that it does not need. All
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from fedplug.core.components import Component
     from fedplug.core.context import RoundContext, RoundResult
     from fedplug.core.data import BatchSource, DataManager
+    from fedplug.core.messages import DatasetCard, TrainRequest
     from fedplug.core.plan_source import PlanBundle
     from fedplug.core.trainer import Hook, TrainerInfo
 
@@ -80,6 +82,7 @@ HOOK_KINDS: dict[str, HookKind] = {
     "fedplug_wrap_model": "first",
     "fedplug_wrap_data": "first",
     "fedplug_trainer_hooks": "gather",
+    "fedplug_authorise_training": "veto",
     "fedplug_round_start": "observe",
     "fedplug_round_end": "observe",
 }
@@ -98,10 +101,13 @@ class Deny:
     Attributes:
         reason: Why, in words for whoever asked.
         plugin: Who refused; filled in by the host.
+        broken: Whether the plugin could not answer; filled in by the host. Then the reason is what it raised, which
+            may hold what only the node's owner is to see.
     """
 
     reason: str
     plugin: str = ""
+    broken: bool = False
 
 
 # collect: what a plugin offers -----------------------------------------------------------------------------
@@ -233,6 +239,26 @@ def fedplug_trainer_hooks(info: TrainerInfo) -> Iterable[Hook]:
 
     Returns:
         Hooks, as `fedplug.core.trainer.hook` makes them.
+    """
+    raise NotImplementedError
+
+
+# veto: who may say no ------------------------------------------------------------------------------------------
+
+
+@hookspec
+def fedplug_authorise_training(request: TrainRequest, plan: PlanBundle, dataset: DatasetCard) -> Allow | Deny | None:
+    """Say whether a training, or a test, may take place. Fires on the node, before anything of the plan runs.
+
+    It fires after the owner's own rules, so it can only forbid more: neither an approval nor a rule is undone by it.
+
+    Args:
+        request: What the researcher asks for. Only to be read.
+        plan: The training plan as it came: text, which nobody has executed.
+        dataset: What researchers can see of the data set: no path, no row.
+
+    Returns:
+        `Deny` with a reason, which the researcher is told; `Allow` or None where this plugin has nothing against it.
     """
     raise NotImplementedError
 

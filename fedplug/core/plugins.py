@@ -28,7 +28,7 @@ from fedplug.core.components import (
 )
 from fedplug.core.errors import FedplugError, PluginError, UnknownNameError, UsageError
 from fedplug.core.hook_calls import HookCalls
-from fedplug.core.hookspecs import HOOK_KINDS, HookKind
+from fedplug.core.hookspecs import HOOK_KINDS, Deny, HookKind
 from fedplug.core.markers import API_VERSION, PROJECT
 from fedplug.core.plugin_checks import (
     BUILTIN,
@@ -44,6 +44,7 @@ from fedplug.core.plugin_checks import (
 if TYPE_CHECKING:
     from fedplug.core.context import RoundContext, RoundResult
     from fedplug.core.data import BatchSource, DataManager
+    from fedplug.core.messages import DatasetCard, TrainRequest
     from fedplug.core.plan_source import PlanBundle
     from fedplug.core.trainer import Hook, TrainerInfo
 
@@ -269,6 +270,16 @@ class PluginHost(HookCalls):
                     raise self._misbehaved(impl, "fedplug_trainer_hooks", what)
             found[impl.plugin_name] = answer
         return dict(sorted(found.items()))
+
+    def authorise_training(self, request: TrainRequest, plan: PlanBundle, dataset: DatasetCard) -> Deny | None:
+        """Ask all plugins whether a training may take place; the first refusal, or None.
+
+        Args:
+            request: What the researcher asks for.
+            plan: The training plan, as text.
+            dataset: The data set that it names.
+        """
+        return self._veto("fedplug_authorise_training", request=request, plan=plan, dataset=dataset)
 
     def round_start(self, ctx: RoundContext, node_ids: Sequence[str]) -> None:
         """Tell observers that a round begins."""

@@ -6,13 +6,18 @@ costs no budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+import msgspec
+
+from fedplug.core.dataset_type import DatasetRecord
+from fedplug.core.errors import RefusedError
 from fedplug.core.link import TaskReceived
-from fedplug.core.plugin_checks import PluginRecord
+from fedplug.core.messages import DatasetCard
 from fedplug.node.approval.approvals import Approvals
 from fedplug.node.audit.log import AuditLog
-from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.datasets.freshness import check_unchanged
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.jobs import Job, Trained
@@ -23,6 +28,11 @@ from fedplug.node.policy.terms import Terms
 from fedplug.node.release import check_outgoing
 from fedplug.node.store import NodeStore
 
+if TYPE_CHECKING:
+    from fedplug.core.plugins import PluginHost
+
+_log = logging.getLogger("fedplug.node")
+
 
 class Gate:
     """Applies the owner's rules to requests, and to what they bring about.
@@ -30,14 +40,14 @@ class Gate:
     Args:
         store: The node's store.
         policy: Gives the rules that are in force now.
-        plugins: The plugins that are installed.
+        host: The plugins that are installed; None: there are none.
     """
 
-    def __init__(self, store: NodeStore, policy: Callable[[], Policy], plugins: Iterable[PluginRecord] = ()) -> None:
+    def __init__(self, store: NodeStore, policy: Callable[[], Policy], host: PluginHost | None = None) -> None:
         self.audit = AuditLog(store)
         self._store = store
         self._policy = policy
-        self._plugins = tuple(plugins)
+        self._host = host
 
     @property
     def approvals(self) -> Approvals:
@@ -60,11 +70,30 @@ class Gate:
         """
         policy, card = self._policy(), dataset.card()
         Approvals(self._store, policy).require(task.plan, dataset.name)
-        asked = check_request(policy, task, card, self._plugins)
+        terms = check_request(policy, task, card, self._host.records if self._host else ())
+        self._ask_plugins(task, card)
         if isinstance(dataset, DatasetRecord):
             check_unchanged(dataset, policy)
-        charged = Budget(self._store, policy).charge(task, card)
-        return charged if charged.samples else asked
+        return msgspec.structs.replace(terms, account=Budget(self._store, policy).charge(task, card))
+
+    def _ask_plugins(self, task: TaskReceived, card: DatasetCard) -> None:
+        """Let the plugins of this node refuse.
+
+        Raises:
+            RefusedError: One does. What a plugin has raised stays here: it may hold what only the owner is to see.
+        """
+        denied = self._host.authorise_training(task.request, task.plan, card) if self._host else None
+        if denied is None:
+            return
+        if denied.broken:
+            _log.error("Plugin %r could not say whether %s may run: %s", denied.plugin, task.request.key, denied.reason)
+            text = f"Plugin {denied.plugin!r} of this node could not say whether this may run, which counts as a no."
+            raise RefusedError(text, code="policy", cure="The node's owner finds the cause in the node's log.")
+        raise RefusedError(
+            f"Plugin {denied.plugin!r} of this node refuses this: {denied.reason}",
+            code="policy",
+            cure="If the reason leaves you nothing to change, ask the node's owner.",
+        )
 
     def release(self, job: Job, outcome: Trained) -> None:
         """Check what a training wants to send.

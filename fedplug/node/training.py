@@ -255,7 +255,7 @@ class _Task:
         stratify = self.args.stratify_testing_dataset
         training, testing = source.split(self.args.test_ratio, root.child("split"), stratify=stratify)
         if self.request.train:
-            self.terms.check(loader.batch_size, len(training))
+            self.terms.check(self.args, loader, len(training))
         return training, testing, loader
 
     def _trainer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 import warnings
 
@@ -128,12 +129,17 @@ def test_veto_needs_one_refusal(make_host):
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"), [(boom, "ValueError: boom"), (lambda _: True, "instead of Allow or Deny")]
+    ("answer", "reason"),
+    [
+        (boom, "ValueError: boom"),
+        (lambda _: sys.exit(3), "SystemExit: 3"),
+        (lambda _: True, "instead of Allow or Deny"),
+    ],
 )
 def test_veto_counts_an_error_and_nonsense_as_a_refusal(make_host, answer, reason):
     host = make_host(hook="fedplug_ask", a=impl(answer), b=impl(lambda _: Allow()))
     denied = host._veto("fedplug_ask", x=0)
-    assert denied.plugin == "a"
+    assert (denied.plugin, denied.broken) == ("a", True)
     assert reason in denied.reason
 
 

@@ -10,7 +10,8 @@ import pytest
 from fedplug import Component, DataManager, Params, RoundContext, RoundResult, hookimpl
 from fedplug.core.data import ArrayData
 from fedplug.core.errors import DatasetError, PluginError, UsageError
-from fedplug.core.hookspecs import HOOK_KINDS
+from fedplug.core.hookspecs import HOOK_KINDS, Deny
+from fedplug.core.messages import DatasetCard, TaskKey, TrainRequest
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.plugins import PluginHost
 from fedplug.core.trainer import TrainerInfo, hook
@@ -110,6 +111,18 @@ def test_hook_fedplug_wrap_data(host):
     assert host.wrap_data(DataManager([1]), "mine") is source
     with pytest.raises(UsageError, match=r"'torch' training plans\.\n.*pip install 'fedplug\[torch\]'"):
         host.wrap_data(DataManager([1]), "torch")
+
+
+def test_hook_fedplug_authorise_training(host):
+    request = TrainRequest(key=TaskKey(experiment_id="e", round=0, node_id="n"), dataset_id="ds-1", plan_class="Plan")
+    plan = PlanBundle("Plan", "class Plan: pass")
+    card = DatasetCard(dataset_id="ds-1", name="patients", type="csv", tags=(), shape=(9, 2))
+    heard = []
+    add(host, "ape", fedplug_authorise_training=hookimpl(lambda request, plan: heard.append((request, plan))))
+    assert host.authorise_training(request, plan, card) is None
+    add(host, "zebra", fedplug_authorise_training=hookimpl(lambda dataset: Deny(f"Not {dataset.name}.")))
+    assert host.authorise_training(request, plan, card) == Deny("Not patients.", "zebra")
+    assert heard == [(request, plan)]
 
 
 def test_hook_fedplug_round_start(host):

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from fedplug.core.data import LoaderArgs
-from fedplug.core.errors import RefusedError
+from fedplug.core.errors import RefusedError, UsageError
 from fedplug.core.link import TaskReceived
 from fedplug.core.messages import DatasetCard
+from fedplug.core.privacy import request_digest
 from fedplug.core.rdp import epsilon
 from fedplug.core.trainer.loop_plan import LoopPlan
 from fedplug.core.training_args import TrainingArgs
-from fedplug.node.policy.rules import batch_size, effective_rules, training_samples
+from fedplug.node.policy.arguments import loader_of
+from fedplug.node.policy.rules import effective_rules, training_samples
 from fedplug.node.policy.schema import Policy
-from fedplug.node.policy.terms import Terms
+from fedplug.node.policy.terms import Accounted
 from fedplug.node.store import NodeStore
 
 
@@ -84,37 +86,41 @@ class Budget:
         self._store = store
         self._policy = policy
 
-    def charge(self, task: TaskReceived, card: DatasetCard) -> Terms:
+    def charge(self, task: TaskReceived, card: DatasetCard) -> Accounted | None:
         """Charge a training to its data set, on disk, before its first batch.
 
-        It stays charged whatever becomes of the training. The same task again costs nothing; another attempt at its
-        round costs again. A request that only tests costs nothing: it reads held-out rows, and trains on none.
+        It stays charged whatever becomes of the training. The same request again costs nothing: it is answered with
+        the same bits. Another attempt at its round costs again, and so does another request under the same key. A
+        request that only tests costs nothing: it reads held-out rows, and trains on none.
 
         Returns:
-            What the plan must do as the request says, for the charge to be right.
+            The batches that were charged for, to which the plan must keep; None if the charge does not depend on them.
 
         Raises:
             RefusedError: The data set would give more than its owner allows (code ``"budget"``).
         """
         if not task.request.train:
-            return Terms()
+            return None
         args = TrainingArgs.from_dict(task.request.training_args)
         charge = cost(args, training_samples(card, args))
         rules, keys = effective_rules(self._policy, card.name)
+        which = (str(task.request.key), _digest(task))
         with self._store.transaction() as db:
-            rows = db.execute("SELECT task, privacy, sigma, rate, steps FROM charges WHERE dataset = ?", (card.name,))
-            before = {key: Charge(*rest) for key, *rest in rows.fetchall()}
-            if str(task.request.key) not in before:
+            rows = db.execute(
+                "SELECT task, request, privacy, sigma, rate, steps FROM charges WHERE dataset = ?", (card.name,)
+            )
+            before = {(key, digest): Charge(*rest) for key, digest, *rest in rows.fetchall()}
+            if which not in before:
                 self._require_rounds(card.name, len(before), rules.rounds, keys["rounds"])
                 self._require_epsilon(card.name, before.values(), charge)
                 db.execute(
-                    "INSERT INTO charges (dataset, task, charged, privacy, sigma, rate, steps) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (card.name, str(task.request.key), datetime.now(UTC).isoformat(timespec="seconds"), *charge),
+                    "INSERT INTO charges (dataset, task, request, charged, privacy, sigma, rate, steps) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (card.name, *which, datetime.now(UTC).isoformat(timespec="seconds"), *charge),
                 )
         if self._policy.privacy.epsilon is None or charge.privacy != "local":
-            return Terms()
-        return Terms(batch_size(args), training_samples(card, args), self._rule("privacy.epsilon"))
+            return None
+        return Accounted(loader_of(args).batch_size, training_samples(card, args), self._rule("privacy.epsilon"))
 
     def report(self) -> list[Account]:
         """The accounts of all data sets that have given something or are there to, by name."""
@@ -176,6 +182,14 @@ class Budget:
         return f"rule {key}" + (f", {place}" if place else "")
 
 
+def _digest(task: TaskReceived) -> str:
+    """All that a researcher decides about a training; of what cannot be compared, each is another one."""
+    try:
+        return request_digest(task.request, task.plan.hash, task.params, task.aux)
+    except UsageError:  # arguments that are no plain data, which only a script's own node is given
+        return secrets.token_hex(32)
+
+
 def cost(args: TrainingArgs, samples: int) -> Charge:
     """What a training costs.
 
@@ -192,7 +206,7 @@ def cost(args: TrainingArgs, samples: int) -> Charge:
         return Charge("none", 0.0, 1.0, 1)
     if asked["type"] == "central":
         return Charge("central", float(asked["sigma"]), 1.0, 1)
-    loader = LoaderArgs(batch_size(args), drop_last=bool(args.loader_args.get("drop_last", False)))
+    loader = loader_of(args)
     plan = LoopPlan.make(samples, loader, args)
     if asked["poisson"]:
         return Charge("local", float(asked["sigma"]), min(1.0, loader.batch_size / samples), plan.total)

@@ -7,24 +7,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from fedplug.core.data import LoaderArgs
 from fedplug.core.errors import RefusedError
 from fedplug.core.link import TaskReceived
 from fedplug.core.messages import DatasetCard
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.plugin_checks import PluginRecord
-from fedplug.core.trainer.loop_plan import LoopPlan
 from fedplug.core.training_args import TrainingArgs
 from fedplug.node.approval.scan import imported_packages, is_unread, scan
+from fedplug.node.policy.arguments import loader_of
 from fedplug.node.policy.lines import dotted
-from fedplug.node.policy.schema import Policy, Range, TrainingRules
-from fedplug.node.policy.terms import Terms
+from fedplug.node.policy.schema import Policy, TrainingRules
+from fedplug.node.policy.terms import Limit, Terms
 
-_ZERO_IF_NONE = frozenset({"fedprox_mu", "grad_clip", "batch_maxnum"})
-"""Arguments of which None means the same as 0."""
-
-_GROUPS = ("loader_args", "optimizer_args", "dp_args", "test_metric_args")
-_DYNAMIC = frozenset({"__import__", "exec", "eval", "compile"})
+_DYNAMIC = frozenset(
+    {"__import__", "exec", "eval", "compile", "__builtins__", "__globals__", "__subclasses__", "__loader__", "__spec__"}
+)
+"""Names by which a plan can get at packages that its text does not import."""
 
 
 def check_request(policy: Policy, task: TaskReceived, card: DatasetCard, plugins: Iterable[PluginRecord] = ()) -> Terms:
@@ -71,39 +69,6 @@ def effective_rules(policy: Policy, name: str) -> tuple[TrainingRules, Mapping[s
     return TrainingRules(**values), keys
 
 
-def argument(args: TrainingArgs, name: str, samples: int) -> Any:
-    """The value of a training argument that a rule names, as it will be in force; None if there is none.
-
-    ``epochs`` and ``num_updates`` are worked out from each other: a bound on one of them bounds the training, however
-    its length was given.
-
-    Args:
-        args: Checked training arguments.
-        name: A name at the top, inside ``loader_args``, ``optimizer_args`` or ``dp_args``, or one of the form
-            ``"optimizer_args.lr"``.
-        samples: Number of samples of the training part.
-    """
-    values = args.dict()
-    group, point, inner = name.partition(".")
-    if point:
-        return (values.get(group) or {}).get(inner)
-    if name == "batch_size":
-        return batch_size(args)
-    if name in ("epochs", "num_updates") and samples:
-        loader = LoaderArgs(batch_size(args), drop_last=bool(args.loader_args.get("drop_last", False)))
-        if loader.batches_per_epoch(samples):
-            plan = LoopPlan.make(samples, loader, args)
-            return plan.total if name == "num_updates" else plan.total / loader.batches_per_epoch(samples)
-    if name in values:
-        return 0 if values[name] is None and name in _ZERO_IF_NONE else values[name]
-    return next((values[each][name] for each in _GROUPS if values[each] and name in values[each]), None)
-
-
-def batch_size(args: TrainingArgs) -> int:
-    """Samples per batch, unless the plan itself gives another number to its `DataManager`."""
-    return int(args.loader_args.get("batch_size", LoaderArgs.batch_size))
-
-
 def training_samples(card: DatasetCard, args: TrainingArgs) -> int:
     """Number of samples that a training has, of a data set that is used whole."""
     rows = card.shape[0] if card.shape else 0
@@ -117,14 +82,21 @@ class _Check:
         self.policy = policy
         self.task = task
         self.card = card
+        self.args = TrainingArgs.from_dict(task.request.training_args)
         self.rules, self.keys = effective_rules(policy, card.name)
 
     def rows(self) -> None:
-        rows = self.card.shape[0] if self.card.shape else 0
-        if rows < self.rules.minimum_rows:
+        rows, least = self.card.shape[0] if self.card.shape else 0, self.rules.minimum_rows
+        if rows < least:
             raise self.refused(
-                "minimum_rows", f"data set {self.card.name!r} has {rows} rows; at least {self.rules.minimum_rows} are "
-                "needed to train", "No request can change that; the node's owner can.",
+                "minimum_rows", f"data set {self.card.name!r} has {rows} rows; at least {least} are needed to train",
+                "No request can change that; the node's owner can.",
+            )  # fmt: skip
+        left = training_samples(self.card, self.args)
+        if left < least:
+            raise self.refused(
+                "minimum_rows", f"of {rows} rows the request leaves {left} to train on; at least {least} are needed",
+                "Lower test_ratio in training_args.",
             )  # fmt: skip
 
     def arrays(self) -> None:
@@ -140,10 +112,9 @@ class _Check:
 
     def privacy(self) -> None:
         rules = self.policy.privacy
-        asked = self.task.request.training_args.get("dp_args")
         if not rules.required:
             return
-        kind = asked.get("type", "central") if isinstance(asked, Mapping) else ""
+        kind = self.args.dp_args["type"] if self.args.dp_args else ""
         if kind == "local" or (kind == "central" and rules.accept_central):
             return
         what = "differential privacy of type 'central', whose noise the researcher adds" if kind else "none"
@@ -182,7 +153,7 @@ class _Check:
             )  # fmt: skip
 
     def arguments(self) -> Terms:
-        args = TrainingArgs.from_dict(self.task.request.training_args)
+        args, loader = self.args, loader_of(self.args)
         samples = training_samples(self.card, args)
         most = self.policy.resources.threads
         if most is not None and args.threads > most:
@@ -190,20 +161,12 @@ class _Check:
                 "resources.threads", f"a training may use {most} threads; the request asks for {args.threads}",
                 "Lower threads in training_args.",
             )  # fmt: skip
-        for name, allowed in self.rules.arguments.items():
-            self.one(name, allowed, argument(args, name, samples))
-        if "batch_size" in self.rules.arguments or "epochs" in self.rules.arguments:
-            return Terms(batch_size(args), 0, self.where("arguments"))
-        return Terms()
-
-    def one(self, name: str, allowed: Range, value: Any) -> None:
-        if value is None or allowed.allows(value):
-            return
-        shown = f"{value:g}" if isinstance(value, float) else repr(value)
-        raise self.refused(
-            f"arguments.{name}", f"{name} must be {allowed.text}; the request comes to {shown}",
-            "Change it in training_args.",
-        )  # fmt: skip
+        limits = tuple(
+            Limit(name, allowed, self.where(f"arguments.{name}")) for name, allowed in self.rules.arguments.items()
+        )
+        for limit in limits:
+            limit.check(args, loader, samples)
+        return Terms(limits, self.rules.minimum_rows, self.where("minimum_rows") if self.rules.minimum_rows else "")
 
     def refused(self, rule: str, text: str, cure: str) -> RefusedError:
         return RefusedError(f"The node's rule {self.where(rule)} refuses this: {text}.", code="policy", cure=cure)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedplug.core.data import LoaderArgs
 from fedplug.core.errors import RefusedError, StoreError
 from fedplug.core.link import TaskReceived
 from fedplug.core.messages import DatasetCard, TaskKey, TrainRequest
@@ -20,7 +23,7 @@ from fedplug.core.training_args import TrainingArgs
 from fedplug.node.policy.budget import Budget, cost
 from fedplug.node.policy.file import parse_policy
 from fedplug.node.policy.rules import check_request
-from fedplug.node.policy.terms import Terms
+from fedplug.node.policy.terms import Accounted, Terms
 from fedplug.node.store import NodeStore
 
 CARD = DatasetCard(dataset_id="ds-1", name="patients", type="csv", tags=("t",), shape=(100, 5))
@@ -82,13 +85,61 @@ def test_an_argument_out_of_range_is_refused_with_its_line(tmp_path, rule, args,
     assert "node.toml, line 3" in message
 
 
-def test_the_bounds_themselves_are_allowed_and_the_batch_size_becomes_a_term():
-    rules = policy("[training.arguments]\nbatch_size = { min = 32, max = 32 }\nmomentum = { min = 1 }\n")
+def test_an_argument_that_stands_in_several_groups_must_fit_in_each(tmp_path):
+    args = {"loader_args": {"lr": 0.1}, "optimizer_args": {"lr": 1e-12}}
+    assert "comes to 1e-12" in refusal("[training.arguments]\nlr = { min = 1e-4 }\n", tmp_path, task(args))
+
+
+def test_a_default_is_checked_wherever_the_rule_looks_for_it(tmp_path):
+    for name in ("batch_size", "loader_args.batch_size", '"loader_args.batch_size"'):
+        text = f"[training.arguments]\n{name} = {{ min = 33 }}\n"
+        assert "comes to 32" in refusal(text, tmp_path)
+    assert "comes to 0.001" in refusal("[training.arguments]\noptimizer_args.lr = { max = 1e-4 }\n", tmp_path)
+
+
+def held(terms, batch_size, samples, **args):
+    """Hold terms against a plan that gives a batch size of its own to its `DataManager`."""
+    terms.check(TrainingArgs.from_dict(args), LoaderArgs(batch_size), samples)
+
+
+def test_the_bounds_themselves_are_allowed_and_the_plan_is_held_to_them():
+    rules = policy("[training.arguments]\nbatch_size = { min = 30, max = 32 }\nmomentum = { min = 1 }\n")
     terms = check_request(rules, task(), CARD)
-    assert terms.batch_size == 32
-    terms.check(32, 1)
-    with pytest.raises(RefusedError, match=r"draws batches of 1,.*says 32"):
-        terms.check(1, 100)
+    held(terms, 30, 100)
+    with pytest.raises(RefusedError, match=r"arguments\.batch_size.*from 30 to 32; the request comes to 1\."):
+        held(terms, 1, 100)
+
+
+def test_a_plan_cannot_lengthen_its_training_by_smaller_batches_or_more_samples(tmp_path):
+    rules = policy("[training.arguments]\nnum_updates = { max = 4 }\n", tmp_path)
+    terms = check_request(rules, task({"epochs": 1}), CARD)
+    held(terms, 32, 100, epochs=1)
+    for batch_size, samples in ((1, 100), (32, 400)):
+        with pytest.raises(RefusedError, match=r"num_updates \(node.toml, line 2\).*at most 4"):
+            held(terms, batch_size, samples, epochs=1)
+
+
+def test_rows_count_that_are_trained_on(tmp_path):
+    text = "[training]\nminimum_rows = 90\n"
+    assert "of 100 rows the request leaves 80 to train on" in refusal(text, tmp_path, task({"test_ratio": 0.2}))
+    terms = check_request(policy(text, tmp_path), task({"test_ratio": 0.1}), CARD)
+    held(terms, 32, 90)
+    with pytest.raises(RefusedError, match=r"trains on 89 samples.*minimum_rows \(node.toml, line 2\)"):
+        held(terms, 32, 89)
+
+
+def test_an_account_binds_the_plan_to_its_batches_and_to_its_rows():
+    terms = Terms(account=Accounted(10, 100, "rule privacy.epsilon"))
+    held(terms, 10, 100)
+    for batch_size, samples in ((11, 100), (10, 99), (10, 101)):
+        with pytest.raises(RefusedError, match=r"charged for .* \(rule privacy\.epsilon\)"):
+            held(terms, batch_size, samples)
+
+
+def test_terms_reach_a_worker_as_they_are():
+    rules = policy('[training.arguments]\nbatch_size = { min = 8 }\ntest_metric = ["accuracy", 1, true]\n')
+    terms = check_request(rules, task(), CARD)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(terms), type=Terms) == terms
 
 
 def test_rules_for_one_data_set_replace_the_general_ones(tmp_path):
@@ -117,7 +168,10 @@ def test_extra_arrays_plugins_and_imports_are_refused_by_name_and_place(tmp_path
     check_request(policy(text), task(), CARD)
     assert "imports os" in refusal(text, tmp_path, task(helpers={"mine": "import os\n"}))
     check_request(policy(text), task(source="class P: import mine\n", helpers={"mine": "import mine.b\n"}), CARD)
-    for trick in ("__import__('os')", "eval('1')", "run = exec"):
+    for trick in (
+        "__import__('os')", "eval('1')", "run = exec", "__builtins__['x']", "().__class__.__base__.__subclasses__()",
+        "f.__globals__", "np.__loader__.load_module('os')", "np.__spec__",
+    ):  # fmt: skip
         assert "could import anything" in refusal(text, tmp_path, task(source=f"class P:\n    x = {trick}\n"))
     for unread in ("class P: (", "open('x')\n" * 3000 + "eval('1')\n", "x = " + "-" * 100_000 + "1"):
         assert "nobody can tell what it imports" in refusal(text, tmp_path, task(source=unread))
@@ -160,7 +214,7 @@ def test_epsilon_is_charged_before_and_refused_when_the_next_round_would_exceed_
     limit = epsilon([(1.0, 0.1, 30)], 1e-5) + 1e-9
     budget = Budget(store, policy(f"[privacy]\nepsilon = {limit!r}\n"))
     for number in range(3):
-        assert budget.charge(task(args, number), CARD) == Terms(10, 100, "rule privacy.epsilon")
+        assert budget.charge(task(args, number), CARD) == Accounted(10, 100, "rule privacy.epsilon")
         spent = budget.report()[0].epsilon
         assert spent == epsilon([(1.0, 0.1, 10 * (number + 1))], 1e-5) >= one
     with pytest.raises(RefusedError, match=r"has spent epsilon .* of .*; this round would bring it to"):
@@ -192,6 +246,28 @@ def test_without_a_limit_the_account_is_kept_and_says_that_there_is_no_bound(sto
     assert account.epsilon == math.inf
     assert account.plain()["epsilon"] is None
     assert "without noise" in account.cells()[2]
+
+
+def test_a_key_pays_for_one_request_only(store):
+    budget = Budget(store, policy(""))
+    once = task({"dp_args": LOCAL})
+    for _ in range(3):
+        budget.charge(once, CARD)
+    spent = budget.report()[0]
+    assert spent.rounds == 1
+    for other in (task({"dp_args": LOCAL, "epochs": 2}), task({"dp_args": LOCAL}, source=SOURCE + "# another plan\n")):
+        budget.charge(other, CARD)
+    assert budget.report()[0].rounds == 3
+    assert budget.report()[0].epsilon > spent.epsilon
+
+
+def test_what_cannot_be_compared_is_charged_each_time(store):
+    budget = Budget(store, policy(""))
+    given = task()
+    given = replace(given, request=msgspec.structs.replace(given.request, model_args={"x": object()}))
+    budget.charge(given, CARD)
+    budget.charge(given, CARD)
+    assert budget.report()[0].rounds == 2
 
 
 def test_a_charge_can_neither_be_changed_nor_taken_back(store):
