@@ -120,7 +120,7 @@ class Approvals:
                 cure="Ask the owner to look at them: fedplug node plan list",
             )
         with self._store.transaction() as db:
-            oldest = f"{undecided} ORDER BY first_seen LIMIT {MOST_PENDING // 2}"
+            oldest = f"{undecided} ORDER BY first_seen, rowid LIMIT {MOST_PENDING // 2}"
             db.execute(f"DELETE FROM plan_requests WHERE hash IN ({oldest})")  # noqa: S608 - our own texts
             db.execute(f"DELETE FROM plans WHERE hash IN ({oldest})")  # noqa: S608
 
@@ -128,7 +128,7 @@ class Approvals:
 
     def plans(self) -> list[PlanRecord]:
         """All plans, in the order in which they came."""
-        rows = self._store.read("SELECT hash, bundle, first_seen FROM plans ORDER BY first_seen, hash")
+        rows = self._store.read("SELECT hash, bundle, first_seen FROM plans ORDER BY first_seen, rowid")
         return [self._record(*row) for row in rows]
 
     def count(self) -> int:

@@ -331,7 +331,7 @@ def test_the_plan_is_written_as_nodes_execute_it(capsys: pytest.CaptureFixture[s
             Experiment(progress="quiet").training_plan_file()
 
 
-def test_nodes_of_this_version_need_no_approval() -> None:
+def test_a_simulation_needs_no_approval() -> None:
     with experiment() as exp:
         found = exp.check_training_plan_status()
         assert {node: status.status for node, status in found.items()} == {"a": "not required", "b": "not required"}
