@@ -20,9 +20,8 @@ from fedplug.protocol.pulls import Arrived
 from fedplug.protocol.roster import Roster
 from fedplug.protocol.sessions import PLAN_STATUS, Node
 from fedplug.protocol.tasks import FETCHED, FETCHING, OFFERED, SENT, WAITING, Task
-from fedplug.wire import Blob, encode_header
+from fedplug.wire import Blob, decode_header, encode_header
 from fedplug.wire import headers as h
-from fedplug.wire.checks import check_header
 
 COMMITTED = "committed"
 CANCELLED = "cancelled"
@@ -58,21 +57,24 @@ class ResearcherMachine(Roster):
         blob = self._plan_blob = Blob.of_plan(plan)
         submit = description is not None
 
+        def encoded(session: h.Session, dataset: str) -> tuple[bytes, bytes]:
+            packed = pack({PLAN: blob}, self._limits.inline if submit else -1)
+            header = h.PlanAsk(
+                session=session, query=query, plan=packed.refs[PLAN], class_name=plan.class_name,
+                dataset=dataset, submit=submit, description=description or "",
+            )  # fmt: skip
+            return encode_header(header), packed.body
+
         def message(node: Node) -> tuple[bytes, bytes] | None:
             if PLAN_STATUS not in node.capabilities:
                 if self._plan_question.take_answer(node, query):
                     self._do(Deliver(PlanAnswered(node.node_id, query, PlanAnswer(plan=plan.hash, status=RUNS_ALL))))
                 return None
-            packed = pack({PLAN: blob}, self._limits.inline if submit else -1)
-            header = h.PlanAsk(
-                session=node.session, query=query, plan=packed.refs[PLAN], class_name=plan.class_name,
-                dataset=datasets[node.node_id], submit=submit, description=description or "",
-            )  # fmt: skip
-            check_header(header)
-            return encode_header(header), packed.body
+            return encoded(node.session, datasets[node.node_id])
 
-        for node_id in datasets:
+        for node_id, dataset in datasets.items():
             self._node(node_id)
+            decode_header(encoded((2**62, 2**62), dataset)[0])  # What cannot travel is refused here.
         self._plan_question.pose(query, message, frozenset(datasets))
         for node in self._present():
             self._ask(self._plan_question, node, now)

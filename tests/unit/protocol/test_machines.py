@@ -10,11 +10,28 @@ import numpy as np
 import pytest
 
 from fedplug.core.errors import CodecError, UsageError
-from fedplug.core.link import Connected, Disconnected, TaskCancelled, TaskReceived, UpdateCommitted
-from fedplug.core.messages import LogLine, NodeInfo, Progress, TaskFailure, TaskKey, TrainReply, TrainRequest
+from fedplug.core.link import Connected, Disconnected, PlanAsked, TaskCancelled, TaskReceived, UpdateCommitted
+from fedplug.core.messages import (
+    LogLine,
+    NodeInfo,
+    PlanAnswer,
+    Progress,
+    TaskFailure,
+    TaskKey,
+    TrainReply,
+    TrainRequest,
+)
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
-from fedplug.core.pool import DatasetsFound, NodeJoined, NodeLost, TaskFailed, UpdateFetched, UpdateOffered
+from fedplug.core.pool import (
+    DatasetsFound,
+    NodeJoined,
+    NodeLost,
+    PlanAnswered,
+    TaskFailed,
+    UpdateFetched,
+    UpdateOffered,
+)
 from fedplug.core.transport import Closed, Frame, Opened
 from fedplug.protocol.actions import Deliver, Drop, Reconnect, Send, Sign
 from fedplug.protocol.limits import Limits
@@ -571,6 +588,122 @@ def test_a_failing_allocator_fails_the_task_at_the_node_and_the_call_at_the_rese
     assert world.kinds(world.at_researcher)[-1] is UpdateFetched
 
 
+# questions about plans -------------------------------------------------------------------------------------------
+
+BIG = PlanBundle("Big", "class Big:\n    x = 1\n" + "# remark\n" * 40)
+
+
+def answer(world, status="pending", plan=PLAN, number=1):
+    world.node.answer_plan(number, PlanAnswer(plan=plan.hash, status=status), world.now)
+    world.settle()
+
+
+def test_a_question_about_a_plan_names_it_and_one_for_approval_brings_it(world):
+    world.researcher.ask_plan(1, PLAN, {"n1": "d"}, None, world.now)
+    world.settle()
+    assert world.at_node == [PlanAsked(1, PLAN.hash, "d")]
+    answer(world, "unknown")
+    assert world.at_researcher == [PlanAnswered("n1", 1, PlanAnswer(plan=PLAN.hash, status="unknown"))]
+    for number, plan in ((2, PLAN), (3, BIG)):  # one rides along, the other is pulled
+        world.researcher.ask_plan(number, plan, {"n1": "d"}, "why", world.now)
+        world.settle()
+        assert world.at_node[-1] == PlanAsked(number, plan.hash, "d", plan, "why")
+        answer(world, plan=plan, number=number)
+        assert world.at_researcher[-1].query == number
+    kinds = [type(header) for header in world.passed]
+    assert kinds.count(h.PlanAsk) == 3
+    assert h.Get in kinds
+
+
+def test_a_lost_question_or_answer_is_repeated_and_asked_of_the_owner_once(world):
+    def no(kind):
+        return lambda header: not isinstance(header, kind)
+
+    world.researcher.ask_plan(1, BIG, {"n1": "d"}, "why", world.now)
+    world.settle(down=no(h.PlanAsk))
+    assert world.at_node == []
+    world.wait(6)
+    assert world.kinds(world.at_node) == [PlanAsked]
+    world.node.answer_plan(1, PlanAnswer(plan=BIG.hash, status="pending"), world.now)
+    world.settle(up=no(h.PlanStatus))
+    assert world.at_researcher == []
+    world.wait(12)
+    assert world.kinds(world.at_researcher) == [PlanAnswered]
+    assert world.kinds(world.at_node) == [PlanAsked]
+
+
+def test_a_node_that_comes_back_is_asked_again_also_in_the_middle_of_a_plan(world):
+    world.researcher.ask_plan(1, BIG, {"n1": "d"}, "why", world.now)
+    world.settle(down=lambda header: not isinstance(header, h.Chunk))
+    assert world.at_node == []
+    world.node.on(Closed(b"", "cut"), world.now)
+    world.researcher.on(Closed(world.token, "cut"), world.now)
+    world.connect(b"c2")
+    assert world.kinds(world.at_node) == [Disconnected, Connected, PlanAsked]
+    assert world.at_node[-1].plan == BIG
+    answer(world, plan=BIG)
+    assert world.kinds(world.at_researcher) == [NodeLost, NodeJoined, PlanAnswered]
+
+
+def test_a_new_question_replaces_the_one_before_and_late_answers_are_not_told(world):
+    world.researcher.ask_plan(1, BIG, {"n1": "d"}, "why", world.now)
+    world.settle(down=lambda header: not isinstance(header, h.Chunk))
+    world.researcher.ask_plan(2, PLAN, {"n1": "d"}, None, world.now)
+    world.settle()
+    assert world.at_node == [PlanAsked(2, PLAN.hash, "d")]
+    answer(world, number=1)
+    world.say(h.PlanStatus(query=1, answer=PlanAnswer(plan=BIG.hash, status="approved")))
+    assert world.at_researcher == []
+    answer(world, number=2)
+    answer(world, "approved", number=2)  # the owner is quick: who wants to know asks again
+    assert [event.answer.status for event in world.at_researcher] == ["pending"]
+
+
+def test_a_node_from_before_there_was_approval_runs_every_plan_and_is_not_asked():
+    world = World()
+
+    class Old(NodeMachine):
+        def _do(self, action):
+            if isinstance(action, Send) and isinstance(header := decode_header(action.header), h.Hello):
+                action.header = encode_header(msgspec.structs.replace(header, capabilities=()))
+            super()._do(action)
+
+    world.node = Old(NodeInfo(node_id="n1"), LIMITS, incarnation=1)
+    world.researcher.ask_plan(1, PLAN, {"n1": "d", "n2": "d"}, "why", world.now)
+    world.connect()
+    assert world.at_researcher[1:] == [PlanAnswered("n1", 1, PlanAnswer(plan=PLAN.hash, status="not required"))]
+    world.wait(12)
+    assert not any(isinstance(header, h.PlanAsk) for header in world.passed)
+
+
+def test_a_plan_that_is_not_what_its_hash_says_is_never_shown_to_an_owner(world):
+    changed = bytearray(BIG.encode())
+    changed[-3] ^= 1
+    world.researcher.ask_plan(1, BIG, {"n1": "d"}, "why", world.now)
+    world.researcher._plan_blob.buffer = memoryview(bytes(changed))
+    world.settle()
+    assert world.at_node == []
+    (event,) = world.at_researcher
+    assert event.answer.status == "refused"
+    assert "does not have the digest" in event.answer.note or "do not have the digest" in event.answer.note
+
+
+def test_a_question_that_cannot_travel_is_refused_at_once_whether_or_not_the_node_is_there():
+    world = World()
+    for wrong in ({"description": "x" * 5000}, {"datasets": {"n1": "d" * 300}}, {"description": "\ud800"}):
+        given = {"datasets": {"n1": "d"}, "description": "why", **wrong}
+        with pytest.raises(CodecError):
+            world.researcher.ask_plan(1, PLAN, given["datasets"], given["description"], world.now)
+    world.connect()
+    assert world.kinds(world.at_node) == [Connected]
+    world.node.on(_frame(world, h.PlanAsk(query=1, plan=h.BlobRef("0" * 64, 2**40), class_name="P", submit=True)), 0.0)
+    assert world.node.stats["messages_malformed"] == 1
+
+
+def _frame(world, header):
+    return Frame(b"", encode_header(msgspec.structs.replace(header, session=world.node.session)), memoryview(b""))
+
+
 def test_no_mutated_message_of_a_peer_raises_in_a_machine():
     rng = random.Random(3)
     world = World(replace(LIMITS, malformed=10**9)).connect()
@@ -579,6 +712,9 @@ def test_no_mutated_message_of_a_peer_raises_in_a_machine():
         world.finish(key, LARGE * 2.0) if index % 2 else None
     world.researcher.search(1, (), None, world.now)
     world.settle()
+    world.researcher.ask_plan(1, BIG, {"n1": "d"}, "why", world.now)
+    world.settle()
+    answer(world, plan=BIG)
     fetched = TaskKey(experiment_id="e", round=1, node_id="n1")
     world.researcher.fetch(fetched, None, world.now)
     world.settle()
