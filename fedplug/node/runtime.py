@@ -6,7 +6,6 @@ Each researcher has a thread that follows its link (`fedplug.node.contact`); one
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -16,16 +15,16 @@ from dataclasses import replace
 
 import msgspec
 
-from fedplug.core.errors import RefusedError, StoreError, UnknownNameError
+from fedplug.core.errors import RefusedError, StoreError
 from fedplug.core.link import PlanAsked, ResearcherLink, TaskReceived
 from fedplug.core.local_state import lineage
-from fedplug.core.messages import DatasetCard, LogLine, PlanAnswer, Progress, TaskFailure, TaskKey, TrainRequest
+from fedplug.core.messages import DatasetCard, LogLine, PlanAnswer, Progress, TaskFailure, TaskKey
 from fedplug.node.commands import node_command
 from fedplug.node.contact import Contact
-from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.gate import Gate
 from fedplug.node.handover import Handover
+from fedplug.node.holdings import Holdings
 from fedplug.node.jobs import Job, Trained, Worker, failure
 from fedplug.node.privacy import noise_key
 from fedplug.node.queued_task import QueuedTask
@@ -63,7 +62,7 @@ class Runtime:
         self._gate = gate
         self._states = open_states(store)
         self._worker = worker
-        self._memory = {dataset.card().dataset_id: dataset for dataset in memory}
+        self._holdings = Holdings(store, memory)
         self._changed = threading.Condition()
         self._contacts: list[Contact] = []
         self._queue: deque[QueuedTask] = deque()
@@ -118,8 +117,7 @@ class Runtime:
     def cards(self, tags: Iterable[str]) -> list[DatasetCard]:
         """What a researcher may know about the data sets that carry all of ``tags``."""
         asked = tuple(tags)
-        cards = [record.card() for record in self._store.datasets(asked)]
-        cards += [dataset.card() for dataset in self._memory.values() if set(asked) <= set(dataset.tags)]
+        cards = self._holdings.cards(asked)
         _log.info("Search for %s: %d data set(s) found.", ", ".join(asked) or "everything", len(cards))
         return cards
 
@@ -129,10 +127,7 @@ class Runtime:
         Raises:
             StoreError: The store cannot be used.
         """
-        approvals, dataset = self._gate.approvals, ""
-        if asked.dataset_id:
-            with contextlib.suppress(UnknownNameError):
-                dataset = self._store.dataset(asked.dataset_id).name
+        approvals, dataset = self._gate.approvals, self._holdings.name_of(asked.dataset_id)
         if asked.plan is not None:
             try:
                 approvals.receive(asked.plan, contact.url, asked.description, dataset=dataset)
@@ -217,7 +212,7 @@ class Runtime:
         request, plan = entry.task.request, entry.task.plan
         name = f"{plan.class_name} ({plan.hash[:8]})"
         try:
-            dataset = self._dataset(request)
+            dataset = self._holdings.dataset(request.dataset_id)
             entry.dataset_name = dataset.name
             self._gate.approvals.receive(plan, entry.contact.url, dataset=dataset.name)
             terms = self._gate.admit(entry.task, dataset)
@@ -257,23 +252,6 @@ class Runtime:
             self._finish(entry, outcome, time.time() - began)
         else:
             self._fail(entry, outcome)
-
-    def _dataset(self, request: TrainRequest) -> DatasetRecord | MemoryDataset:
-        """The data set that a request names.
-
-        Raises:
-            RefusedError: There is none of that id (any more).
-        """
-        try:
-            return self._memory.get(request.dataset_id) or self._store.dataset(request.dataset_id)
-        except UnknownNameError:
-            pass
-        names = sorted([*(record.name for record in self._store.datasets()), *self._memory_names()])
-        raise RefusedError(
-            f"This node has no data set {request.dataset_id!r} (any more). It has: {', '.join(names) or 'none'}.",
-            code="no-dataset",
-            cure="Search again: Experiment.set_tags.",
-        )
 
     def _keep_state(self, job: Job, outcome: Trained) -> Trained | TaskFailure:
         """Store what the training left, before anybody hears that it is done: the next round may depend on it."""
@@ -343,9 +321,6 @@ class Runtime:
             text = f"{sign.key}: {sign.text}" if sign.key else sign.text
             _log.log(_LEVELS.get(sign.level, logging.INFO), "%s", text)
         entry.contact.link.report(sign)
-
-    def _memory_names(self) -> list[str]:
-        return [dataset.name for dataset in self._memory.values()]
 
     def _count_queue(self) -> None:
         # Under the lock, so that the thread that counts last also writes last.
