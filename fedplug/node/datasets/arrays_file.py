@@ -33,7 +33,9 @@ class ArraysType(DatasetType):
         """As `DatasetType.inspect`."""
         arrays = _load(path, label, columns)
         largest = max(arrays.values(), key=lambda array: array.size)
-        return Inspection(largest.shape, tuple(arrays), tuple(_dtype_text(a) for a in arrays.values()))
+        missing = {name: int(np.isnan(array).sum()) for name, array in arrays.items() if array.dtype.kind in "fc"}
+        dtypes = tuple(_dtype_text(array) for array in arrays.values())
+        return Inspection(largest.shape, tuple(arrays), dtypes, missing=missing)
 
     def open(self, record: DatasetRecord) -> ArraysDataset:
         """As `DatasetType.open`."""

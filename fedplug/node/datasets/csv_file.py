@@ -8,7 +8,7 @@ from pathlib import Path
 from fedplug.core.dataset_type import DatasetRecord, DatasetType, FileDataset, Inspection
 from fedplug.core.errors import DatasetError
 from fedplug.core.params import Array
-from fedplug.node.datasets.table_reader import read_table
+from fedplug.node.datasets.table_reader import missing_in, read_table
 
 
 class CsvDataset(FileDataset):
@@ -55,7 +55,9 @@ class CsvType(DatasetType):
             for name in names
             if name in table.text_rows
         )
-        return Inspection((table.rows, len(names)), names, tuple(table.dtypes[name] for name in names), notes)
+        dtypes = tuple(table.dtypes[name] for name in names)
+        missing = {name: missing_in(table.columns[name]) for name in names}
+        return Inspection((table.rows, len(names)), names, dtypes, notes, missing)
 
     def open(self, record: DatasetRecord) -> CsvDataset:
         """As `DatasetType.open`."""

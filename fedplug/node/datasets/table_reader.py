@@ -108,6 +108,15 @@ class _Column:
         return joined.astype(np.float64, copy=False) if self.kind == "float" else joined
 
 
+def missing_in(values: Array) -> int:
+    """How many cells of a column hold no value: NaN among numbers, the words of `MISSING` among text."""
+    if values.dtype.kind == "f":
+        return int(np.isnan(values).sum())
+    if values.dtype.kind in "biu":
+        return 0
+    return sum(str(cell).strip() in MISSING for cell in values)
+
+
 def _read_once(
     path: Path, label: str, wanted: Sequence[str] | None, as_text: dict[str, int]
 ) -> tuple[list[_Column], int]:

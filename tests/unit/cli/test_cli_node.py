@@ -108,7 +108,7 @@ def test_a_changed_file_is_seen_when_the_data_set_is_shown(cli, table):
         ("dataset add --tags x", 2, "Name one file", "fedplug node dataset add"),
         ("dataset add big.parquet --tags x", 2, ".parquet files (big.parquet) are not supported yet", ".csv"),
         ("dataset add one.npy --tags x", 2, ".npy files (one.npy) are not supported yet", ".npz"),
-        ("dataset add . --tags x --type csv", 1, "is a folder", "Name a .csv"),
+        ("dataset add . --tags x --type csv", 1, "is a folder", "Name a file"),
         ("dataset add broken.csv --tags x", 1, "row 3 has 1 cells", "Correct the row"),
         ("dataset show nothing", 2, "no data set named 'nothing'", "Known: none"),
         ("dataset remove nothing", 2, "no data set named 'nothing'", "Known: none"),
@@ -199,7 +199,7 @@ def test_plain_traffic_beyond_this_machine_must_be_allowed_at_init_and_at_start(
 def test_an_unknown_command_lists_those_that_there_are(cli):
     code, _, err = cli("dataset", "rm", "x")
     assert code == 2
-    assert "No such command 'rm'. Commands: add, list, show, remove." in err
+    assert "No such command 'rm'. Commands: add, list, show, edit, check, remove." in err
     assert "Did you mean 'status'? Commands: " in cli("stats")[2]
 
 

@@ -96,7 +96,7 @@ def test_a_store_whose_pages_are_damaged_is_refused(tmp_path):
     for start in range(4096, len(data), 4096):
         data[start : start + 200] = b"\xff" * 200
     path.write_bytes(data)
-    with pytest.raises(StoreError, match="damaged|malformed"):
+    with pytest.raises(StoreError, match=r"damaged|malformed"):
         NodeStore.open(tmp_path)
 
 
