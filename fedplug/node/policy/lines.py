@@ -23,7 +23,7 @@ def key_lines(text: str) -> dict[str, int]:
     table: tuple[str, ...] = ()
     pending: list[str] = []
     first = 1
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines knows line ends that TOML does not
         if not pending:
             first = number
         pending.append(line)

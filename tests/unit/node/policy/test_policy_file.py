@@ -199,6 +199,12 @@ def test_lines_of_dotted_keys_and_inline_tables():
     }  # fmt: skip
 
 
+def test_only_what_ends_a_line_in_toml_counts_as_one():
+    text = '# a\u2028b = 1\nx = "\u2028\x85"\r\ny = 2\n'
+    assert set(tomllib.loads(text)) == {"x", "y"}
+    assert key_lines(text) == {"x": 2, "y": 3}
+
+
 @pytest.mark.parametrize(
     ("allowed", "yes", "no"),
     [
