@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from fedplug.core.components import Component
     from fedplug.core.context import RoundContext, RoundResult
     from fedplug.core.data import DataManager
+    from fedplug.core.datasets.custom import CustomDataset
     from fedplug.core.datasets.image_folder import ImageFolderDataset
     from fedplug.core.datasets.medical_folder import MedicalFolderDataset
     from fedplug.core.datasets.signals import SignalDataset
+    from fedplug.core.datasets.tabular import TabularDataset
     from fedplug.core.errors import FedplugError, FedplugWarning
     from fedplug.core.markers import hookimpl
     from fedplug.core.mean import WeightedMean
@@ -41,6 +43,7 @@ _HOMES = {
     "Aggregator": "fedplug.core.aggregator",
     "AggregatorTags": "fedplug.core.aggregator",
     "Component": "fedplug.core.components",
+    "CustomDataset": "fedplug.core.datasets.custom",
     "DataManager": "fedplug.core.data",
     "DatasetCard": "fedplug.core.messages",
     "Decision": "fedplug.core.strategy",
@@ -69,6 +72,7 @@ _HOMES = {
     "SignalDataset": "fedplug.core.datasets.signals",
     "Strategy": "fedplug.core.strategy",
     "StreamingAggregator": "fedplug.core.aggregator",
+    "TabularDataset": "fedplug.core.datasets.tabular",
     "TrainingArgs": "fedplug.core.training_args",
     "TrainingPlan": "fedplug.core.training_plan",
     "Update": "fedplug.core.update",
@@ -81,6 +85,7 @@ __all__ = [
     "Aggregator",
     "AggregatorTags",
     "Component",
+    "CustomDataset",
     "DataManager",
     "DatasetCard",
     "Decision",
@@ -109,6 +114,7 @@ __all__ = [
     "SignalDataset",
     "Strategy",
     "StreamingAggregator",
+    "TabularDataset",
     "TrainingArgs",
     "TrainingPlan",
     "Update",

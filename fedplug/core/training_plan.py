@@ -259,6 +259,9 @@ class TrainingPlan(PlanProcesses, PlanFiles, ABC):
             )
         if isinstance(manager.dataset, PlanDataset):
             manager.dataset.bind(self.dataset)
+            whole = manager.dataset.arrays()
+            if whole is not None:
+                manager.dataset, manager.target = whole
         return manager
 
     # getters -----------------------------------------------------------------------------------------------

@@ -96,6 +96,13 @@ class PlanDataset(ABC):
         """The targets of all samples before the transform, where they are known without reading the samples."""
         return None
 
+    def arrays(self) -> tuple[Any, Any] | None:
+        """Data and target of all samples as whole arrays, where they lie in memory and no transform must see each.
+
+        They then are drawn as any other arrays are; None if samples must be read one by one.
+        """
+        return None
+
     def labels(self) -> Array | None:
         """The targets of all samples after the transform, one number each, where they are cheap to have."""
         found = self.targets()
