@@ -57,7 +57,8 @@ class Researcher:
     def train(self, dataset_id, number):
         request = TrainRequest(
             key=TaskKey(experiment_id="exp", round=number, node_id="clinic"), dataset_id=dataset_id, plan_class="Slow",
-            training_args={"num_updates": 250, "loader_args": {"batch_size": 1}, "log_interval": 1}, seed=1, data_seed=1,
+            training_args={"num_updates": 250, "loader_args": {"batch_size": 1}, "log_interval": 1},
+            seed=1, data_seed=1,
         )  # fmt: skip
         self.pool.train(request, bundle_plan(Slow), START)
 
