@@ -10,16 +10,15 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _BLOCK = re.compile(r"^```console (\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"^```\w+ ([\w.-]+\.\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _DONE = "=== done"
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One command of a page: the shell that it is typed into, its text, and the lines that the page shows below it."""
 
     shell: str
