@@ -18,11 +18,12 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.core.errors import CodecError, ConnectionLostError, UsageError
 from fedplug.core.local_state import MAX_VALUES, LocalState
 from fedplug.core.messages import LogLine, Progress, TaskFailure, TrainReply, TrainRequest
 from fedplug.core.params import Params, ParamsSpec
-from fedplug.core.dataset_type import DatasetRecord
+from fedplug.node.isolation.layers import Layer
 from fedplug.node.policy.terms import Terms
 from fedplug.node.shared import BlockStock, SharedBuffer, share
 
@@ -75,10 +76,19 @@ class Start(msgspec.Struct, frozen=True, tag=True):
 
 
 class Sign(msgspec.Struct, frozen=True, tag=True):
-    """From the worker: a sign of life; without content, that another batch has begun."""
+    """From the worker: a sign of life; without content, that another batch has begun.
+
+    Attributes:
+        progress: How far the training is.
+        line: A line for the researcher.
+        layers: How far the process is shut in, said before its first plan runs.
+        tried: What the plan tried in Python and may not do.
+    """
 
     progress: Progress | None = None
     line: LogLine | None = None
+    layers: tuple[Layer, ...] = ()
+    tried: str = ""
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):

@@ -9,28 +9,21 @@ import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-import msgspec
-
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.core.errors import RefusedError
-from fedplug.core.messages import LogLine, Progress
 from fedplug.core.metrics import TEST_AUX
 from fedplug.core.params import Params
-from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.jobs import Job, Trained
 from fedplug.node.policy.rules import effective_rules
 from fedplug.node.policy.schema import Policy
+from fedplug.node.signs import MOST_METRICS, MOST_NAME, is_name
 
 _TABLES = frozenset({"csv", "parquet", "arrays"})
 
-MOST_METRICS = 256
-MOST_NAME = 200
-MOST_LINES = 200
-"""Log lines that one training may send to its researcher."""
-
-MOST_LINE = 2000
 SMALL = 4096
 """Elements of an extra array that need not be shaped like a tensor of the model."""
 
+MOST_TENSORS = 64
 MOST_EXTRA = 4
 MOST_SMALL_BYTES = 1 << 20
 """Extra arrays may take so many times the bytes of the model, and this many besides."""
@@ -62,38 +55,6 @@ def check_outgoing(job: Job, outcome: Trained, policy: Policy) -> None:
     _check_extra(job, outcome.aux, policy)
 
 
-class SignFilter:
-    """Lets signs of life of one training through, bounded in number and size.
-
-    Attributes:
-        dropped: Log lines that were not let through.
-    """
-
-    def __init__(self) -> None:
-        self._lines = 0
-        self.dropped = 0
-
-    def __call__(self, sign: Progress | LogLine) -> Progress | LogLine | None:
-        """What may be passed on of a sign; None if nothing."""
-        if isinstance(sign, Progress):
-            metrics = {name: value for name, value in sign.metrics.items() if _is_name(name)}
-            metrics = dict(list(metrics.items())[:MOST_METRICS])
-            counts = (sign.step, sign.total_steps, sign.epoch, sign.samples)
-            if not all(0 <= count < 2**53 for count in counts) or len(sign.phase) > MOST_NAME:
-                return None
-            return msgspec.structs.replace(sign, metrics=metrics)
-        self._lines += 1
-        if self._lines > MOST_LINES:
-            self.dropped += 1
-            if self.dropped > 1:
-                return None
-            text = f"The training has more to say than {MOST_LINES} lines; the rest is not passed on."
-            return msgspec.structs.replace(sign, level="warning", text=text)
-        text = "".join(each if each.isprintable() or each in "\n\t" else "\N{REPLACEMENT CHARACTER}" for each in
-                       sign.text[:MOST_LINE])  # fmt: skip
-        return msgspec.structs.replace(sign, text=text, level=sign.level[:MOST_NAME])
-
-
 def _check_count(job: Job, count: int) -> None:
     """A weight in the mean that the data do not give. Of a folder, a plan may make several samples a file."""
     rows = job.dataset.shape[0] if isinstance(job.dataset, DatasetRecord) and job.dataset.shape else None
@@ -107,7 +68,12 @@ def _check_extra(job: Job, extra: Mapping[str, Params], policy: Policy) -> None:
     for name, params in extra.items():
         if allowed is not None and name != TEST_AUX and not any(fnmatchcase(name, pattern) for pattern in allowed):
             raise _refused(f"extra arrays {name!r}, which no rule allows (training.extra_arrays)")
+        # Names could carry what the arrays may not.
+        if not is_name(name) or len(params.spec.tensors) > MOST_TENSORS + MOST_EXTRA * len(job.params.spec.tensors):
+            raise _refused(f"extra arrays in a number or with a name that no method has: {name[:40]!r}")
         for tensor in params.spec.tensors:
+            if not is_name(tensor.name):
+                raise _refused(f"an extra array with a name that is none: {tensor.name[:40]!r}")
             small = math.prod(tensor.shape) <= SMALL
             if not small and (tensor.shape, tensor.dtype) not in shapes and name != TEST_AUX:
                 raise _refused(f"an extra array {tensor.name!r} of {name!r} that is shaped like no tensor of the model")
@@ -119,12 +85,8 @@ def _check_extra(job: Job, extra: Mapping[str, Params], policy: Policy) -> None:
 def _figures_problem(figures: Mapping[str, float]) -> str:
     if len(figures) > MOST_METRICS:
         return f"in too large a number: {len(figures)}"
-    wrong = next((name for name in figures if not _is_name(name)), None)
+    wrong = next((name for name in figures if not is_name(name)), None)
     return "" if wrong is None else f"with a name that is none: {wrong[:40]!r}"
-
-
-def _is_name(name: str) -> bool:
-    return 0 < len(name) <= MOST_NAME and name.isprintable()
 
 
 def _refused(what: str) -> RefusedError:

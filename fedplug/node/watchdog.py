@@ -1,4 +1,4 @@
-"""Ends a training that makes no progress, or fills its scratch folder."""
+"""Ends a training that makes no progress, or takes more than its share."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class Watchdog:
     Only progress counts, not time: a training may last as long as it likes.
 
     Args:
-        end: Told why the training must end, once; from the watchdog's thread.
+        end: Told why the training must end, as a code and in words, once; from the watchdog's thread.
         silence: Seconds without any progress after which it must; 0 for any time.
         scratch: Its scratch folder; None if it has none.
         most: Most bytes that may lie there.
+        excess: Says what else it takes too much of; empty if nothing. Asked now and then.
         clock: Gives monotonic seconds; for tests.
     """
 
@@ -32,12 +33,14 @@ class Watchdog:
         silence: float = 0.0,
         scratch: Path | None = None,
         most: int = 0,
+        excess: Callable[[], str] = str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._end = end
         self._silence = silence
         self._scratch = scratch
         self._most = most
+        self._excess = excess
         self._clock = clock
         self._last = clock()
         self._over = threading.Event()
@@ -60,11 +63,12 @@ class Watchdog:
             text = f"it has made no progress for {quiet:.0f} s, and the node allows {self._silence:g} s"
             self._end("stalled", text)
             return False
-        if self._scratch and (used := folder_size(self._scratch, self._most)) > self._most:
+        text = self._excess()
+        if not text and self._scratch and (used := folder_size(self._scratch, self._most)) > self._most:
             text = f"it has written {used:,} bytes into its scratch folder, and the node allows {self._most:,}"
+        if text:
             self._end("policy", text)
-            return False
-        return True
+        return not text
 
     def _run(self) -> None:
         wait = min(_LOOKS, self._silence / 4) if self._silence else _LOOKS
@@ -81,12 +85,16 @@ def folder_size(folder: Path, enough: int) -> int:
         try:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
+                    found = entry.stat(follow_symlinks=False)
+                    total += found.st_blocks * 512 + _ENTRY
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
-                    else:
-                        total += entry.stat(follow_symlinks=False).st_blocks * 512
                     if total > enough:
                         return total
         except OSError:
             continue  # it has been removed meanwhile
     return total
+
+
+_ENTRY = 256
+"""Bytes that a name takes, however small its file: empty files fill a disk too."""

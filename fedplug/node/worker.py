@@ -6,7 +6,9 @@ is imported once. It dies with the supervisor, and so does everything that it ha
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -29,15 +31,15 @@ def main(arguments: list[str]) -> None:
     sock, lifeline, supervisor, limit = (int(argument) for argument in arguments[:4])
     _die_with(supervisor)
     # Before NumPy is imported: a process that has started threads should not fork.
-    _start_guard(lifeline)
-    confinement = _confined(arguments[5])
-    if limit and confinement is None:
+    _start_guard(lifeline, _scratch_of(arguments[5]))
+    confined = _confined(arguments[5])
+    if limit and confined is None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
-    _serve(sock, limit, arguments[4], confinement)
+    _serve(sock, limit, arguments[4], confined)
 
 
 def _confined(argument: str) -> Any:
@@ -53,23 +55,33 @@ def _confined(argument: str) -> Any:
     layers = before_threads(confinement)
     if confinement.required:
         require_all(layers)
-    return confinement
+    return confinement, tuple(layers)
 
 
-def _shut_in(confinement: Any, data: Any) -> None:
-    """Do what must be done before the first line of a plan runs.
+def _shut_in(confined: Any, data: Any, pipe: Any) -> None:
+    """Do what must be done before the first line of a plan runs, and say what it came to.
 
     Raises:
         StoreError: Not all of it is possible, and it must be.
     """
     from pathlib import Path
 
+    from fedplug.node.ipc import Sign
     from fedplug.node.isolation.confine import before_plan
     from fedplug.node.isolation.layers import require_all
 
-    layers = before_plan(confinement, Path(data.path))
+    confinement, layers = confined
+    told: set[str] = set()
+
+    def tell(what: str) -> None:
+        if what not in told:
+            told.add(what)
+            pipe.send(Sign(tried=what))
+
+    layers = (*layers, *before_plan(confinement, Path(data.path), tell))
+    pipe.send(Sign(layers=layers))
     if confinement.required:
-        require_all(layers)
+        require_all(list(layers))
 
 
 def _die_with(supervisor: int) -> None:
@@ -82,12 +94,18 @@ def _die_with(supervisor: int) -> None:
         os._exit(1)
 
 
-def _start_guard(lifeline: int) -> None:
-    """Start a child that kills this whole process group when the supervisor is gone.
+def _scratch_of(argument: str) -> str:
+    """The scratch folder of a process with this `Confinement`, as JSON; empty if it has none."""
+    return str(json.loads(argument)["scratch"]) if argument else ""
+
+
+def _start_guard(lifeline: int, scratch: str) -> None:
+    """Start a child that kills this whole process group when the supervisor is gone, and removes what it has written.
 
     The kernel's promise above covers only this process, not what plan code has started. The guard does
     nothing but wait, so it is there even while plan code holds the interpreter.
     """
+    worker = os.getpid()
     if os.fork():
         os.close(lifeline)
         return
@@ -100,11 +118,14 @@ def _start_guard(lifeline: int) -> None:
         os.closerange(3, lifeline)
         os.closerange(lifeline + 1, os.sysconf("SC_OPEN_MAX"))
         os.read(lifeline, 1)
+        if scratch:
+            os.kill(worker, signal.SIGKILL)
+            shutil.rmtree(scratch, ignore_errors=True)
     finally:
         os.killpg(0, signal.SIGKILL)
 
 
-def _serve(number: int, limit: int, trainer: str, confinement: Any) -> None:
+def _serve(number: int, limit: int, trainer: str, confined: Any) -> None:
     import socket
     from importlib import import_module
 
@@ -123,17 +144,15 @@ def _serve(number: int, limit: int, trainer: str, confinement: Any) -> None:
             start, fds = pipe.receive()
         except ConnectionLostError:
             return
-        if not _train(pipe, start, fds, train, host, cache, limit, confinement):
+        if not _train(pipe, start, fds, train, host, cache, limit, confined):
             sys.exit(0)
-        confinement = None  # it is shut in for good
+        confined = None  # it is shut in for good
         # The frames hold the parameters; without this they would stay until the next training.
         del start, fds
         sys.stdout.flush()
 
 
-def _train(
-    pipe: Any, start: Any, fds: list[int], train: Any, host: Any, cache: Any, limit: int, confinement: Any
-) -> bool:
+def _train(pipe: Any, start: Any, fds: list[int], train: Any, host: Any, cache: Any, limit: int, confined: Any) -> bool:
     """Do one training and answer. Returns whether this process can go on."""
     from fedplug.core.local_state import StateBook
     from fedplug.core.messages import LogLine, Progress, TaskFailure
@@ -164,8 +183,8 @@ def _train(
 
     key = start.request.key
     try:
-        if confinement is not None:
-            _shut_in(confinement, start.dataset)
+        if confined is not None:
+            _shut_in(confined, start.dataset, pipe)
         if start.spare:
             spare.append(SharedBuffer.attach(fds.pop(), start.spare, writable=True))
         book = StateBook(unpack_state(start.state, fds))

@@ -15,29 +15,27 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 from pathlib import Path
 
 import msgspec
 
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.core.errors import CodecError, ConnectionLostError, FedplugError, ParamsError
 from fedplug.core.messages import TaskFailure
-from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.ipc import Done, Failed, Pipe, Sign, Start, close_all, pack, pack_state, unpack, unpack_state
 from fedplug.node.isolation.layers import Confinement
+from fedplug.node.isolation.usage import excess, usage
 from fedplug.node.jobs import Emit, Job, Trained, Worker, cancelled, failure
 from fedplug.node.plan_output import PlanOutput
 from fedplug.node.policy.schema import OPEN, ResourceRules
-from fedplug.node.release import SignFilter
 from fedplug.node.shared import BlockStock
+from fedplug.node.signs import SignFilter, places, presentable, printable
 from fedplug.node.watchdog import Watchdog
+from fedplug.node.worker_environment import environment
 
 TRAINER = "fedplug.node.training:run_task"
-
-_THREADS = tuple(f"{library}_NUM_THREADS" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR"))
-"""Each of these makes a numerical library use as many threads."""
 
 _MOST_RESULTS = 8
 _MOST_SMALL = 64 * 2**20
@@ -49,9 +47,8 @@ _MOST_STATE = 32
 _MOST_MODEL = 8 * 2**30
 """Largest file that a worker may write if its scratch may not hold more: the memory of a model counts as a file."""
 
-_KEPT = frozenset({"PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "FEDPLUG_PLUGINS", "FEDPLUG_TRACE"})
-_KEPT_BEGINNINGS = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "CUDA_", "NVIDIA_", "COVERAGE_")
-"""What a confined worker gets of the environment of the node."""
+_MOST_NOTED, _MOST_NOTE = 50, 300
+"""Remarks on the isolation of one process that are logged, and their characters."""
 
 _GRACE = 0.5
 """Seconds that a process which has hung up gets to end by itself, so that its own exit code is known."""
@@ -114,7 +111,7 @@ class ProcessWorker(Worker):
         process.output.begin(str(job.key))
         watchdog = Watchdog(
             process.stop_for, silence=self._resources.progress_silence if process.scratch else 0.0,
-            scratch=process.scratch, most=self._resources.scratch,
+            scratch=process.scratch, most=self._resources.scratch, excess=process.excess,
         )  # fmt: skip
         try:
             return self._converse(process, job, job.dataset, emit, watchdog)
@@ -154,7 +151,7 @@ class ProcessWorker(Worker):
     def _converse(
         self, process: _Process, job: Job, dataset: DatasetRecord, emit: Emit, watchdog: Watchdog
     ) -> Trained | TaskFailure:
-        pass_on = SignFilter()
+        pass_on = SignFilter(places(dataset, process.scratch))
         try:
             blocks, buffers = pack(job.params, job.aux)
             state, state_buffers = pack_state(job.state)
@@ -176,8 +173,10 @@ class ProcessWorker(Worker):
                 message, fds = process.pipe.receive()
                 if isinstance(message, Sign):
                     close_all(fds)
-                    watchdog.beat()
+                    process.note(message)
                     sign = message.progress or message.line
+                    if pass_on.is_progress(sign):
+                        watchdog.beat()
                     if sign is not None and sign.key == job.key and (passed := pass_on(sign)) is not None:
                         emit(passed)
                     continue
@@ -192,7 +191,7 @@ class ProcessWorker(Worker):
                 close_all(fds)
                 if message.fatal:
                     process.end(_GRACE)
-                return message.failure
+                return presentable(message.failure, places(dataset, process.scratch))
         except ConnectionLostError:
             how = process.end(_GRACE)
             if job.cancelled.is_set():
@@ -224,14 +223,17 @@ class _Process:
         self.dataset: Path | None = None
         self.reason: tuple[str, str] | None = None
         self.scratch: Path | None = None
+        self._most = resources.scratch
+        self._noted = 0
+        self._asked = Confinement("")
         confinement = ""
         if resources.isolation != "off":
             self.scratch = Path(tempfile.mkdtemp(prefix="fedplug-scratch-"))
-            asked = Confinement(
+            self._asked = Confinement(
                 str(self.scratch), memory_limit, max(resources.scratch, _MOST_MODEL), resources.processes,
-                resources.gpu, resources.isolation == "required",
+                resources.threads or 0, resources.gpu, resources.isolation == "required",
             )  # fmt: skip
-            confinement = msgspec.json.encode(asked).decode()
+            confinement = msgspec.json.encode(self._asked).decode()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         their_lifeline, self._lifeline = os.pipe()
         their_end = [theirs.fileno(), their_lifeline]
@@ -244,7 +246,7 @@ class _Process:
                 stderr=subprocess.STDOUT,
                 pass_fds=their_end,
                 start_new_session=True,
-                env=_environment(resources),
+                env=environment(resources),
             )
         except BaseException:
             ours.close()
@@ -278,6 +280,20 @@ class _Process:
         if self.dataset is None:
             self.dataset = Path(dataset.path)
         return self.dataset == Path(dataset.path)
+
+    def excess(self) -> str:
+        """What it takes more of than it may; empty if nothing."""
+        with self._lock:
+            found = None if self._reaped else usage(self.pid, count_processes=bool(self._asked.processes))
+        return excess(found, self._asked, self._most) if found else ""
+
+    def note(self, sign: Sign) -> None:
+        """Write down what a sign says about isolation, for the owner; not without end, since a plan could forge it."""
+        said = [f"{each.name}: not enforced: {each.text}" for each in sign.layers if each.state == "missing"]
+        for text in [*said, *([f"a plan tried it and was refused: {sign.tried}"] if sign.tried else [])]:
+            self._noted += 1
+            if self._noted <= _MOST_NOTED:
+                _log.warning("Isolation of process %d, %s.", self.pid, printable(text, _MOST_NOTE))
 
     def stop_for(self, code: str, reason: str) -> None:
         """Kill it for a reason that the researcher is told."""
@@ -320,23 +336,6 @@ class _Process:
             self._reaped = True
         # Plan code may have left children outside the group that hold the socket; nobody waits for those.
         self.pipe.hang_up()
-
-
-def _environment(resources: ResourceRules) -> dict[str, str]:
-    """The environment of a worker: one thread in numerical libraries, and the modules that we see."""
-    env = dict(os.environ)
-    if resources.isolation != "off":  # whatever the owner's shell holds, such as keys, is no business of a plan
-        env = {name: value for name, value in env.items() if name in _KEPT or name.startswith(_KEPT_BEGINNINGS)}
-    for name in _THREADS:
-        env.setdefault(name, "1")
-    # The order of a set of strings is part of what must repeat from run to run.
-    env.setdefault("PYTHONHASHSEED", "0")
-    # -P keeps the current folder out; where this process was told to import from, the worker may import too.
-    paths = sysconfig.get_paths()
-    installed = tuple(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-    places = [str(Path(place).absolute()) for place in sys.path if not place.endswith(".zip")]
-    env["PYTHONPATH"] = os.pathsep.join(place for place in dict.fromkeys(places) if not place.startswith(installed))
-    return env
 
 
 def _how(code: int | None) -> str:

@@ -322,7 +322,7 @@ def test_the_account_and_the_noise_survive_crashes_and_restarts(inproc_url, tmp_
     for node in names:
         np.savez(tmp_path / f"{node}.npz", x=PARTS[node][0], y=PARTS[node][1])
         with NodeStore.create(tmp_path / node, name=node, node_id=node) as store:
-            save_policy(tmp_path / node, policy_text(approval="off"))
+            save_policy(tmp_path / node, policy_text(approval="off").replace('isolation = "best"', 'isolation = "off"'))
             store.add_dataset(inspect_file(tmp_path / f"{node}.npz", tags=["cancer"], target="y")[0])
     replies = Replies()
     with Experiment(

@@ -228,7 +228,8 @@ def make_folders(folder: Path) -> None:
     for node, arrays in parts().items():
         np.savez(folder / f"{node}.npz", **arrays)
         with NodeStore.create(folder / node, name=node, node_id=node) as store:
-            save_policy(folder / node, policy_text(approval="off"))
+            # The traps of these plans lie outside of their scratch folders.
+            save_policy(folder / node, policy_text(approval="off").replace('isolation = "best"', 'isolation = "off"'))
             store.add_dataset(inspect_file(folder / f"{node}.npz", tags=["simulation"], target="y")[0])
 
 

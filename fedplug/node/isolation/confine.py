@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from fedplug.node.isolation import audit_hook, landlock, limits, network, seccomp
@@ -24,14 +25,15 @@ def before_threads(confinement: Confinement) -> list[Layer]:
     return [network.leave_network(), limits.limit(confinement)]
 
 
-def before_plan(confinement: Confinement, data: Path) -> list[Layer]:
+def before_plan(confinement: Confinement, data: Path, tell: Callable[[str], object] = str) -> list[Layer]:
     """What must be done before the first line of a plan runs: from here on the process has one data set.
 
     Args:
         confinement: What it may do.
         data: The file or folder of the data set.
+        tell: Told what a plan tries in Python that it may not do.
     """
     os.chdir(confinement.scratch)
     readable = landlock.readable()
     layers = [limits.give_up_privileges(), landlock.restrict(confinement, data), seccomp.forbid(confinement)]
-    return [*layers, audit_hook.watch(confinement, readable, real(data))]
+    return [*layers, audit_hook.watch(confinement, readable, real(data), tell)]

@@ -13,7 +13,8 @@ from fedplug.node.isolation import kernel
 from fedplug.node.isolation.layers import Confinement, Layer
 
 _EXECUTE, _WRITE, _READ, _READ_DIR = 1, 2, 4, 8
-_FILE_RIGHTS = _EXECUTE | _WRITE | _READ | (1 << 14) | (1 << 15)
+_TRUNCATE, _IOCTL = 1 << 14, 1 << 15
+_FILE_RIGHTS = _EXECUTE | _WRITE | _READ | _TRUNCATE | _IOCTL
 _RIGHTS_OF_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 _NET = 0b11
 """Bind and connect of TCP, from ABI 4 on."""
@@ -25,15 +26,19 @@ _VERSION_FLAG = 1
 _PATH_BENEATH = 1
 
 _SYSTEM = (
-    "/usr", "/lib", "/lib64", "/lib32", "/opt", "/etc/ld.so.cache", "/etc/localtime", "/etc/timezone",
+    "/lib", "/lib64", "/lib32", "/usr/lib", "/usr/lib64", "/usr/lib32", "/usr/share", "/usr/local/lib", "/nix/store",
+    "/gnu/store", "/etc/ld.so.cache", "/etc/localtime", "/etc/timezone",
     "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys/vm", "/proc/sys/kernel",
     "/proc/filesystems", "/sys/devices/system", "/sys/fs/cgroup", "/sys/kernel/mm", "/dev/urandom",
     "/dev/random", "/dev/zero",
 )  # fmt: skip
 """What imports, the C library, NumPy and PyTorch look at."""
 
-_GPU = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/dri", "/dev/kfd",
-        "/proc/driver/nvidia", "/sys/class", "/sys/bus/pci", "/sys/devices/pci0000:00")  # fmt: skip
+_OF_INSTALLATION = ("bin", "lib", "lib64", "include", "share", "pyvenv.cfg")
+"""What is read of the folder in which Python is installed: beside them there may be anything."""
+
+_GPU = ("/dev/nvidia*", "/dev/nvidia-caps", "/dev/dri", "/dev/kfd", "/proc/driver/nvidia", "/sys/class",
+        "/sys/bus/pci", "/sys/devices/pci*", "/usr/local/cuda*", "/opt/rocm*")  # fmt: skip
 
 
 class _Ruleset(ctypes.Structure):
@@ -75,8 +80,9 @@ def restrict(confinement: Confinement, data: Path) -> Layer:
             _allow(ruleset, str(data), _READ | _READ_DIR)
             _allow(ruleset, confinement.scratch, rights & ~_EXECUTE)
             _allow(ruleset, "/dev/null", _READ | _WRITE)
-            for path in _GPU if confinement.gpu else ():
-                _allow(ruleset, path, _READ | _READ_DIR | _WRITE)
+            for path in _gpu() if confinement.gpu else ():
+                device = path.startswith("/dev/")
+                _allow(ruleset, path, _READ | _READ_DIR | (rights & (_WRITE | _IOCTL) if device else 0))
             if confinement.processes:
                 _allow(ruleset, "/dev/shm", rights & ~_EXECUTE)  # noqa: S108 - how processes of a loader share tensors
             kernel.syscall("landlock_restrict_self", ruleset, 0)
@@ -92,9 +98,16 @@ def restrict(confinement: Confinement, data: Path) -> Layer:
 
 def readable() -> list[str]:
     """What a process must read to run Python and its packages: folders and files, each by its real path."""
-    places = [*_SYSTEM, sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path]
+    prefixes = dict.fromkeys((sys.prefix, sys.base_prefix, sys.exec_prefix))
+    installed = [f"{prefix}/{name}" for prefix in prefixes for name in _OF_INSTALLATION]
+    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+    places = [*_SYSTEM, *installed, *libraries, *sys.path]
     found = dict.fromkeys(str(Path(place).resolve()) for place in places if place)
     return [place for place in found if Path(place).exists() and place != "/"]
+
+
+def _gpu() -> list[str]:
+    return [str(path) for pattern in _GPU for path in Path("/").glob(pattern.lstrip("/"))]
 
 
 def _create(version: int, rights: int) -> int:

@@ -18,6 +18,7 @@ class Confinement(msgspec.Struct, frozen=True):
         memory: Most bytes of address space; 0: no limit.
         file_size: Most bytes of a file that it writes.
         processes: How many further processes it may have; 0: none.
+        threads: How many processor cores it may use; 0: all.
         gpu: Whether it may use a GPU.
         required: Whether it must not run a plan unless all of this is enforced.
     """
@@ -26,6 +27,7 @@ class Confinement(msgspec.Struct, frozen=True):
     memory: int = 0
     file_size: int = 2 * 2**30
     processes: int = 0
+    threads: int = 0
     gpu: bool = True
     required: bool = False
 
