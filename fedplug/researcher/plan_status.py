@@ -10,6 +10,7 @@ from fedplug.core.errors import PlanError
 from fedplug.core.messages import PlanAnswer
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.pool import NodePool, PlanAnswered
+from fedplug.researcher.progress.text import one_line
 
 _PATIENCE = 10.0
 """Seconds that a connected node has to answer."""
@@ -140,6 +141,7 @@ def _status(name: str, plan: str, answer: PlanAnswer) -> PlanStatus:
     status = answer.status if answer.status in _TEXTS else "no answer"
     text = f"Node {name!r} {_TEXTS[status]}"
     if answer.until:
-        text += f" {'until' if status == 'approved' else 'since'} {answer.until[:16].replace('T', ' ')} (UTC)"
-    text += f". Its owner says: {answer.note}" if answer.note else "."
+        end = one_line(answer.until[:16].replace("T", " "))
+        text += f" {'until' if status == 'approved' else 'since'} {end} (UTC)"
+    text += f". Its owner says: {one_line(answer.note)}" if answer.note else "."
     return PlanStatus(name, plan, status, text, answer.note, answer.until)

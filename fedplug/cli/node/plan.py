@@ -56,7 +56,7 @@ def list_(
         say("No training plan waits for you." if pending else "No training plan was sent here yet.")
         return
     rows = [
-        (record.hash[:12], record.bundle.class_name, state, record.first_seen[:16], _visible(record.description) or "-")
+        (record.hash[:12], record.bundle.class_name, state, record.first_seen[:16], _line(record.description) or "-")
         for record, state in zip(records, states, strict=True)
     ]
     say_table(("hash", "class", "status", "first seen", "what it is for"), rows)
@@ -203,8 +203,8 @@ def _confirm(record: PlanRecord, question: str, *, yes: bool) -> None:
     from fedplug.node.approval.scan import scan
 
     remarks = sum(1 for finding in scan(record.bundle) if finding.remark)
-    lines = record.bundle.text.count("\n") + 1
-    say(f"{record.bundle.class_name} has {lines} lines, and {remarks} places that deserve a look.")
+    lines, places = record.bundle.text.rstrip("\n").count("\n") + 1, "place" if remarks == 1 else "places"
+    say(f"{record.bundle.class_name} has {lines} lines. To be looked at: {remarks} {places}.")
     typer.confirm(question, abort=True)
 
 
@@ -212,7 +212,7 @@ def _say_head(record: PlanRecord, state: str) -> None:
     facts = [("class", record.bundle.class_name), ("hash", record.hash), ("status", state)]
     facts += [("helpers", ", ".join(sorted(record.bundle.helpers)))] if record.bundle.helpers else []
     for request in record.requests:
-        words = f": {_visible(request.description)}" if request.description else ""
+        words = f": {_line(request.description)}" if request.description else ""
         about = f", for {request.dataset!r}" if request.dataset else ""
         facts.append(("asked by", f"{request.researcher}, {request.received[:16]}{about}{words}"))
     for each in record.decisions:
@@ -270,6 +270,11 @@ def _say_findings(review: Review) -> None:
 
 def _end(decision: Decision) -> str:
     return f" until {decision.expires[:16].replace('T', ' ')} (UTC)" if decision.expires else ""
+
+
+def _line(text: str) -> str:
+    """A researcher's words in one line, so that they cannot look like lines of ours."""
+    return " ".join(_visible(text).split())
 
 
 def _visible(text: str) -> str:

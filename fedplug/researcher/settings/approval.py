@@ -90,8 +90,8 @@ class PlanApproval(SettingsBase):
             UsageError: No training plan class or no training data is set, or a time is none.
             PlanError: An owner has rejected the plan, or the time is up.
         """
-        for name, value in (("timeout", timeout), ("interval", interval)):
-            if value is not None and not (is_number(value) and value >= 0):
+        for name, value in (("timeout", 0.0 if timeout is None else timeout), ("interval", interval)):
+            if not (is_number(value) and value >= 0):
                 raise UsageError(f"{name} must be a number of seconds, got {shown(value)}.")
         return wait_for_plan(lambda: self._ask_owners(None), self._monitors.message, timeout, interval)
 
