@@ -10,6 +10,7 @@ from pathlib import PurePath
 from fedplug.core.errors import DatasetError
 from fedplug.core.params import Array
 from fedplug.node.datasets import edf_file, wfdb_record
+from fedplug.node.datasets.extras import library
 from fedplug.node.datasets.folders import Folder
 from fedplug.node.datasets.loading_plan import LoadingPlan, renamed
 from fedplug.node.datasets.recording import Channel, Recording
@@ -118,5 +119,6 @@ def _named(recording: Recording, plan: LoadingPlan) -> dict[str, Channel]:
 def _check(folder: Folder, path: PurePath, what: str) -> Recording:
     if path.suffix.lower() in wfdb_record.SUFFIXES:
         return wfdb_record.check_record(folder, path, what)
+    library("edfio", "signals")  # without which it could not be read later
     with folder.open(path, what) as file:
         return edf_file.check_edf(file, what)

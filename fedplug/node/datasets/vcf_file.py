@@ -7,6 +7,7 @@ lines that are longer than any memory, and for its end.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -64,7 +65,7 @@ def read_vcf(folder: Folder, path: PurePath, what: str) -> Genotypes:
             variants are the same.
     """
     _check_lines(folder, path, what)
-    with _opened(folder, path, what) as reader:
+    with closing(_opened(folder, path, what)) as reader:
         samples = tuple(reader.samples)
         if not samples:
             raise DatasetError(f"{what} has no samples: it lists variants without genotypes.")
