@@ -223,7 +223,8 @@ class Runtime:
             "Training round %d of experiment %s: plan %s on data set %r.",
             request.key.round + 1, request.key.experiment_id, name, dataset.name,
         )  # fmt: skip
-        self.audit.note("training-started", actor=entry.actor, **entry.facts)
+        # On disk with the entry that follows it, before which nothing leaves.
+        self.audit.note_soon("training-started", actor=entry.actor, **entry.facts)
         began = time.time()
         self.board.change(
             task=TaskStatus(

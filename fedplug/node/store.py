@@ -216,16 +216,27 @@ class NodeStore(DatasetStore, Closing):
             return self._db.execute(query, values).fetchall()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, which takes the write lock at once."""
+    def transaction(self, *, flush: bool = True) -> Iterator[sqlite3.Connection]:
+        """One transaction, which takes the write lock at once.
+
+        Args:
+            flush: Whether it is on the disk when it ends. Without, it outlives this process but not a power cut, until
+                the next transaction is flushed: that takes along all before it.
+        """
         with self._lock, self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
+            if not flush:
+                self._db.execute("PRAGMA synchronous = NORMAL")
             try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            finally:
+                if not flush:
+                    self._db.execute("PRAGMA synchronous = FULL")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ not contain a head which was noted has been tampered with.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -67,9 +67,23 @@ class AuditLog:
         Raises:
             StoreError: It cannot be written.
         """
+        return self._append(event, actor, facts, flush=True)
+
+    def note_soon(self, event: str, /, *, actor: str = "node", **facts: object) -> Entry:
+        """Append an entry that is on disk no later than the next one; the end of this process does not harm it.
+
+        For what is followed by another entry before anything leaves the node: a flush is most of what an entry costs.
+        The arguments are those of `note`.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        return self._append(event, actor, facts, flush=False)
+
+    def _append(self, event: str, actor: str, facts: Mapping[str, object], *, flush: bool) -> Entry:
         assert event in EVENTS, event
         text = msgspec.json.encode(bounded(facts), order="deterministic").decode()
-        with self._store.transaction() as db:
+        with self._store.transaction(flush=flush) as db:
             last = db.execute("SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1").fetchone()
             number, previous = last or (0, START)
             now = datetime.now(UTC).isoformat(timespec="microseconds")

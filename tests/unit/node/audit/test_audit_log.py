@@ -51,6 +51,20 @@ def test_entries_come_back_as_they_were_noted_the_newest_first(log):
     assert log.head() == log.entries()[0].hash
 
 
+def test_an_entry_that_is_not_flushed_is_there_and_the_next_one_is_flushed_again(tmp_path):
+    with NodeStore.create(tmp_path / "n") as store:
+        log = AuditLog(store)
+        log.note_soon("training-started")
+        assert store.read("PRAGMA synchronous") == [(2,)]
+        with pytest.raises(ZeroDivisionError), store.transaction(flush=False):
+            1 / 0  # noqa: B018
+        assert store.read("PRAGMA synchronous") == [(2,)]
+        with NodeStore.open(tmp_path / "n") as other:
+            assert [entry.event for entry in AuditLog(other).entries()] == ["training-started"]
+        log.note("training-finished")
+        assert log.verify().count == 2
+
+
 def test_an_empty_log_is_whole(log):
     assert log.head() == START
     assert log.verify(START).ok
