@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from fedplug.core.dataset_type import DatasetRecord, DatasetType, FileDataset, Inspection
-from fedplug.core.errors import DatasetError
+from fedplug.core.errors import DatasetError, UsageError
 from fedplug.core.params import Array
-from fedplug.node.datasets.table_reader import missing_in, read_table
+from fedplug.node.datasets.table_reader import MAX_BYTES, missing_in, read_table
 
 
 class CsvDataset(FileDataset):
@@ -33,7 +34,7 @@ class CsvDataset(FileDataset):
         return super().table(columns, without=without)
 
     def _read(self) -> dict[str, Array]:
-        table = read_table(self.path, self.label, self.record.sources)
+        table = read_table(self.path, self.label, self.record.sources, _max_bytes(self.record.options))
         self._text_rows = table.text_rows
         self._check_dtypes(table.dtypes, table.text_rows)
         return table.columns
@@ -45,10 +46,11 @@ class CsvType(DatasetType):
     name = "csv"
     title = "a table in a text file"
     suffixes = (".csv", ".tsv", ".txt")
+    options = MappingProxyType({"max_mib": "largest file that is read, in MiB (2048)"})
 
     def inspect(self, path: Path, label: str, columns: Sequence[str] | None, options: Mapping[str, str]) -> Inspection:
         """As `DatasetType.inspect`."""
-        table = read_table(path, label, columns)
+        table = read_table(path, label, columns, _max_bytes(options))
         names = tuple(table.columns) if columns is None else tuple(columns)
         notes = tuple(
             f"Column {name!r} is text: row {table.text_rows[name]} is not a number."
@@ -68,3 +70,12 @@ class CsvType(DatasetType):
         path = folder / "wards.csv"
         path.write_text("age,sex,size\n61,f,1.5\n47,m,\n35,f,2.25\n", encoding="utf-8")
         return path
+
+
+def _max_bytes(options: Mapping[str, str]) -> int:
+    given = options.get("max_mib")
+    if given is None:
+        return MAX_BYTES
+    if not (given.isascii() and given.isdigit() and 0 < int(given) < 2**30):
+        raise UsageError(f"max_mib must be a whole number of MiB, got {given!r}.", cure="E.g. --option max_mib=8192")
+    return int(given) << 20
