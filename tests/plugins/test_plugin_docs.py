@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+import types
 from pathlib import Path
 
 from fedplug.core import hookspecs
 from fedplug.core.hookspecs import HOOK_KINDS
+from fedplug.core.messages import DatasetCard, TaskKey, TrainRequest
+from fedplug.core.plan_source import PlanBundle
+from fedplug.core.plugins import PluginHost
 from fedplug.testing import AGGREGATOR_CHECKS
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +42,21 @@ def test_every_hook_is_in_the_picture_of_the_round():
     for name in HOOK_KINDS:
         assert f"{name}(" in picture
         assert inspect.getdoc(getattr(hookspecs, name))
+
+
+def test_the_example_of_a_veto_refuses_by_day_and_not_by_night(monkeypatch):
+    (code,) = re.findall(r"^```python\n(.*?)^```", HOOKS, re.MULTILINE | re.DOTALL)
+    plugin = types.ModuleType("night")
+    exec(compile(code, "hooks.md", "exec"), vars(plugin))
+    host = PluginHost()
+    assert host.register(plugin, "night").state == "ok"
+    card = DatasetCard(dataset_id="ds-1", name="patients", type="csv", tags=("intensive-care",), shape=(9, 2))
+    asked = TrainRequest(key=TaskKey(experiment_id="e", round=0, node_id="n"), dataset_id="ds-1", plan_class="P")
+    for hour, refused in ((6, False), (7, True), (18, True), (19, False)):
+        now = types.SimpleNamespace(now=lambda hour=hour: types.SimpleNamespace(hour=hour))
+        monkeypatch.setattr(plugin, "datetime", now)
+        denied = host.authorise_training(asked, PlanBundle("P", "class P: pass"), card)
+        assert (denied is not None and not denied.broken) == refused
 
 
 def test_the_code_of_the_tutorial_is_the_example():

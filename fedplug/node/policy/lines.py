@@ -10,6 +10,9 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+_ENDS = ("]", "}", '"""', "'''")
+"""One of these stands in the last line of a statement of several lines."""
+
 
 def key_lines(text: str) -> dict[str, int]:
     """The line, from 1, of each table and key of a valid TOML text, by dotted key.
@@ -27,6 +30,8 @@ def key_lines(text: str) -> dict[str, int]:
         if not pending:
             first = number
         pending.append(line)
+        if number > first and not any(end in line for end in _ENDS):
+            continue  # so that a list of a thousand lines is not parsed a thousand times
         try:
             statement = tomllib.loads("\n".join(pending) + "\n")
         except tomllib.TOMLDecodeError:

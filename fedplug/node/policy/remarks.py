@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.core.plugins import default_host
 from fedplug.core.training_args import GROUPS, TrainingArgs
-from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.policy.lines import dotted
 from fedplug.node.policy.schema import Policy, TrainingRules
 
