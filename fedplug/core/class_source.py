@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedplug.core.errors import PlanSourceError
+from fedplug.core.syntax import parse
 
 _FUTURE = functools.reduce(
     lambda flags, name: flags | getattr(__future__, name).compiler_flag, __future__.all_feature_names, 0
@@ -56,7 +57,7 @@ def class_source(found: type) -> str:
         )
     text = "".join(lines)
     try:
-        tree = ast.parse(text)
+        tree = parse(text)
     except SyntaxError as error:
         raise _edited(name, f"{codes[0].co_filename} has a syntax error in line {error.lineno}") from None
     fits = [
@@ -80,7 +81,7 @@ def free_names(source: str, class_name: str) -> set[str]:
 
     Names that occur only in annotations do not count. Builtins do not either.
     """
-    tree = _WithoutAnnotations().visit(ast.parse(source))
+    tree = _WithoutAnnotations().visit(parse(source))
     used: set[str] = set()
     defined = {class_name}
 
@@ -232,7 +233,7 @@ def _inside_strings(wrapped: str) -> set[int]:
 
 def _inside_docstrings(wrapped: str) -> set[int]:
     inside: set[int] = set()
-    for node in ast.walk(ast.parse(wrapped)):
+    for node in ast.walk(parse(wrapped)):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
             text = node.body[0]
             inside.update(range(text.lineno - 1, (text.end_lineno or text.lineno) - 1))

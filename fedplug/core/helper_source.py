@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedplug.core.errors import FedplugWarning, PlanError, PlanSourceError
 from fedplug.core.helper_import import MAX_HELPERS, is_package, name_problem, top_of
+from fedplug.core.syntax import parse
 
 if TYPE_CHECKING:
     from fedplug.core.training_plan import TrainingPlan
@@ -64,7 +65,7 @@ def folder_of(plan_class: type) -> Path:
 
 def imports_of(text: str) -> Iterator[tuple[int, str]]:
     """Line and dotted name of every module that a text imports absolutely."""
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parse(text)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
@@ -173,7 +174,7 @@ def _read(name: str, file: Path) -> str:
 def _refuse_leading_out(name: str, text: str, helpers: Mapping[str, str]) -> None:
     """Refuse relative imports but those from one module of a helper package to another."""
     package = name if is_package(name, helpers) else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parse(text)):
         if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
         parts = package.split(".") if package else []

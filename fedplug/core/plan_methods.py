@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedplug.core.errors import FedplugWarning, PlanSourceError
+from fedplug.core.syntax import parse
 
 if TYPE_CHECKING:
     from fedplug.core.training_plan import TrainingPlan
@@ -126,7 +127,7 @@ def _warn_of_misspelt(plan_class: type[TrainingPlan], source: str) -> None:
 
 def _names_used(source: str) -> Iterable[str]:
     """Names that a text uses: as attributes, as variables, and in strings for ``getattr``."""
-    nodes = list(ast.walk(ast.parse(source)))
+    nodes = list(ast.walk(parse(source)))
     return {
         *(node.attr for node in nodes if isinstance(node, ast.Attribute)),
         *(node.id for node in nodes if isinstance(node, ast.Name)),

@@ -30,6 +30,7 @@ from fedplug.core.helper_import import MAX_HELPERS, PlanImports, forget, name_pr
 from fedplug.core.helper_source import collect_helpers, folder_of, warn_of_neighbours
 from fedplug.core.line_ends import as_python_reads
 from fedplug.core.plan_methods import check_methods
+from fedplug.core.syntax import parse
 
 if TYPE_CHECKING:
     from fedplug.core.training_plan import TrainingPlan
@@ -242,7 +243,7 @@ def _refuse_foreign_names(bundle: PlanBundle, home: str) -> None:
 
 
 def _refuse_relative_imports(name: str, source: str) -> None:
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.ImportFrom) and node.level:
             raise PlanSourceError(
                 f"Training plan {name!r} imports relatively ({ast.unparse(node)}), but is in no package at the nodes.",
@@ -270,7 +271,7 @@ def _dependencies(plan_class: type[TrainingPlan], helpers: Iterable[str]) -> Ite
         )
     for line in own:
         try:
-            body = ast.parse(line.strip()).body
+            body = parse(line.strip()).body
         except (SyntaxError, ValueError) as error:
             raise PlanSourceError(f"init_dependencies: {line!r} is not Python: {error}.") from None
         if not body or not all(isinstance(node, ast.Import | ast.ImportFrom) for node in body):

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from fedplug.core.line_ends import as_python_reads
 from fedplug.core.plan_source import PlanBundle
+from fedplug.core.syntax import parse
 
 MOST_FINDINGS = 1000
 """So many places that deserve a look are listed; of a plan that has more, whoever reads on learns nothing new."""
@@ -154,7 +155,7 @@ class _Module:
         self.aliases: dict[str, str] = {}
         self.trouble: Finding | None = None
         try:
-            self.nodes = list(ast.walk(ast.parse(text)))
+            self.nodes = list(ast.walk(parse(text)))
         except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
             what = f"cannot be parsed ({type(error).__name__}), so nothing in it was looked at"
             self.trouble = Finding(module, getattr(error, "lineno", None) or 1, "text", SOURCE, what)
