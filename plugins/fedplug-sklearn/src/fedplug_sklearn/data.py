@@ -165,10 +165,13 @@ def _sample_rows(dataset: PlanDataset) -> SampleRows:
     target = dataset.labels()
     data, answer = dataset[0]
     if target is None and answer is not None:
-        raise DatasetError(
-            f"A scikit-learn plan learns one number per sample, but {type(dataset).__name__} has others as targets.",
-            cure="Choose a column as target, or a target_transform that gives one number.",
-        )
+        if np.ndim(answer):
+            raise DatasetError(
+                f"A scikit-learn plan learns one number per sample; {type(dataset).__name__} has others as targets.",
+                cure="Choose a column as target, or a target_transform that gives one number.",
+            )
+        # Known only by reading every sample: once now, since the classes must be known before the first batch.
+        target = np.asarray([dataset[index][1] for index in range(len(dataset))])
     column = None if target is None else _column(target, "target", _TARGET_CURE)
     return SampleRows(_DrawnRows(dataset, np.arange(len(dataset)), _flat(data).size), column)
 
