@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from fedplug.core.errors import CodecError
@@ -312,3 +314,37 @@ def test_results_larger_than_a_node_expects_are_refused():
     with pytest.raises(CodecError, match="more than 799 bytes"):
         unpack(blocks, [os.dup(buffers[0].fd)], most=799)
     assert unpack(blocks, [os.dup(buffers[0].fd)], most=800)[0].nbytes == 800
+
+
+def test_the_scratch_folder_of_a_killed_supervisor_is_removed(tmp_path):
+    program = (
+        "from fedplug.node.policy.schema import ResourceRules\n"
+        "from fedplug.node.worker_process import ProcessWorker\n"
+        "worker = ProcessWorker(resources=ResourceRules())\n"
+        "worker.warm_up()\n"
+        "print(worker.pid, flush=True)\n"
+        "input()\n"
+    )
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+    ) as process:
+        process.stdout.readline()
+        (scratch,) = tmp_path.glob("fedplug-scratch-*")
+        (scratch / "left").write_text("something")
+        wait_for_guard(process.pid)
+        process.kill()
+    deadline = time.monotonic() + 20
+    while scratch.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)  # nothing announces the end of a process that is not our child
+    assert not scratch.exists()
+
+
+def wait_for_guard(supervisor):
+    """Wait until the worker of this supervisor has started its guard."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if len(psutil.Process(supervisor).children(recursive=True)) >= 2:
+            return
+        time.sleep(0.01)
+    raise AssertionError("there is no guard")
