@@ -82,7 +82,7 @@ class TrainingRules:
         extra_arrays: Patterns (``fnmatch``) for names of arrays that an aggregator sends, or gets, beside the
             parameters; None: all.
         arguments: Ranges by the name of the training argument, e.g. ``"batch_size"``, ``"epochs"``, ``"lr"``.
-        minimum_rows: Fewest rows that a data set must have to be trained on.
+        minimum_rows: Fewest rows to train on, after those for testing are held out.
         rounds: Most rounds that a data set gives in its life; None: any number.
     """
 

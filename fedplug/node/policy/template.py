@@ -30,7 +30,7 @@ roots = {roots}
 # imports = ["fedplug", "fedplug_torch", "torch", "numpy"]
 # Names of arrays that may travel beside the model's parameters; "*" stands for any signs.
 # extra_arrays = ["scaffold*"]
-# Fewest rows of a data set that is trained on: a model of few rows tells about each of them.
+# Fewest rows to train on, after those for testing are held out: a model of few rows tells about each of them.
 minimum_rows = 0
 # Most rounds that a data set gives, over all researchers; without this rule any number.
 # rounds = 1000
