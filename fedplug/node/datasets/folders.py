@@ -37,9 +37,10 @@ class Folder:
         """
         try:
             return sorted(PurePath(relative) for relative, _ in walk(self.root))
-        except DatasetError:
+        except DatasetError as error:
             if self.for_owner:
-                raise
+                inside = error.message.replace(f"{self.root}{os.sep}", "").replace(str(self.root), "its folder")
+                raise DatasetError(f"{self.label}: {inside}", cure=error.cure) from None
             raise DatasetError(
                 f"The folder of {lower(self.label)} cannot be read, or holds what no data set may.",
                 cure="The node's owner sees what it is with: fedplug node dataset check",

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fedplug.core.errors import DatasetError, FedplugError, UsageError
+from fedplug.node.datasets.folders import Folder
 from fedplug.node.datasets.registry import DatasetCache, dataset_type, inspect_file
 
 LIBRARY = {"images": "PIL.Image", "medical": "nibabel.nifti1", "signals": "edfio", "genomics": "cyvcf2"}
@@ -263,3 +264,12 @@ class _Nothing:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == self.top:
             raise ModuleNotFoundError(f"No module named {name!r}", name=self.top)
+
+
+def test_the_folder_itself_is_named_to_nobody(images):
+    (images / "cat" / "out.png").symlink_to("/etc/hostname")
+    for for_owner in (True, False):
+        with pytest.raises(DatasetError) as refused:
+            Folder(images, "Data set 'data'", for_owner=for_owner).files()
+        assert str(images) not in str(refused.value)
+        assert ("cat/out.png is a link that leads out of its folder" in str(refused.value)) == for_owner
