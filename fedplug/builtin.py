@@ -69,6 +69,7 @@ def fedplug_register_dataset_types() -> list[Component]:
     """Tables, and arrays of NumPy."""
     return [
         Component("csv", "fedplug.node.datasets.csv_file:CsvType", "A table in a text file (.csv, .tsv)."),
+        Component("parquet", "fedplug.node.datasets.parquet_file:ParquetType", "A table in Apache Parquet."),
         Component("arrays", "fedplug.node.datasets.arrays_file:ArraysType", "Arrays written by numpy.savez (.npz)."),
         Component("images", "fedplug.node.datasets.images:ImagesType", "Images in a folder per class."),
         Component("medical", "fedplug.node.datasets.medical:MedicalType", "NIfTI volumes in a folder per subject."),

@@ -17,7 +17,6 @@ from fedplug.node.datasets.plan_names import PlanNames
 
 _TO_CSV = "Convert it to .csv, e.g. with pandas: {}(path).to_csv(...)."
 _NOT_YET = {
-    ".parquet": _TO_CSV.format("read_parquet"),
     ".feather": _TO_CSV.format("read_feather"),
     ".xlsx": _TO_CSV.format("read_excel"),
     ".xls": _TO_CSV.format("read_excel"),

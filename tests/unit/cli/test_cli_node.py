@@ -106,7 +106,7 @@ def test_a_changed_file_is_seen_when_the_data_set_is_shown(cli, table):
         ("dataset add patients.csv --tags x --target weight", 1, "no column 'weight'", "age, dose, sex"),
         ("dataset add patients.csv --tags x --type cvs", 2, "named 'cvs'", "csv"),
         ("dataset add --tags x", 2, "Name one file", "fedplug node dataset add"),
-        ("dataset add big.parquet --tags x", 2, ".parquet files (big.parquet) are not supported yet", ".csv"),
+        ("dataset add big.feather --tags x", 2, ".feather files (big.feather) are not supported yet", ".csv"),
         ("dataset add one.npy --tags x", 2, ".npy files (one.npy) are not supported yet", ".npz"),
         ("dataset add . --tags x --type csv", 1, "is a folder", "Name a file"),
         ("dataset add broken.csv --tags x", 1, "row 3 has 1 cells", "Correct the row"),
@@ -128,7 +128,7 @@ def test_a_changed_file_is_seen_when_the_data_set_is_shown(cli, table):
     ],
 )
 def test_what_cannot_be_done_is_one_message_with_cause_and_cure(cli, table, tmp_path, words, code, cause, cure):
-    for file in ("broken.csv", "big.parquet", "one.npy"):
+    for file in ("broken.csv", "big.feather", "one.npy"):
         (tmp_path / file).write_text("a,b\n1,2\n3\n")
     cli("init")
     got, out, err = cli(*shlex.split(words))
