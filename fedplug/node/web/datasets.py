@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from starlette.responses import Response
 
 from fedplug.core.dataset_type import DatasetRecord
+from fedplug.core.errors import DatasetError
+from fedplug.node.datasets.freshness import verify
 from fedplug.node.web import adding
 from fedplug.node.web.site import ACTOR, Handler, Visit
 
@@ -39,13 +39,16 @@ def remove(visit: Visit) -> Response:
 
 def file_state(record: DatasetRecord) -> tuple[str, str]:
     """What became of the file: a kind of pill, and words."""
+    for path in record.paths:
+        try:
+            path.stat()
+        except OSError as error:
+            return "bad", f"cannot be opened: {error.strerror}"
     try:
-        found = Path(record.path).stat()
-    except OSError as error:
-        return "bad", f"cannot be opened: {error.strerror}"
-    if (found.st_size, found.st_mtime_ns) == (record.size, record.mtime_ns):
-        return "good", "unchanged"
-    return "wait", "changed since it was added"
+        verify(record)
+    except DatasetError:
+        return "wait", "changed since it was added"
+    return "good", "unchanged"
 
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
