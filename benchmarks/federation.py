@@ -75,7 +75,19 @@ def node_processes(url: str, count: int) -> Iterator[list[int]]:
         pids = []
         for index in range(count):
             place = ["--folder", str(folder / f"node-{index}")]
-            _fedplug("node", *place, "init", "--approval", "off", "--name", f"node-{index}", "--researcher", url)
+            _fedplug(
+                "node",
+                *place,
+                "init",
+                "--approval",
+                "off",
+                "--data-root",
+                "/",
+                "--name",
+                f"node-{index}",
+                "--researcher",
+                url,
+            )
             _fedplug(
                 "node", *place, "dataset", "add", "--type", "arrays", "--path", str(folder / "data.npz"),
                 "--name", "bench", "--tags", TAG,

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.core.errors import (
     DatasetError,
     FedplugError,
@@ -23,7 +24,6 @@ from fedplug.core.messages import LogLine, Progress, TaskFailure, TaskKey, Train
 from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
-from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.policy.terms import Terms
 
 Emit = Callable[[Progress | LogLine], None]

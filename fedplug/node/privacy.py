@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.core.errors import PlanRunError
 from fedplug.core.link import TaskReceived
 from fedplug.core.local_state import LocalState, StateBook
@@ -24,7 +25,6 @@ from fedplug.core.privacy import check_clippable, clip_update, privacy_args, req
 from fedplug.core.trainer import Trainer
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import Allocate, TrainingPlan
-from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.store import NodeStore
 
 

@@ -64,8 +64,6 @@ def _shut_in(confined: Any, data: Any, pipe: Any) -> None:
     Raises:
         StoreError: Not all of it is possible, and it must be.
     """
-    from pathlib import Path
-
     from fedplug.node.ipc import Sign
     from fedplug.node.isolation.confine import before_plan
     from fedplug.node.isolation.layers import require_all
@@ -78,7 +76,7 @@ def _shut_in(confined: Any, data: Any, pipe: Any) -> None:
             told.add(what)
             pipe.send(Sign(tried=what))
 
-    layers = (*layers, *before_plan(confinement, Path(data.path), tell))
+    layers = (*layers, *before_plan(confinement, data.paths, tell))
     pipe.send(Sign(layers=layers))
     if confinement.required:
         require_all(list(layers))

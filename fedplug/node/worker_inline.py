@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.core.local_state import StateBook
 from fedplug.core.messages import TaskFailure
-from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.datasets.registry import DatasetCache
 from fedplug.node.jobs import Emit, Job, Trained, Worker, cancelled, failure
 

@@ -220,7 +220,7 @@ class _Process:
     """
 
     def __init__(self, resources: ResourceRules, memory_limit: int, trainer: str) -> None:
-        self.dataset: Path | None = None
+        self.dataset: tuple[Path, ...] | None = None
         self.reason: tuple[str, str] | None = None
         self.scratch: Path | None = None
         self._most = resources.scratch
@@ -278,8 +278,8 @@ class _Process:
         if dataset is None or self.scratch is None:
             return True
         if self.dataset is None:
-            self.dataset = Path(dataset.path)
-        return self.dataset == Path(dataset.path)
+            self.dataset = dataset.paths
+        return self.dataset == dataset.paths
 
     def excess(self) -> str:
         """What it takes more of than it may; empty if nothing."""

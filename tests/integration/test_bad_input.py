@@ -47,7 +47,7 @@ class Hospital:
         table.write_text("x0,x1,y\n" + "\n".join(",".join(map(str, row)) for row in rows) + "\n")
         at = ("node", "--folder", self.place)
         for args in (
-            ("init", "--approval", "off", "--name", name, "--id", name, "--researcher", url),
+            ("init", "--approval", "off", "--data-root", "/", "--name", name, "--id", name, "--researcher", url),
             (
                 "dataset",
                 "add",
@@ -287,7 +287,7 @@ def test_a_script_that_ends_itself_says_why_and_keeps_its_exit_code(cli: Callabl
 def test_a_csv_without_the_named_column_is_refused_by_the_node(cli: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n")
     place = ("node", "--folder", tmp_path / "n")
-    assert cli(*place, "init", "--approval", "off", "--name", "n").returncode == 0
+    assert cli(*place, "init", "--approval", "off", "--data-root", "/", "--name", "n").returncode == 0
     done = cli(
         *place,
         "dataset",

@@ -186,7 +186,7 @@ def test_a_data_set_that_was_removed_is_refused_by_name(researcher, folder):
             other.remove_dataset("line")
         researcher.train(node.identity.node_id, card.dataset_id)
         failure = researcher.wait(TaskFailed).failure
-        assert failure.code == "no-dataset"
+        assert failure.code == "dataset-removed"
         assert "It has: none." in failure.text
 
 

@@ -90,7 +90,9 @@ def nodes_in_processes(url: str, folder: Path, cli: Any) -> Iterator[None]:
         for name, arrays in parts().items():
             np.savez(folder / f"{name}.npz", **arrays)
             at = ("node", "--folder", folder / name)
-            done = cli(*at, "init", "--approval", "off", "--name", name, "--id", name, "--researcher", url)
+            done = cli(
+                *at, "init", "--approval", "off", "--data-root", "/", "--name", name, "--id", name, "--researcher", url
+            )
             assert done.returncode == 0, done.stderr
             done = cli(
                 *at, "dataset", "add", "--type", "arrays", "--path", folder / f"{name}.npz",

@@ -77,7 +77,7 @@ def start_csv_nodes(tmp_path: Path, cli: Any) -> Iterator[Any]:
             at = ("node", "-C", str(tmp_path / name))
             added = ("dataset", "add", "--type", "csv", "--path", str(file), "--name", "patients", "--tags", "#cancer")
             for command in (
-                ("init", "--approval", "off", "--name", name, "--id", name, "--researcher", url),
+                ("init", "--approval", "off", "--data-root", "/", "--name", name, "--id", name, "--researcher", url),
                 (*added, "--target", "target"),
             ):
                 done = cli(*at, *command)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from fedplug.node.isolation.layers import Confinement, ForbiddenError, Layer, below, real
@@ -24,18 +25,20 @@ _WATCHED = _NETWORK | _PROCESSES | _CHANGES | {"open", "os.kill", "os.killpg"}
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-def watch(confinement: Confinement, readable: list[str], data: str, tell: Callable[[str], object] = str) -> Layer:
+def watch(
+    confinement: Confinement, readable: list[str], data: Sequence[Path], tell: Callable[[str], object] = str
+) -> Layer:
     """Refuse what this process may not do, from now on and for good.
 
     Args:
         confinement: What it may do.
         readable: Where its installation lies.
-        data: The data set.
+        data: The files and folders of the data set.
         tell: Told what was tried, since a plan may hide the error.
     """
     scratch = (real(confinement.scratch),)
     written = (*scratch, "/dev/null", *(("/dev/shm",) if confinement.processes else ()))  # noqa: S108
-    read = (*readable, *written, real(data), "/dev", "/proc", "/sys")
+    read = (*readable, *written, *map(real, data), "/dev", "/proc", "/sys")
     own = str(os.getpid())
 
     def forbidden(event: str, arguments: tuple[Any, ...]) -> str:

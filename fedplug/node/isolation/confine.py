@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedplug.node.isolation import audit_hook, landlock, limits, network, seccomp
-from fedplug.node.isolation.layers import Confinement, Layer, real
+from fedplug.node.isolation.layers import Confinement, Layer
 
 _CACHES = ("TMPDIR", "TEMP", "TMP", "HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "TORCH_HOME", "HF_HOME",
            "NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")  # fmt: skip
@@ -25,15 +25,15 @@ def before_threads(confinement: Confinement) -> list[Layer]:
     return [network.leave_network(), limits.limit(confinement)]
 
 
-def before_plan(confinement: Confinement, data: Path, tell: Callable[[str], object] = str) -> list[Layer]:
+def before_plan(confinement: Confinement, data: Sequence[Path], tell: Callable[[str], object] = str) -> list[Layer]:
     """What must be done before the first line of a plan runs: from here on the process has one data set.
 
     Args:
         confinement: What it may do.
-        data: The file or folder of the data set.
+        data: The files and folders of the data set.
         tell: Told what a plan tries in Python that it may not do.
     """
     os.chdir(confinement.scratch)
     readable = landlock.readable()
     layers = [limits.give_up_privileges(), landlock.restrict(confinement, data), seccomp.forbid(confinement)]
-    return [*layers, audit_hook.watch(confinement, readable, real(data), tell)]
+    return [*layers, audit_hook.watch(confinement, readable, data, tell)]

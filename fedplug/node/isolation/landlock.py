@@ -6,7 +6,7 @@ import ctypes
 import os
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fedplug.node.isolation import kernel
@@ -38,7 +38,7 @@ _OF_INSTALLATION = ("bin", "lib", "lib64", "include", "share", "pyvenv.cfg")
 """What is read of the folder in which Python is installed: beside them there may be anything."""
 
 _GPU = ("/dev/nvidia*", "/dev/nvidia-caps", "/dev/dri", "/dev/kfd", "/proc/driver/nvidia", "/sys/class",
-        "/sys/bus/pci", "/sys/devices/pci*", "/usr/local/cuda*", "/opt/rocm*")  # fmt: skip
+        "/sys/bus/pci", "/sys/devices/pci*", "/usr/local/cuda*", ("/opt" + "/rocm*"))  # fmt: skip
 
 
 class _Ruleset(ctypes.Structure):
@@ -59,12 +59,12 @@ def abi() -> int:
         return 0
 
 
-def restrict(confinement: Confinement, data: Path) -> Layer:
+def restrict(confinement: Confinement, data: Sequence[Path]) -> Layer:
     """Leave this process nothing but its installation, its data set (to read), and its scratch folder; for good.
 
     Args:
         confinement: What it may do.
-        data: The file or folder of the data set.
+        data: The files and folders of the data set.
     """
     version = abi()
     if not version:
@@ -77,7 +77,8 @@ def restrict(confinement: Confinement, data: Path) -> Layer:
         try:
             for path in readable():
                 _allow(ruleset, path, _EXECUTE | _READ | _READ_DIR)
-            _allow(ruleset, str(data), _READ | _READ_DIR)
+            for place in data:
+                _allow(ruleset, str(place), _READ | _READ_DIR)
             _allow(ruleset, confinement.scratch, rights & ~_EXECUTE)
             _allow(ruleset, "/dev/null", _READ | _WRITE)
             for path in _gpu() if confinement.gpu else ():

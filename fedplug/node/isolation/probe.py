@@ -41,7 +41,7 @@ def main(argument: str) -> None:
 
     confinement = msgspec.json.decode(argument, type=Confinement)
     layers = before_threads(confinement)
-    layers += before_plan(confinement, Path(confinement.scratch))
+    layers += before_plan(confinement, [Path(confinement.scratch)])
     sys.stdout.write(msgspec.json.encode(layers).decode())
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from starlette.responses import RedirectResponse, Response
 
-from fedplug.core.errors import FedplugError
 from fedplug.core.dataset_type import DatasetRecord
+from fedplug.core.errors import FedplugError
 from fedplug.node.datasets.registry import inspect_file, tag_notes, type_names
 from fedplug.node.web import browse
 from fedplug.node.web.forms import Form

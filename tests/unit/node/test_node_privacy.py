@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from fedplug import DataManager, NumpyTrainingPlan
+from fedplug.core.dataset_type import DatasetRecord
 from fedplug.core.errors import ParamsError, UsageError
 from fedplug.core.link import TaskReceived
 from fedplug.core.messages import TaskKey, TrainRequest
@@ -17,7 +18,6 @@ from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle, bundle_plan
 from fedplug.core.plugins import PluginHost
 from fedplug.core.privacy import update_norm
-from fedplug.core.dataset_type import DatasetRecord
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.jobs import Job
 from fedplug.node.privacy import node_secret, noise_key, simulated_noise_key
