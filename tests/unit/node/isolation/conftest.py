@@ -34,7 +34,7 @@ def attempt(function, *arguments, **more):
 confinement = msgspec.json.decode(sys.argv[1], type=Confinement)
 data, outside = Path(sys.argv[2]), Path(sys.argv[3])
 layers = before_threads(confinement)
-layers += before_plan(confinement, data)
+layers += before_plan(confinement, [data])
 told = {}
 exec(sys.argv[4])
 print(json.dumps(told))
