@@ -107,7 +107,11 @@ def mean_bound(arrays: Sequence[Any], dtype: Any, weights: Sequence[float] | Non
     largest = max((abs(value) for array in arrays for value in exact(array).flat), default=Fraction(0))
     sums = len(arrays) * Fraction(float(np.finfo(np.float64).eps)) * largest
     smallest = min((ulp(value, kind) for value in exact_mean(arrays, weights).flat), default=Fraction(1))
-    return float(sums / smallest) + (1 if kind.itemsize < 8 else 0)
+    try:
+        bound = float(sums / smallest)
+    except OverflowError:  # a sum of large numbers that comes to next to nothing
+        return math.inf
+    return bound + (1 if kind.itemsize < 8 else 0)
 
 
 def _as_array(value: Any, like: Sequence[Any]) -> Exact:

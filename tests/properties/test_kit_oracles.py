@@ -75,6 +75,10 @@ def test_distances_of_what_is_not_finite_or_of_another_shape():
     assert exact_mean([np.float64(1), np.float64(2)]).shape == ()
 
 
+def test_a_bound_that_no_number_can_hold_is_infinite():
+    assert mean_bound([np.array([4.0, 0.0])], np.float64) == math.inf
+
+
 @given(fst.rounds(dtypes=["float32", "float16", "float64", "int64"]))
 def test_our_mean_is_within_its_bound(case):
     mean = WeightedMean(case.start.spec)
