@@ -22,12 +22,12 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## three hospitals train one model, here and now
 	@$(BIN)/fedplug demo
 
-test: $(VENV)/.dev  ## all tests but the slow ones (4 to 10 minutes)
-	@echo "==> tests: unit, properties, plugins, integration, wheels; usually 4 to 10 minutes on 2 cores"
+test: $(VENV)/.dev  ## all tests but the slow ones (8 to 15 minutes)
+	@echo "==> tests: unit, properties, plugins, integration, wheels; usually 8 to 15 minutes on 2 cores"
 	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-all: $(VENV)/.dev  ## every test, the slow ones too
-	@echo "==> all tests, the slow ones too; usually 10 to 25 minutes on 2 cores"
+	@echo "==> all tests, the slow ones too; usually 15 to 30 minutes on 2 cores"
 	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.dev  ## ruff, the import contracts, versions in lockstep
