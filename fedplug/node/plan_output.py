@@ -6,6 +6,8 @@ import logging
 import threading
 from typing import IO
 
+from fedplug.node.signs import printable
+
 MAX_LINES = 500
 """Lines of one training that are logged."""
 
@@ -55,9 +57,8 @@ class PlanOutput:
 
     def _put(self, line: bytes) -> None:
         if self._left > 0:
-            text = line[: 4 * MAX_LINE].decode("utf-8", "replace").rstrip()[:MAX_LINE]
-            # Control characters could rewrite what an operator sees in a terminal.
-            _log.info("%s", "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text))
+            text = line[: 4 * MAX_LINE].decode("utf-8", "replace").rstrip()
+            _log.info("%s", printable(text, MAX_LINE))
         elif self._left == 0:
             _log.warning("The plan prints more than %d lines; the rest is not logged.", MAX_LINES)
         self._left -= 1
