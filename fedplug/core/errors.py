@@ -13,9 +13,12 @@ FedplugError
 ├── TransportError             the network, or an address, is at fault
 │   ├── AddressError           the address cannot be used (malformed, in use, refused for safety)
 │   └── ConnectionLostError    the other side is gone
+├── KeysError                  a key is malformed or missing, or its file is not safe
 ├── RefusedError               a node's owner does not allow what was asked; carries a code
 ├── DatasetError               a data set is missing, ambiguous or not what its card says
 ├── StoreError                 a folder or a store, of a node or an experiment, cannot be used
+│   ├── JournalError           a journal is damaged; names the record
+│   └── DiskFullError          there is no room on the disk
 ├── BreakpointError            a breakpoint is missing, damaged, or cannot be gone on from
 ├── PlanError                  the training plan is at fault
 │   ├── PlanSourceError        its source cannot be found, read or executed
@@ -168,6 +171,10 @@ class ConnectionLostError(TransportError):
     """The other side is gone."""
 
 
+class KeysError(FedplugError):
+    """A key is malformed, missing or not what it should be, or the file it lies in can be read by others."""
+
+
 class RefusedError(FedplugError):
     """A node will not do what it was asked, by its owner's rules: approval, policy, budget, or a data set that changed.
 
@@ -188,6 +195,22 @@ class DatasetError(FedplugError):
 
 class StoreError(FedplugError):
     """A folder or a store, of a node or an experiment, cannot be used."""
+
+
+class JournalError(StoreError):
+    """A journal is damaged: a record was changed, or is missing.
+
+    Args:
+        record: Number of the first record that is not as it was written; 0 if it is not about one.
+    """
+
+    def __init__(self, message: str, *, record: int = 0, cure: str = "") -> None:
+        super().__init__(message, cure=cure)
+        self.record = record
+
+
+class DiskFullError(StoreError):
+    """There is no room on the disk. What was to be written can be written again when there is."""
 
 
 class BreakpointError(FedplugError):

@@ -10,6 +10,8 @@ What a transport promises:
 - It may be lost only together with its connection, and then both ends are told (`Closed`).
 - `send` never blocks: it takes the frame or says that the way is full (back-pressure).
 - Nodes connect outward; only the researcher listens.
+- With keys (`TransportOptions.keys`), nothing is sent to or taken from an end that has not proved to hold the key it
+  should, and what is sent can be read and changed by nobody on the way.
 
 One thread drives an end (the one that calls `receive` and `send`); `wake` may be called from any thread.
 """
@@ -17,12 +19,14 @@ One thread drives an end (the one that calls `receive` and `send`); `wake` may b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from fedplug.core.closing import Closing
+from fedplug.core.errors import KeysError
+from fedplug.core.keys import KeyPair
 
 Buffer = Any
 """Anything with the buffer protocol: bytes, bytearray, memoryview, a read-only array of bytes."""
@@ -42,18 +46,26 @@ class Frame:
         peer: Whom it came from: a token of the transport's own making, one per connection. Empty at a node.
         header: At most `MAX_HEADER` bytes.
         body: At most `MAX_BODY` bytes.
+        key: The public key that the other end has proved to hold; empty without keys.
     """
 
     peer: bytes
     header: bytes
     body: memoryview
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A connection is up. At the researcher it may be reported together with its first frame."""
+    """A connection is up. At the researcher it may be reported together with its first frame.
+
+    Attributes:
+        peer: Which one. Empty at a node.
+        key: The public key that the other end has proved to hold; empty without keys.
+    """
 
     peer: bytes
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +163,35 @@ class TransportOptions:
     Attributes:
         insecure_plaintext: Allow unencrypted traffic beyond this machine.
         heartbeat: Seconds between signs of life on an idle connection; three missed mean it is gone.
+        keys: This end's keys. With them everything is encrypted, and the other end must prove who it is; a
+            researcher then needs ``allowed``, a node ``peer_key``.
+        peer_key: At a node: the public key of the researcher it trusts. It talks to nobody else.
+        allowed: At the researcher: whether the holder of a public key may talk to them. It is asked when a node
+            connects and again for every message, so that a key that is denied is out at once; so it must be quick.
+            It is called by the thread that drives the listener. When it raises, the answer is no.
         extra: Options of a single transport, by name.
     """
 
     insecure_plaintext: bool = False
     heartbeat: float = 2.0
+    keys: KeyPair | None = None
+    peer_key: str = ""
+    allowed: Callable[[str], bool] | None = None
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 class Transport(ABC):
     """A way to move frames, chosen by the scheme of an address (``zmq://host:port``)."""
+
+    def new_keys(self) -> KeyPair:
+        """A new pair of keys, for one end.
+
+        Raises:
+            KeysError: This transport knows no keys.
+        """
+        raise KeysError(
+            f"{type(self).__name__} knows no keys.", cure="Take a transport that does; zmq:// is one of them."
+        )
 
     @abstractmethod
     def listen(self, url: str, options: TransportOptions) -> Listener:

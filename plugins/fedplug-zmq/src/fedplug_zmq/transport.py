@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 
 import zmq
+from zmq.utils import z85
 
 from fedplug.core.errors import AddressError, ConnectionLostError
+from fedplug.core.keys import KeyPair
 from fedplug.core.transport import (
     MAX_HEADER,
     Buffer,
@@ -55,6 +57,11 @@ _ENDED: dict[int, str] = {
 
 class ZmqTransport(Transport):
     """``zmq://host:port``. Port 0 takes any free port when listening."""
+
+    def new_keys(self) -> KeyPair:
+        """A pair of keys of Curve25519, as CurveZMQ uses them."""
+        public, secret = zmq.curve_keypair()
+        return KeyPair(z85.decode(public).hex(), z85.decode(secret).hex())
 
     def listen(self, url: str, options: TransportOptions) -> Listener:
         """As `Transport.listen`."""

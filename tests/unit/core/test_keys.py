@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from fedplug.core.errors import KeysError
+from fedplug.core.keys import KeyPair, check_public, fingerprint
+from fedplug.core.transport import Transport
+from fedplug.transports.inproc import InprocTransport
+
+PUBLIC = "90ab66cd78ae316b16d0b94938f14076866ec28e1d6106f9bccef8f311abb304"
+SECRET = "0123456789abcdef" * 4
+
+
+def test_a_secret_never_shows():
+    keys = KeyPair(PUBLIC, SECRET)
+    assert SECRET not in f"{keys} {keys!r} {[keys]}"
+    assert keys.secret == SECRET
+
+
+@pytest.mark.parametrize("public", ["", PUBLIC[1:], PUBLIC + "0", PUBLIC.upper(), f" {PUBLIC}", "g" * 64])
+def test_the_public_key_of_a_pair_is_in_its_one_form(public):
+    with pytest.raises(KeysError, match=r"public key of a pair of keys is damaged.*\n.*make new keys"):
+        KeyPair(public, SECRET)
+
+
+@pytest.mark.parametrize("secret", ["", SECRET[1:], SECRET + "0", SECRET.upper(), "g" * 64])
+def test_a_damaged_secret_is_named_by_its_public_key_and_not_shown(secret):
+    with pytest.raises(KeysError) as caught:
+        KeyPair(PUBLIC, secret)
+    assert fingerprint(PUBLIC) in str(caught.value)
+    assert not secret or secret not in str(caught.value)
+
+
+def test_a_public_key_is_tidied():
+    assert check_public(f"  {PUBLIC.upper()}\n") == PUBLIC
+
+
+@pytest.mark.parametrize("text", ["", "x", PUBLIC[1:], PUBLIC + "0", "ü" * 64, "0" * 32 + "\n" + "0" * 31])
+def test_what_is_no_public_key_is_refused_with_the_way_to_see_it(text):
+    with pytest.raises(KeysError, match=r"The key of hospital-a is no public key.*\n.*fedplug keys show") as caught:
+        check_public(text, "The key of hospital-a")
+    assert len(str(caught.value)) < 250
+
+
+def test_fingerprints_tell_keys_apart_and_stay():
+    assert fingerprint(PUBLIC) == "fa16-b53b-0fb1-1e44-6719"
+    assert fingerprint(PUBLIC[:-1] + "5") != fingerprint(PUBLIC)
+
+
+def test_a_transport_without_keys_says_so():
+    with pytest.raises(KeysError, match="InprocTransport knows no keys"):
+        Transport.new_keys(InprocTransport())
