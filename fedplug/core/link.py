@@ -99,6 +99,31 @@ class UpdateCommitted:
     key: TaskKey
 
 
+@dataclass(frozen=True, slots=True)
+class FinishedTask:
+    """A finished training that an earlier run of the node has left on its disk; nobody has committed it yet."""
+
+    reply: TrainReply
+    params: Params
+    aux: Mapping[str, Params] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierTasks:
+    """What a node's journal says of the tasks that a researcher gave to earlier runs of it.
+
+    A task of which it says nothing was never begun: it may be given out again under its own key.
+
+    Attributes:
+        finished: Trainings whose updates are to be offered (again).
+        ends: How others ended, the oldest first: ``"committed"``, ``"cancelled"``, ``"interrupted"`` (begun, and cut
+            off by the end of the node), or the code of a failure.
+    """
+
+    finished: Sequence[FinishedTask] = ()
+    ends: Mapping[TaskKey, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
 LinkEvent = Connected | Disconnected | SearchReceived | PlanAsked | TaskReceived | TaskCancelled | UpdateCommitted
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from threading import Condition, Event, Lock, Thread, current_thread
 
 from fedplug.core.errors import AddressError, ConnectionLostError, FedplugError, TransportError, UsageError
-from fedplug.core.link import LinkEvent, ResearcherLink
+from fedplug.core.link import EarlierTasks, LinkEvent, ResearcherLink
 from fedplug.core.messages import DatasetCard, LogLine, NodeInfo, PlanAnswer, Progress, TaskFailure, TrainReply
 from fedplug.core.params import Params
 from fedplug.core.pool import Allocate
@@ -35,6 +35,7 @@ class NodeEndpoint(ResearcherLink):
         retry: Seconds between two tries to connect, give or take a quarter.
         limits: Figures of the protocol; the researcher's replace some of them.
         incarnation: Names this run of the node; larger than that of any run before. The clock by default.
+        earlier: What the node's journal says of the tasks of earlier runs; None if it keeps none.
 
     Raises:
         AddressError: The address is malformed or refused for safety.
@@ -51,13 +52,14 @@ class NodeEndpoint(ResearcherLink):
         retry: float = 2.0,
         limits: Limits | None = None,
         incarnation: int | None = None,
+        earlier: EarlierTasks | None = None,
     ) -> None:
         self._transport = transport
         self._url = url
         self._options = options or TransportOptions()
         self._retry = retry
         limits = limits or Limits(heartbeat=self._options.heartbeat)
-        self._machine = NodeMachine(info, limits, incarnation=incarnation, place=allocate)
+        self._machine = NodeMachine(info, limits, incarnation=incarnation, earlier=earlier, place=allocate)
         self._lock = Lock()
         self._outbox: deque[Send] = deque()
         self._waiting: deque[Send] = deque()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fedplug.core.link import FinishedTask
 from fedplug.core.messages import TaskFailure, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Params
 from fedplug.protocol.bodies import AUX, PARAMS, Assembly, pack
@@ -22,6 +23,8 @@ class Job:
     """One task.
 
     Attributes:
+        key: Its name.
+        request: What is asked for; None if the task was finished by an earlier run of the node.
         state: How far it is.
         assembly: What came, or is still to come, with the request.
         ack_due: When to acknowledge the task, if nothing else was said about it before; 0 if it was.
@@ -30,8 +33,9 @@ class Job:
         wait: Seconds until the time after that.
     """
 
-    request: TrainRequest
-    assembly: Assembly
+    key: TaskKey
+    request: TrainRequest | None = None
+    assembly: Assembly = field(default_factory=lambda: Assembly({}))
     state: str = FETCHING
     ack_due: float = 0.0
     reply: TrainReply | None = None
@@ -40,10 +44,12 @@ class Job:
     due: float = 0.0
     wait: float = 0.0
 
-    @property
-    def key(self) -> TaskKey:
-        """Its name."""
-        return self.request.key
+    @classmethod
+    def restored(cls, task: FinishedTask) -> Job:
+        """The job of a task that an earlier run of the node has finished."""
+        job = cls(task.reply.key)
+        job.finish(task.reply, task.params, task.aux)
+        return job
 
     @property
     def ended(self) -> bool:

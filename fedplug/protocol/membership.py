@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedplug.core.errors import CodecError
-from fedplug.core.link import Connected, Disconnected
+from fedplug.core.link import Connected, Disconnected, EarlierTasks
 from fedplug.core.messages import DatasetCard, NodeInfo, PlanAnswer, TaskKey
 from fedplug.core.params import Params, allocate
 from fedplug.core.plan_source import PlanBundle
@@ -20,7 +20,7 @@ from fedplug.protocol.actions import Action, Deliver, Ledger, Reconnect, Send
 from fedplug.protocol.jobs import Job
 from fedplug.protocol.limits import Limits
 from fedplug.protocol.pulls import Puller
-from fedplug.protocol.sessions import CAPABILITIES, VERSIONS
+from fedplug.protocol.sessions import CAPABILITIES, JOURNAL, VERSIONS
 from fedplug.protocol.signs import SignLane
 from fedplug.wire import AnyHeader, VersionError, decode_header, encode_header
 from fedplug.wire import headers as h
@@ -38,6 +38,7 @@ class Membership(ABC):
         info: Who this node is.
         limits: Figures; chunk size, credit and heartbeat become those of the researcher's WELCOME.
         incarnation: Names this run of the node; larger than that of any run before. The clock by default.
+        earlier: What the node's journal says of the tasks of earlier runs; None if it keeps none.
         place: Where the arrays of a task go: called once per array blob with its size. The memory must not be
             used again while `Params` over it are alive; the node itself keeps the last model.
     """
@@ -48,6 +49,7 @@ class Membership(ABC):
         limits: Limits | None = None,
         *,
         incarnation: int | None = None,
+        earlier: EarlierTasks | None = None,
         place: Allocate | None = None,
     ) -> None:
         self.info = info
@@ -60,6 +62,11 @@ class Membership(ABC):
         self._actions: list[Action] = []
         self._jobs: dict[TaskKey, Job] = {}
         self._ends = Ledger(self._limits.remembered)
+        self._capabilities = CAPABILITIES if earlier is None else (*CAPABILITIES, JOURNAL)
+        for key, how in earlier.ends.items() if earlier else ():
+            self._ends.close(key, how)
+        for task in earlier.finished if earlier else ():
+            self._jobs[task.reply.key] = Job.restored(task)
         self._puller = Puller(self._limits, self.stats)
         self._signs = SignLane(self._limits, self.stats)
         self._plan: PlanBundle | None = None
@@ -173,8 +180,9 @@ class Membership(ABC):
         self.phase = GREETING
         self._heard = now
         hello = h.Hello(
-            session=self.session, versions=VERSIONS, node=self.info, held=self._held(), capabilities=CAPABILITIES
-        )
+            session=self.session, versions=VERSIONS, node=self.info, held=self._held(),
+            capabilities=self._capabilities,
+        )  # fmt: skip
         self._do(Send(b"", encode_header(hello)))
 
     def _on_frame(self, frame: Frame, now: float) -> None:

@@ -72,7 +72,7 @@ class NodeMachine(Membership):
         if job is None:
             return
         # Tried on a copy first: what cannot travel is refused here and leaves the task running.
-        trial = Job(job.request, Assembly({}))
+        trial = Job(job.key)
         trial.finish(reply, params, aux)
         trial.message((2**62, 2**62), self._limits.inline)
         job.finish(reply, params, aux)
@@ -150,7 +150,7 @@ class NodeMachine(Membership):
             self.stats["tasks_duplicate"] += 1
             self._tell(h.TaskAck(session=self.session, key=key, state=self._ends.get(key)), now)
             return
-        job = self._jobs[key] = Job(header.request, Assembly({}), ack_due=now + self._limits.ack_delay)
+        job = self._jobs[key] = Job(key, header.request, ack_due=now + self._limits.ack_delay)
         try:
             slots, parts = unpack(header, body)
             job.assembly = Assembly(slots)
@@ -212,7 +212,7 @@ class NodeMachine(Membership):
         for key in header.keys:
             job = self._jobs.get(key)
             if job is not None and job.ended:
-                self._forget(key, "committed")
+                self._forget(key, job.failure.code if job.failure else "committed")
                 if job.state == FINISHED:
                     self._do(Deliver(UpdateCommitted(key)))
 
@@ -252,7 +252,7 @@ class NodeMachine(Membership):
 
     def _start_if_complete(self, job: Job, now: float) -> None:
         assembly = job.assembly
-        if job.state != FETCHING or not assembly.complete:
+        if job.state != FETCHING or job.request is None or not assembly.complete:
             return
         try:
             plan = self._decode_plan(assembly.raw[PLAN], assembly.slots[PLAN].ref.id)

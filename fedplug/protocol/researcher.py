@@ -18,7 +18,7 @@ from fedplug.protocol.actions import Deliver, Sign
 from fedplug.protocol.bodies import AUX, PARAMS, PLAN, Assembly, pack, place, unpack, verified
 from fedplug.protocol.pulls import Arrived
 from fedplug.protocol.roster import Roster
-from fedplug.protocol.sessions import PLAN_STATUS, Node
+from fedplug.protocol.sessions import JOURNAL, PLAN_STATUS, Node
 from fedplug.protocol.tasks import FETCHED, FETCHING, OFFERED, SENT, WAITING, Task
 from fedplug.wire import Blob, decode_header, encode_header
 from fedplug.wire import headers as h
@@ -29,6 +29,8 @@ FAILED = "failed"
 
 RUNS_ALL = "not required"
 """What is to be said for a node that was made before there was approval: it runs every plan."""
+
+INTERRUPTED = "The node was restarted while it worked on this task."
 
 
 class ResearcherMachine(Roster):
@@ -164,7 +166,9 @@ class ResearcherMachine(Roster):
             return
         task.acked = True
         if header.state != "held" and task.state in (WAITING, SENT):
-            self._give_up(task, header.state, f"The node had this task before; it was {header.state}.", now)
+            ended = f"The node has had this task before, and it ended: {header.state}."
+            text = INTERRUPTED if header.state == "interrupted" else ended
+            self._give_up(task, header.state, text, now)
 
     def _on_offer(self, node: Node, header: h.Offer, body: memoryview, now: float) -> None:
         key = header.reply.key
@@ -240,10 +244,10 @@ class ResearcherMachine(Roster):
             if task.key in held:
                 task.acked, task.state = True, SENT if task.state == WAITING else task.state
                 task.incarnation = node.session[0]
-            elif task.state == WAITING or (task.state == SENT and task.incarnation == node.session[0]):
+            elif task.state == WAITING or (task.state == SENT and _may_resend(task, node)):
                 self._send_task(node, task, now)
             elif task.state == SENT:
-                self._give_up(task, "interrupted", "The node was restarted while it worked on this task.", now)
+                self._give_up(task, "interrupted", INTERRUPTED, now)
             elif not (task.state == FETCHED or len(task.parts) == len(task.assembly.slots)):
                 self._give_up(task, "update-lost", "The node was restarted before its update was fetched.", now)
         for key in held:
@@ -324,3 +328,11 @@ class ResearcherMachine(Roster):
         if blob is None:
             blob = self._blobs[params.fingerprint()] = Blob.of_params(params)
         return blob
+
+
+def _may_resend(task: Task, node: Node) -> bool:
+    """Whether a node that does not hold a task it was sent is given it again: it never trains one twice if it can tell.
+
+    In the same run it can. A node that was restarted can if it keeps a journal.
+    """
+    return task.incarnation == node.session[0] or JOURNAL in node.capabilities

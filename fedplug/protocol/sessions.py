@@ -18,6 +18,10 @@ VERSIONS = (1, VERSION)
 PLAN_STATUS = "plan-status"
 """The capability of a node to say whether its owner has approved a plan. Nodes without it run every plan."""
 
+JOURNAL = "journal"
+"""The capability of a node to know, after a restart, the tasks that it has begun before. It may be given one again that
+it does not hold: it takes it if it had not begun it, and says how it ended if it had."""
+
 CAPABILITIES: tuple[str, ...] = (PLAN_STATUS,)
 
 

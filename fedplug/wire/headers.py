@@ -177,7 +177,12 @@ class Task(Header, frozen=True, kw_only=True, tag="TASK"):
 
 
 class TaskAck(Header, frozen=True, kw_only=True, tag="TASK_ACK"):
-    """Node: I have this task (``held``), or had it and it ended (``committed``, ``cancelled``)."""
+    """Node: I have this task (``held``), or had it and it ended.
+
+    Attributes:
+        key: The task.
+        state: ``held``, ``committed``, ``cancelled``, ``interrupted``, or the code of its failure.
+    """
 
     key: TaskKey
     state: Code

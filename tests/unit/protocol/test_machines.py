@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from fedplug.core.errors import CodecError, UsageError
-from fedplug.core.link import Connected, Disconnected, PlanAsked, TaskCancelled, TaskReceived, UpdateCommitted
+from fedplug.core.link import (
+    Connected,
+    Disconnected,
+    EarlierTasks,
+    FinishedTask,
+    PlanAsked,
+    TaskCancelled,
+    TaskReceived,
+    UpdateCommitted,
+)
 from fedplug.core.messages import (
     LogLine,
     NodeInfo,
@@ -734,3 +743,107 @@ def test_no_mutated_message_of_a_peer_raises_in_a_machine():
 def _inline(task):
     """The body of a TASK as World sends it: the small plan does not fit the tests' inline limit, the model does."""
     return bytes(SMALL.buffer) if task.params.inline else b""
+
+
+# a node that was restarted ---------------------------------------------------------------------------------------
+
+
+def restart(world, earlier=None):
+    """Kill the node and start it again, with what its journal says; None: it keeps no journal."""
+    world.researcher.on(Closed(world.token, "killed"), world.now)
+    world.settle()
+    world.at_node.clear()
+    world.at_researcher.clear()
+    incarnation = world.node.session[0] + 1
+    world.node = NodeMachine(NodeInfo(node_id="n1"), world.limits, incarnation=incarnation, earlier=earlier)
+    world.passed.clear()
+    return world.connect(world.token + b"+")
+
+
+def finished(key, params=SMALL, **aux):
+    return EarlierTasks(finished=[FinishedTask(TrainReply(key=key, sample_count=7, aux=tuple(aux)), params, aux)])
+
+
+def test_row_03_a_node_killed_before_its_offer_offers_the_same_bytes_after_its_restart(world):
+    key = world.give(aux=())
+    restart(world, finished(key, LARGE, c=SMALL))
+    assert world.kinds(world.at_researcher) == [NodeJoined, UpdateOffered]
+    assert world.kinds(world.at_node) == [Connected]  # nothing is trained
+    world.researcher.fetch(key, None, world.now)
+    world.settle()
+    update = world.at_researcher[-1]
+    assert (update.params, dict(update.aux), update.reply.sample_count) == (LARGE, {"c": SMALL}, 7)
+    world.researcher.commit(key, world.now)
+    world.settle()
+    assert world.at_node[-1] == UpdateCommitted(key)
+
+
+def test_row_04_after_a_restart_in_the_middle_of_the_upload_only_missing_chunks_cross_again(world):
+    key = world.give()
+    world.finish(key, LARGE)
+    world.researcher.fetch(key, None, world.now)
+    world.settle(up=lambda header: not isinstance(header, h.Chunk) or header.index < 3)
+    restart(world, finished(key, LARGE))
+    crossed = [header.index for header in world.passed if isinstance(header, h.Chunk)]
+    assert sorted(crossed) == [3, 4, 5, 6]
+    assert world.at_researcher[-1].params == LARGE
+
+
+def test_row_02_a_task_that_was_begun_and_cut_off_is_answered_with_interrupted_and_never_trained_again(world):
+    key = world.give()
+    restart(world, EarlierTasks(ends={key: "interrupted"}))
+    assert world.kinds(world.at_node) == [Connected]
+    failure = world.at_researcher[-1].failure
+    assert (failure.key, failure.code) == (key, "interrupted")
+    assert "restarted while it worked" in failure.text
+    again = world.give(round_index=1)
+    assert world.at_node[-1].request.key == again
+
+
+def test_a_task_that_waited_in_the_queue_of_a_node_with_a_journal_is_given_out_again_under_its_own_key(world):
+    key = world.give(LARGE)
+    restart(world, EarlierTasks())
+    assert world.kinds(world.at_researcher) == [NodeJoined]
+    assert world.at_node[-1].request.key == key
+    world.finish(key)
+    assert world.kinds(world.at_researcher) == [NodeJoined, UpdateOffered]
+
+
+def test_without_a_journal_nobody_knows_whether_it_was_begun(world):
+    world.give()
+    restart(world)
+    assert world.at_researcher[-1].failure.code == "interrupted"
+    assert world.kinds(world.at_node) == [Connected]
+
+
+@pytest.mark.parametrize("how", ["committed", "plan-raised"])
+def test_row_06_both_were_restarted_and_the_node_remembers_how_a_task_ended(world, how):
+    key = TaskKey(experiment_id="e", round=0, node_id="n1")
+    world.researcher = ResearcherMachine(world.limits)
+    restart(world, EarlierTasks(ends={key: how}))
+    world.give()
+    assert world.kinds(world.at_node) == [Connected]
+    failure = world.at_researcher[-1].failure
+    assert (failure.code, how in failure.text) == (how, True)
+
+
+def test_row_06_both_were_restarted_and_the_update_is_offered_to_the_same_task(world):
+    key = TaskKey(experiment_id="e", round=0, node_id="n1")
+    world.researcher = ResearcherMachine(world.limits)
+    restart(world, finished(key, LARGE))
+    world.wait(1)
+    assert world.give() == key
+    assert world.kinds(world.at_node) == [Connected]
+    assert world.kinds(world.at_researcher) == [NodeJoined, UpdateOffered]
+
+
+def test_the_failure_of_a_task_is_remembered_by_its_code(world):
+    key = world.give()
+    world.node.fail(TaskFailure(key=key, code="plan-raised", text="no luck"), world.now)
+    world.settle()
+    assert world.at_researcher[-1].failure.text == "no luck"
+    world.researcher = ResearcherMachine(world.limits)
+    world.node.on(Closed(b"", "the researcher was killed"), world.now)
+    world.connect(b"c9")
+    world.give()
+    assert world.at_researcher[-1].failure.code == "plan-raised"
