@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import time
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+from fedplug.core import file_lock
 from fedplug.core.errors import StoreError
 from fedplug.node.commands import node_command
 
@@ -14,9 +14,7 @@ LOCK_FILE = "node.lock"
 
 
 class FolderLock:
-    """A lock that the kernel gives back when its process ends, however it ends: it cannot go stale.
-
-    The process id in the file is for messages only.
+    """The right to run the node in a folder; see `fedplug.core.file_lock.FileLock`.
 
     Args:
         folder: The node's folder.
@@ -26,40 +24,25 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file: int | None = _open(folder)
-        try:
-            if not _try_lock(self._file):
-                # `is_locked` holds the lock for an instant; a node holds it for good.
-                time.sleep(0.1)
-                if not _try_lock(self._file):
-                    pid = os.pread(self._file, 20, 0).decode("ascii", "replace").strip()
-                    raise StoreError(
-                        f"A node is running in {folder} (process {pid or 'unknown'}).",
-                        cure=f"Stop it first, or look at it with: {node_command(folder, 'status')}",
-                    )
-            os.ftruncate(self._file, 0)
-            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
-        except BaseException:
-            os.close(self._file)
-            raise
+        path = folder / LOCK_FILE
+        with _errors(path):
+            taken = file_lock.FileLock.take(path)
+        if taken is None:
+            raise StoreError(
+                f"A node is running in {folder} (process {file_lock.holder(path)}).",
+                cure=f"Stop it first, or look at it with: {node_command(folder, 'status')}",
+            )
+        self._lock = taken
 
     def release(self) -> None:
         """Let another node run here. May be called twice."""
-        if self._file is not None:
-            os.ftruncate(self._file, 0)
-            os.close(self._file)
-            self._file = None
+        self._lock.release()
 
 
 def is_locked(folder: Path) -> bool:
     """Whether a node is running in ``folder``."""
-    if not (folder / LOCK_FILE).exists():
-        return False
-    file = _open(folder)
-    try:
-        return not _try_lock(file)
-    finally:
-        os.close(file)
+    with _errors(folder / LOCK_FILE):
+        return file_lock.is_locked(folder / LOCK_FILE)
 
 
 def locked_by(folder: Path) -> int:
@@ -67,24 +50,16 @@ def locked_by(folder: Path) -> int:
     if not is_locked(folder):
         return 0
     try:
-        return int((folder / LOCK_FILE).read_text(encoding="ascii").strip())
-    except (OSError, ValueError):
+        return int(file_lock.holder(folder / LOCK_FILE))
+    except ValueError:
         return 0
 
 
-def _open(folder: Path) -> int:
+@contextlib.contextmanager
+def _errors(path: Path) -> Iterator[None]:
     try:
-        return os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        yield
     except OSError as error:
         raise StoreError(
-            f"{folder / LOCK_FILE} cannot be opened: {error.strerror}.",
-            cure="Check that this user may write the node's folder.",
+            f"{path} cannot be opened: {error.strerror}.", cure="Check that this user may write the node's folder."
         ) from None
-
-
-def _try_lock(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
