@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from dataclasses import dataclass, field
 
 from fedplug.core.errors import KeysError
@@ -84,3 +85,13 @@ def fingerprint(public: str) -> str:
     """
     digest = hashlib.sha256(bytes.fromhex(public)).hexdigest()
     return "-".join(digest[start : start + 4] for start in range(0, 20, 4))
+
+
+def allow_command(node_id: str, public: str) -> str:
+    """What the researcher types to let a node in.
+
+    Args:
+        node_id: The node's id.
+        public: Its public key.
+    """
+    return shlex.join(["fedplug", "researcher", "allow", node_id, public])

@@ -21,6 +21,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
@@ -68,6 +69,25 @@ class Opened:
     key: str = ""
 
 
+class Refusal(StrEnum):
+    """Why two ends that reached each other do not talk."""
+
+    UNKNOWN_KEY = "unknown-key"
+    """The node has proved who it is, and its key is not enrolled, or not any more."""
+
+    WRONG_KEY = "wrong-key"
+    """The researcher is not the one whose key the node trusts."""
+
+    PLAINTEXT_NODE = "plaintext-node"
+    """The researcher takes only encrypted traffic, and the node has no keys."""
+
+    PLAINTEXT_RESEARCHER = "plaintext-researcher"
+    """The node sends only encrypted traffic, and the researcher has no keys."""
+
+    NO_ANSWER = "no-answer"
+    """The researcher cannot tell whether the node's key is enrolled, so nobody gets in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Closed:
     """A connection is gone, or could not be made; frames that were under way on it may be lost.
@@ -75,13 +95,32 @@ class Closed:
     Attributes:
         peer: Which one. Empty at a node.
         reason: Why, as far as it is known, in words.
+        refusal: Set if the other end is there and the two will not talk until somebody changes something.
     """
 
     peer: bytes
     reason: str = ""
+    refusal: Refusal | None = None
 
 
-Item = Frame | Opened | Closed
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """At the researcher: somebody came to the door and was not let in. Nothing of what they sent was read.
+
+    Attributes:
+        refusal: Why.
+        key: The public key that they have proved to hold; empty if it did not come to that.
+        place: Where they came from, e.g. an IP address; empty if it is not known.
+        peer: Empty: they never became a peer.
+    """
+
+    refusal: Refusal
+    key: str = ""
+    place: str = ""
+    peer: bytes = b""
+
+
+Item = Frame | Opened | Closed | TurnedAway
 
 
 @dataclass(slots=True)
@@ -164,11 +203,11 @@ class TransportOptions:
         insecure_plaintext: Allow unencrypted traffic beyond this machine.
         heartbeat: Seconds between signs of life on an idle connection; three missed mean it is gone.
         keys: This end's keys. With them everything is encrypted, and the other end must prove who it is; a
-            researcher then needs ``allowed``, a node ``peer_key``.
+            researcher then needs ``enrolled``, a node ``peer_key``.
         peer_key: At a node: the public key of the researcher it trusts. It talks to nobody else.
-        allowed: At the researcher: whether the holder of a public key may talk to them. It is asked when a node
-            connects and again for every message, so that a key that is denied is out at once; so it must be quick.
-            It is called by the thread that drives the listener. When it raises, the answer is no.
+        enrolled: At the researcher: the id of the node that a public key is enrolled for; empty if nobody may use it.
+            It is asked when a node connects and again for every message, so that a key that is denied is out at
+            once; so it must be quick. The thread that drives the listener calls it. If it raises, the answer is no.
         extra: Options of a single transport, by name.
     """
 
@@ -176,7 +215,7 @@ class TransportOptions:
     heartbeat: float = 2.0
     keys: KeyPair | None = None
     peer_key: str = ""
-    allowed: Callable[[str], bool] | None = None
+    enrolled: Callable[[str], str] | None = None
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fedplug.core.errors import KeysError
-from fedplug.core.keys import KeyPair, check_public, fingerprint
+from fedplug.core.keys import KeyPair, allow_command, check_public, fingerprint
 from fedplug.core.transport import Transport
 from fedplug.transports.inproc import InprocTransport
 
@@ -50,3 +50,8 @@ def test_fingerprints_tell_keys_apart_and_stay():
 def test_a_transport_without_keys_says_so():
     with pytest.raises(KeysError, match="InprocTransport knows no keys"):
         Transport.new_keys(InprocTransport())
+
+
+def test_the_command_that_lets_a_node_in_can_be_pasted_into_a_shell():
+    assert allow_command("hospital-a-01", PUBLIC) == f"fedplug researcher allow hospital-a-01 {PUBLIC}"
+    assert allow_command("a; reboot", PUBLIC) == f"fedplug researcher allow 'a; reboot' {PUBLIC}"
