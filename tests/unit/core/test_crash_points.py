@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fedplug.core.crash_points import POINTS, VARIABLE, crash_point, watched, watcher_of
+from fedplug.core.crash_points import VARIABLE, crash_point, watched, watcher_of
 from fedplug.core.errors import UsageError
 
 SCRIPT = "from fedplug.core.crash_points import crash_point\nfor n in range(3):\n    print(n, flush=True)\n"
