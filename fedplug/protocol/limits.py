@@ -19,7 +19,8 @@ class Limits:
         inline: Blobs up to this size travel in the message that names them.
         peer_credit: Chunks that may be under way from one peer.
         pool_credit: Chunks that may be under way to one receiver, from all peers together.
-        offer: Largest update that is accepted, arrays and extra arrays together.
+        offer: Largest update that a researcher accepts, arrays and extra arrays together.
+        task: Largest task that a node accepts, likewise.
         repeat: An unanswered request is sent again after so long, then after twice that, ...
         repeat_longest: ... but at least so often.
         ack_delay: A node acknowledges a task that it has not finished after this time. A shorter one needs
@@ -41,6 +42,7 @@ class Limits:
     peer_credit: int = 16
     pool_credit: int = 32
     offer: int = 8 * 1024**3
+    task: int = 8 * 1024**3
     repeat: float = 5.0
     repeat_longest: float = 60.0
     ack_delay: float = 0.2

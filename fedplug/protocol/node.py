@@ -153,6 +153,7 @@ class NodeMachine(Membership):
         job = self._jobs[key] = Job(key, header.request, ack_due=now + self._limits.ack_delay)
         try:
             slots, parts = unpack(header, body)
+            self._require_room(slots)
             job.assembly = Assembly(slots)
             self._collect(job, parts)
         except CodecError as error:
@@ -163,6 +164,14 @@ class NodeMachine(Membership):
             return
         self._start_if_complete(job, now)
         self._grant(now)
+
+    def _require_room(self, slots: Mapping[str, Slot]) -> None:
+        """Refuse what is too large before any memory is taken for it."""
+        size = sum(entry.ref.nbytes for slot, entry in slots.items() if slot != PLAN)
+        if size > self._limits.task:
+            raise CodecError(f"The task has {size:,} bytes of arrays; this node accepts {self._limits.task:,}.")
+        if slots[PLAN].ref.nbytes > MAX_SOURCE:
+            raise CodecError(f"The plan has {slots[PLAN].ref.nbytes:,} bytes; {MAX_SOURCE:,} are the most.")
 
     def _collect(self, job: Job, parts: dict[str, memoryview]) -> None:
         """Put together what rode along and what is cached, and begin to pull the rest."""

@@ -58,7 +58,8 @@ class Pull:
         """Begin anew, because the whole was not what it should be."""
         self.count = -(-self.ref.nbytes // self.chunk)
         self._have = bytearray(self.count)
-        self._todo = deque(range(self.count))
+        self._fresh = 0  # first chunk that was never asked for
+        self._todo: deque[int] = deque()  # before that: what is to be asked for again
         self._digest = start_digest(self.spec)
         self._hashed = 0
         self.missing = self.count
@@ -78,12 +79,16 @@ class Pull:
             if not self._have[index] and index not in self.asked:
                 self.asked.add(index)
                 return index
-        return None
+        if self._fresh == self.count:
+            return None
+        self.asked.add(self._fresh)
+        self._fresh += 1
+        return self._fresh - 1
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing left to ask for."""
-        return not self._todo
+        return not self._todo and self._fresh == self.count
 
     def forget_asked(self) -> None:
         """The connection is gone, and with it what was under way."""

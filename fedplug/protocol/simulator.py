@@ -32,7 +32,7 @@ from fedplug.protocol.simulated_users import SimulatedExperiment, SimulatedNode,
 from fedplug.wire import decode_header, encode_header
 from fedplug.wire import headers as h
 
-SMALL = Limits(chunk=64, inline=96, peer_credit=4, pool_credit=6, remembered=10_000)
+SMALL = Limits(chunk=64, inline=96, peer_credit=4, pool_credit=6, offer=16_384, task=16_384, remembered=10_000)
 """Limits under which a few hundred bytes are a large blob."""
 
 

@@ -30,7 +30,7 @@ from fedplug.core.messages import (
     TrainReply,
     TrainRequest,
 )
-from fedplug.core.params import Params
+from fedplug.core.params import Params, ParamsSpec
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.pool import (
     DatasetsFound,
@@ -847,3 +847,34 @@ def test_the_failure_of_a_task_is_remembered_by_its_code(world):
     world.connect(b"c9")
     world.give()
     assert world.at_researcher[-1].failure.code == "plan-raised"
+
+
+@pytest.mark.parametrize("huge", ["arrays", "plan"])
+def test_row_29_a_node_refuses_a_huge_task_before_it_takes_memory_for_it(huge):
+    taken = []
+
+    def place(nbytes):
+        taken.append(nbytes)
+        return bytearray(nbytes)
+
+    node = NodeMachine(NodeInfo(node_id="n1"), LIMITS, incarnation=1, place=place)
+    node.connecting(1.0)
+    node.on(Opened(b""), 1.0)
+    welcome = h.Welcome(session=(1, 1), version=1, chunk=1, credit=4, heartbeat=1.0)
+    node.on(Frame(b"", encode_header(welcome), memoryview(b"")), 1.0)
+    size = 2**42
+    table = ParamsSpec.build([("w", (size if huge == "arrays" else 4,), "uint8")])
+    key = TaskKey(experiment_id="e", round=0, node_id="n1")
+    task = h.Task(
+        session=(1, 1),
+        request=TrainRequest(key=key, dataset_id="d", plan_class="Plan"),
+        plan=h.BlobRef("0" * 64, size if huge == "plan" else 10),
+        params=h.BlobRef("1" * 64, table.nbytes, 0),
+        tables=(msgspec.Raw(table.table),),
+    )
+    node.take()
+    node.on(Frame(b"", encode_header(task), memoryview(b"")), 1.0)
+    (answer,) = [decode_header(action.header) for action in node.take()]
+    assert answer.failure.code == "bad-task"
+    assert f"{size:,} bytes" in answer.failure.text
+    assert taken == []
