@@ -99,3 +99,14 @@ def test_logging_out_ends_the_session_of_the_server_too(owner, site):
     assert session.over
     owner.cookies.set(site.cookie, key, domain="127.0.0.1")
     assert owner.get("/").url.path == "/login"
+
+
+def test_who_logs_in_stands_in_the_audit_log_and_who_does_not_get_in_does_not(stranger, site):
+    token = site.door.new_link()
+    stranger.post("/login", data={"token": "guess"})
+    assert site.audit.entries() == []
+    stranger.post("/login", data={"token": token})
+    stranger.post("/login", data={"token": token})
+    (entry,) = site.audit.entries()
+    assert (entry.event, entry.actor, entry.data) == ("logged-in", "web", {})
+    assert token not in repr(entry)

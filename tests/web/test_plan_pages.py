@@ -178,3 +178,12 @@ def test_rules_that_switch_approval_off_are_said_to(owner, store, receive):
     (store.folder / "node.toml").write_text('[approval]\nmode = "off"\n')
     receive()
     assert "Approval is off" in owner.get("/plans").text
+
+
+def test_the_list_says_for_which_data_sets_a_plan_may_run(owner, store, receive, approvals, table):
+    owner.submit("/data-sets/add", path=str(table()), name="patients", tags="x", target="ill", column=["age", "ill"])
+    found = receive()
+    approvals.approve(found)
+    approvals.reject(found, dataset="patients")
+    for path in ("/plans", f"/plans/{found}"):
+        assert "approved rejected for patients" in " ".join(plain(owner.get(path).text).split()), path

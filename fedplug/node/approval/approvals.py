@@ -16,6 +16,7 @@ from fedplug.node.approval.records import (
     PlanRecord,
     PlanRequest,
     PlanStanding,
+    Status,
     end_of,
     standing,
     utc_now,
@@ -138,7 +139,11 @@ class Approvals:
     def pending(self) -> list[PlanRecord]:
         """The plans that wait for a decision, for one data set that they were asked for at least."""
         now = utc_now()
-        return [record for record in self.plans() if record.waits_for(now)]
+        return [
+            record
+            for record in self.plans()
+            if record.waits_for(now) and (record.decisions or not self._is_shipped(record.hash))
+        ]
 
     def plan(self, which: str) -> PlanRecord:
         """The plan with this hash, or the only one whose hash begins so or whose class is called so.
@@ -174,9 +179,18 @@ class Approvals:
         ]
         return max(earlier, key=lambda pair: pair[0])[1] if earlier else None
 
+    def statuses(self, record: PlanRecord) -> list[tuple[Status, tuple[str, ...]]]:
+        """Where a plan may run now: each status with the names of its data sets; see `PlanRecord.statuses`."""
+        if self._policy.approval.mode == "off":
+            return [("not required", ())]
+        if not record.decisions and self._is_shipped(record.hash):
+            return [("approved", ())]
+        return record.statuses(utc_now())
+
     def summary(self, record: PlanRecord) -> str:
-        """Where a plan may run now, in words; see `PlanRecord.summary`."""
-        return "not required" if self._policy.approval.mode == "off" else record.summary(utc_now())
+        """The same in words, such as ``approved``, or ``approved for 'patients'; pending for 'scans'``."""
+        found = self.statuses(record)
+        return "; ".join(f"{each} for {', '.join(map(repr, names))}" if names else each for each, names in found)
 
     # what is decided ---------------------------------------------------------------------------------------------
 
@@ -240,11 +254,8 @@ class Approvals:
             return PlanStanding("not required")
         decisions = self._decisions(plan_hash)
         found = standing(decisions, dataset, utc_now())
-        if found.decision is None and self._policy.approval.default_plans:
-            from fedplug.node.approval.installed import installed_plans
-
-            if plan_hash in installed_plans():
-                return PlanStanding("approved")
+        if found.decision is None and self._is_shipped(plan_hash):
+            return PlanStanding("approved")
         if not decisions and not self._store.read("SELECT 1 FROM plans WHERE hash = ?", (plan_hash,)):
             return PlanStanding("unknown")
         return found
@@ -297,6 +308,14 @@ class Approvals:
         if (other := next(approved, None)) is None:
             return ""
         return f" What was approved is another text of that class, {other}: one byte more or less is another plan."
+
+    def _is_shipped(self, plan_hash: str) -> bool:
+        """Whether it came with an installed plugin, and the rules let such plans run."""
+        if not self._policy.approval.default_plans:
+            return False
+        from fedplug.node.approval.installed import installed_plans
+
+        return plan_hash in installed_plans()
 
     def _decisions(self, plan_hash: str) -> tuple[Decision, ...]:
         rows = self._store.read("SELECT * FROM plan_decisions WHERE hash = ? ORDER BY number", (plan_hash,))

@@ -104,8 +104,8 @@ class PlanRecord:
         end = here.decision.expires
         return any(request.dataset == dataset and request.received >= end for request in self.requests)
 
-    def summary(self, now: str) -> str:
-        """Where it may run, in words such as ``approved``, or ``approved for 'patients'; pending for 'scans'``.
+    def statuses(self, now: str) -> list[tuple[Status, tuple[str, ...]]]:
+        """Where it may run: each status with the names of its data sets, without names that of all the others.
 
         Args:
             now: The time (UTC, ISO 8601).
@@ -118,9 +118,11 @@ class PlanRecord:
             if status != everywhere or everywhere == "pending":
                 special.setdefault(status, []).append(name)
         if not special or set(special) == {everywhere}:
-            return everywhere
-        parts = [f"{status} for {', '.join(map(repr, listed))}" for status, listed in sorted(special.items())]
-        return "; ".join(parts if everywhere == "pending" else [everywhere, *parts])
+            return [(everywhere, ())]
+        parts: list[tuple[Status, tuple[str, ...]]] = [
+            (each, tuple(listed)) for each, listed in sorted(special.items())
+        ]
+        return parts if everywhere == "pending" else [(everywhere, ()), *parts]
 
     @property
     def description(self) -> str:

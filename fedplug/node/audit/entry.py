@@ -27,6 +27,7 @@ EVENTS: Mapping[str, str] = {
     "dataset-added": "The owner offered a data set.",
     "dataset-edited": "The owner changed what is known of a data set, or accepted that its files have changed.",
     "dataset-removed": "The owner offers a data set no longer.",
+    "logged-in": "Somebody opened the web page with one of its one-time links.",
     "rules-changed": "The owner changed the rules by the web page.",
 }
 """Every event that is written down, and what it means."""

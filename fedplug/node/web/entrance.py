@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from fedplug.core.errors import FedplugError
 from fedplug.node.web.auth import SESSION_SECONDS
 from fedplug.node.web.forms import Form, read_form
-from fedplug.node.web.site import Site, Visit
+from fedplug.node.web.site import ACTOR, Site, Visit
 
 
 async def show(request: Request) -> Response:
@@ -36,6 +37,8 @@ async def enter(request: Request) -> Response:
     if key is None:
         problem = "This link has been used already, or is too old."
         return HTMLResponse(site.render("login.html", token="", problem=problem), status_code=403)
+    # Written down before anything is shown: an owner can see that a link was used by somebody else.
+    await run_in_threadpool(site.audit.note, "logged-in", actor=ACTOR)
     response = RedirectResponse("/", status_code=303)
     response.set_cookie(
         site.cookie, key, max_age=int(SESSION_SECONDS), path="/", httponly=True, samesite="strict"

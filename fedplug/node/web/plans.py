@@ -40,7 +40,7 @@ def pending_part(site: Site) -> Markup:
 def plans_part(site: Site) -> Markup:
     """All plans, the newest first."""
     approvals = site.approvals()
-    rows = [(record, approvals.standing(record.hash).status) for record in reversed(approvals.plans())]
+    rows = [(record, approvals.statuses(record)) for record in reversed(approvals.plans())]
     return site.render("part_plans.html", rows=rows)
 
 
@@ -96,7 +96,7 @@ def _page(visit: Visit, record: PlanRecord, *, refused: FedplugError | None = No
         "plans",
         status=400 if refused else 200,
         plan=record,
-        standing=approvals.standing(record.hash),
+        statuses=approvals.statuses(record),
         standings=_standings(visit, record),
         earlier=earlier,
         view=view,

@@ -254,6 +254,9 @@ def test_plans_of_installed_plugins_may_count_as_approved(store):
     refusal(Approvals(store, rules))
     refusal(Approvals(store, Policy()), shipped)
     Approvals(store, rules).receive(shipped, "zmq://r")
+    record = Approvals(store, rules).plan(shipped.hash)
+    assert (Approvals(store, rules).summary(record), Approvals(store, rules).pending()) == ("approved", [])
+    assert (Approvals(store, Policy()).summary(record), Approvals(store, Policy()).pending()) == ("pending", [record])
     Approvals(store, rules).reject(shipped.hash)
     assert "rejected" in refusal(Approvals(store, rules), shipped)
 
