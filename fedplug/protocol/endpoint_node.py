@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from threading import Condition, Event, Lock, Thread, current_thread
 
-from fedplug.core.errors import AddressError, ConnectionLostError, FedplugError, TransportError, UsageError
+from fedplug.core.errors import ConnectionLostError, FedplugError, TransportError, UsageError
 from fedplug.core.link import EarlierTasks, LinkEvent, ResearcherLink
 from fedplug.core.messages import DatasetCard, LogLine, NodeInfo, PlanAnswer, Progress, TaskFailure, TrainReply
 from fedplug.core.params import Params
@@ -30,7 +30,7 @@ class NodeEndpoint(ResearcherLink):
         transport: How frames move.
         url: Where the researcher listens.
         info: Who this node is.
-        options: For the transport.
+        options: For the transport; or what gives them, which is asked before each connection: keys may have changed.
         allocate: Where the arrays of a task go; see `fedplug.protocol.membership.Membership`.
         retry: Seconds between two tries to connect, give or take a quarter.
         limits: Figures of the protocol; the researcher's replace some of them.
@@ -46,7 +46,7 @@ class NodeEndpoint(ResearcherLink):
         transport: Transport,
         url: str,
         info: NodeInfo,
-        options: TransportOptions | None = None,
+        options: TransportOptions | Callable[[], TransportOptions] | None = None,
         *,
         allocate: Allocate | None = None,
         retry: float = 2.0,
@@ -56,7 +56,9 @@ class NodeEndpoint(ResearcherLink):
     ) -> None:
         self._transport = transport
         self._url = url
-        self._options = options or TransportOptions()
+        given = options or TransportOptions()
+        self._current_options = given if callable(given) else lambda: given
+        self._options = self._current_options()
         self._retry = retry
         limits = limits or Limits(heartbeat=self._options.heartbeat)
         self._machine = NodeMachine(info, limits, incarnation=incarnation, earlier=earlier, place=allocate)
@@ -207,12 +209,11 @@ class NodeEndpoint(ResearcherLink):
 
     def _connect(self) -> None:
         try:
+            self._options = self._current_options()
             channel = self._transport.connect(self._url, self._options)
-        except AddressError:
-            raise
-        except TransportError as error:
+        except FedplugError as error:
             with self._lock:
-                self._machine.on(Closed(b"", error.message), time.monotonic())
+                self._machine.on(Closed(b"", " ".join(filter(None, (error.message, error.cure)))), time.monotonic())
                 self._collect()
             return
         with self._lock:

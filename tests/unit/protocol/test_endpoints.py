@@ -8,12 +8,13 @@ import time
 import numpy as np
 import pytest
 
-from fedplug.core.errors import AddressError, CodecError, TransportError, UsageError
+from fedplug.core.errors import AddressError, CodecError, KeysError, TransportError, UsageError
 from fedplug.core.link import Connected, Disconnected, TaskReceived, UpdateCommitted
 from fedplug.core.messages import NodeInfo, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.pool import NodeJoined, NodeLost, UpdateFetched, UpdateOffered
+from fedplug.core.transport import TransportOptions
 from fedplug.protocol import Limits, NodeEndpoint, ResearcherEndpoint
 from fedplug.testing.federation_checks import CuttableTransport, await_link, await_pool
 from fedplug.transports.inproc import InprocTransport
@@ -73,6 +74,30 @@ def test_a_node_finds_a_researcher_that_starts_later(inproc_url):
         with ResearcherEndpoint(InprocTransport(), inproc_url) as pool:
             assert isinstance(link.next_event(10), Connected)
             assert isinstance(pool.next_event(10), NodeJoined)
+
+
+def test_the_options_of_each_connection_are_asked_for_anew_and_an_error_of_theirs_does_not_end_the_node(inproc_url):
+    answers = iter([TransportOptions(), KeysError("Others can read the keys."), TransportOptions(heartbeat=1.5)])
+    seen = []
+
+    class Watching(InprocTransport):
+        def connect(self, url, options):
+            seen.append(options.heartbeat)
+            return super().connect(url, options)
+
+    def current():
+        answer = next(answers, TransportOptions())
+        if isinstance(answer, KeysError):
+            # Whoever listens now can be found only at the next try.
+            opened.append(ResearcherEndpoint(InprocTransport(), inproc_url))
+            raise answer
+        return answer
+
+    opened = []
+    with NodeEndpoint(Watching(), inproc_url, NodeInfo(node_id="n1"), current, retry=0.02) as link:
+        await_link(link, Connected)
+    opened.pop().close()
+    assert seen == [2.0, 1.5]
 
 
 def test_a_wrong_address_is_the_callers_error():
