@@ -19,6 +19,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from fedplug.core.dataset_option import DatasetOption
 from fedplug.core.errors import DatasetError
 from fedplug.core.messages import DatasetCard
 from fedplug.core.node_dataset import NodeDataset
@@ -145,8 +146,8 @@ class DatasetType(ABC):
     suffixes: ClassVar[tuple[str, ...]] = ()
     """Endings of names, in lower case with the dot, by which its files are known."""
 
-    options: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """What owners may tell it (``--option key=value``), with a line each."""
+    options: ClassVar[Mapping[str, DatasetOption]] = MappingProxyType({})
+    """What owners may tell it, by name (``--option name=value``)."""
 
     def fits(self, path: Path) -> bool:
         """Whether a path looks like one of this type; asked if the owner names no type. Cheap: no file is read."""
@@ -168,6 +169,19 @@ class DatasetType(ABC):
             DatasetError: It is not of this type, broken, or lacks a column.
             UsageError: An option cannot be used.
         """
+
+    def names_here(self, path: Path, label: str, option: str) -> Sequence[str]:
+        """The names in the files that a loading plan may give other names; cheap: no sample is read.
+
+        Args:
+            path: As for `inspect`.
+            label: As for `inspect`.
+            option: One of `options`, with `DatasetOption.renames`.
+
+        Raises:
+            DatasetError: The files are not of this type.
+        """
+        return ()
 
     @abstractmethod
     def open(self, record: DatasetRecord) -> StoredDataset:

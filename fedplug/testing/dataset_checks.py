@@ -59,6 +59,23 @@ def check_uses_plan_names(kind: DatasetType) -> None:
             raise LawBrokenError(f"With {mapping} a sample holds {list(mapped.read(0))}, not {list(expected)}.")
 
 
+def check_loading_plans(kind: DatasetType) -> None:
+    """What a loading plan may give another name can be given one, and plans see it; every option says what it is."""
+    for option, about in kind.options.items():
+        if not getattr(about, "label", ""):
+            raise LawBrokenError(f"Option {option!r} must be a DatasetOption with a label, got {about!r}.")
+        if not about.renames:
+            continue
+        with _example(kind) as (path, _):
+            names = list(kind.names_here(path, _LABEL, option))
+            if not names or len(set(names)) != len(names):
+                raise LawBrokenError(f"The names for {option!r} in the example must be different ones, got {names}.")
+            for name in names:
+                found = kind.inspect(path, _LABEL, None, {option: f"plan_name={name}"})
+                if not any("plan_name" in text for text in (*found.columns, *found.dtypes)):
+                    raise LawBrokenError(f"With {option}='plan_name={name}' plans see {found.columns}, {found.dtypes}.")
+
+
 def check_refuses(kind: DatasetType) -> None:
     """What is not there, not of this type or empty is refused by a `FedplugError` that names no path."""
     with tempfile.TemporaryDirectory() as name:
@@ -102,6 +119,7 @@ DATASET_TYPE_CHECKS: tuple[Check, ...] = (
     law(check_describes),
     law(check_reads),
     law(check_uses_plan_names),
+    law(check_loading_plans),
     law(check_refuses),
     law(check_survives_damage),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fedplug.core.dataset_option import DatasetOption
 from fedplug.core.dataset_type import DatasetType, FileDataset, Inspection, StoredDataset
 from fedplug.core.errors import DatasetError
 from fedplug.node.datasets.arrays_file import ArraysType
@@ -92,6 +93,22 @@ class DeafToNames(NumberType):
         return self.Data(record)
 
 
+class Unlabelled(NumberType):
+    options = {"unit": "the unit of the numbers"}  # noqa: RUF012 - wrong in more than one way
+
+
+class DeafToPlans(NumberType):
+    options = {"units": DatasetOption("Units", renames="unit")}  # noqa: RUF012
+
+    def names_here(self, path, label, option):
+        return ["mm"]
+
+
+class Nameless(DeafToPlans):
+    def names_here(self, path, label, option):
+        return []
+
+
 class Talkative(NumberType):
     def inspect(self, path, label, columns, options):
         try:
@@ -120,6 +137,7 @@ def test_a_type_that_obeys_the_laws_passes():
     ("kind", "law"),
     [
         (WrongLength, "describes"), (Restless, "reads"), (Endless, "reads"), (DeafToNames, "uses-plan-names"),
+        (Unlabelled, "loading-plans"), (DeafToPlans, "loading-plans"), (Nameless, "loading-plans"),
         (Talkative, "refuses"), (Gullible, "refuses"), (Fragile, "survives-damage"),
     ],
 )  # fmt: skip

@@ -26,7 +26,7 @@ class ArraysType(DatasetType):
     """Arrays saved by ``numpy.savez`` that have one length along their first axis."""
 
     name = "arrays"
-    title = "arrays of NumPy"
+    title = "Arrays of NumPy"
     suffixes = (".npz",)
 
     def inspect(self, path: Path, label: str, columns: Sequence[str] | None, options: Mapping[str, str]) -> Inspection:

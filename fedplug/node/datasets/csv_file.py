@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from fedplug.core.dataset_option import DatasetOption
 from fedplug.core.dataset_type import DatasetRecord, DatasetType, FileDataset, Inspection
 from fedplug.core.errors import DatasetError, UsageError
 from fedplug.core.params import Array
@@ -44,9 +45,11 @@ class CsvType(DatasetType):
     """Comma-separated values (also semicolons or tabs) in UTF-8, the first row naming the columns."""
 
     name = "csv"
-    title = "a table in a text file"
+    title = "A table in a text file"
     suffixes = (".csv", ".tsv", ".txt")
-    options = MappingProxyType({"max_mib": "largest file that is read, in MiB (2048)"})
+    options = MappingProxyType(
+        {"max_mib": DatasetOption("Largest file that is read, in MiB", "2048 without it.", rare=True)}
+    )
 
     def inspect(self, path: Path, label: str, columns: Sequence[str] | None, options: Mapping[str, str]) -> Inspection:
         """As `DatasetType.inspect`."""

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from fedplug.core.dataset_option import DatasetOption
 from fedplug.core.dataset_type import DatasetRecord, DatasetType, FileDataset, Inspection, check_columns
 from fedplug.core.params import Array
 from fedplug.node.datasets.cohort import Cohort, read_cohort
@@ -78,9 +79,17 @@ class GenomicsType(DatasetType):
     takes = "folder"
     options = MappingProxyType(
         {
-            "matrix": "the file with genotypes (.vcf, .vcf.gz) or expressions (.tsv, .csv, packed or not)",
-            "samples": "the table of samples; default: samples.csv, samples.tsv",
-            "index": "the column of that table with the names of the samples",
+            "matrix": DatasetOption(
+                "File with genotypes or expressions",
+                "A file in the folder: .vcf, .vcf.gz, .tsv or .csv. Without it: the only one.",
+            ),
+            "samples": DatasetOption(
+                "Table of samples", "Its file in the folder. Without it: samples.csv or samples.tsv."
+            ),
+            "index": DatasetOption(
+                "Column with the names of the samples",
+                "A column of that table. Without it: a usual one, such as sample or id, or the first.",
+            ),
         }
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fedplug.core.dataset_option import DatasetOption
 from fedplug.core.dataset_type import DatasetRecord, DatasetType, Inspection, StoredDataset, check_columns
 from fedplug.core.errors import DatasetError
 from fedplug.core.params import Array
@@ -184,7 +185,11 @@ class ImagesType(DatasetType):
     title = "Images in a folder per class"
     takes = "folder"
     options = MappingProxyType(
-        {"classes": "folders of classes, where they have other names: benign=b|harmless; other=x"}
+        {
+            "classes": DatasetOption(
+                "Classes", "What the folders of a class are called here: benign=b|harmless; other=x", renames="class"
+            )
+        }
     )
 
     def inspect(self, path: Path, label: str, columns: Sequence[str] | None, options: Mapping[str, str]) -> Inspection:
@@ -208,6 +213,10 @@ class ImagesType(DatasetType):
             tuple(picture_notes(images, pictures)),
             target="label" if "label" in names else "",
         )
+
+    def names_here(self, path: Path, label: str, option: str) -> Sequence[str]:
+        """As `DatasetType.names_here`: the folders with pictures."""
+        return list_images(Folder(path, label), {}).classes
 
     def open(self, record: DatasetRecord) -> ImageFolder:
         """As `DatasetType.open`."""

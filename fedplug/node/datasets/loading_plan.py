@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from fedplug.core.errors import UsageError
 
@@ -36,6 +36,32 @@ def loading_plan(text: str, option: str, label: str) -> dict[str, tuple[str, ...
     if twice is not None:
         raise UsageError(f"{label}: {twice!r} stands for two names in the option {option!r}.", cure="Use it once.")
     return found
+
+
+def loading_text(rows: Iterable[tuple[str, str]], what: str) -> str:
+    """Write a loading plan as `loading_plan` reads it.
+
+    Args:
+        rows: Names that plans use, each with its names here (``T1_philips|T1_siemens``). Several rows for one name are
+            joined; those that are empty, or say that something keeps its name, are left out.
+        what: What has these names, for messages: ``"modality"``.
+
+    Raises:
+        UsageError: A name cannot be written so.
+    """
+    found: dict[str, list[str]] = {}
+    for wanted, text in rows:
+        here = [name.strip() for name in text.split("|") if name.strip()]
+        name = wanted.strip() or (here[0] if len(here) == 1 else "")
+        if not name and here:
+            raise UsageError(f"{text.strip()!r} has no name for plans.", cure="Give it one, or leave both out.")
+        if name:
+            found.setdefault(name, []).extend(here)
+    plan = {name: here for name, here in found.items() if here != [name]}
+    for name in (*plan, *(each for here in plan.values() for each in here)):
+        if not name.isprintable() or any(sign in name for sign in ";|" + ("=" if name in plan else "")):
+            raise UsageError(f"{name!r} cannot be the name of a {what}.", cure="Leave out the signs ; | and =.")
+    return "; ".join(f"{name}={'|'.join(here)}" for name, here in plan.items())
 
 
 def renamed(here: Collection[str], plan: LoadingPlan) -> dict[str, str]:

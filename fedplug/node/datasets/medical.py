@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fedplug.core.dataset_option import DatasetOption
 from fedplug.core.dataset_type import DatasetRecord, DatasetType, Inspection, StoredDataset, check_columns
 from fedplug.core.errors import DatasetError
 from fedplug.core.params import Array
@@ -144,9 +145,17 @@ class MedicalType(DatasetType):
     takes = "folder"
     options = MappingProxyType(
         {
-            "modalities": "what modalities are called here: T1=T1_philips|T1_siemens; T2=T2_tse",
-            "demographics": "the table in the folder; default: demographics.csv, participants.tsv, or the only one",
-            "index": "the column of the table that names the folders of subjects",
+            "modalities": DatasetOption(
+                "Modalities", "What they are called here: T1=T1_philips|T1_siemens; T2=T2_tse", renames="modality"
+            ),
+            "demographics": DatasetOption(
+                "Table of demographics",
+                "Its file in the folder. Without it: demographics.csv, participants.tsv, or the only table.",
+            ),
+            "index": DatasetOption(
+                "Column with the names of the subjects' folders",
+                "A column of that table. Without it: a usual one, such as subject or participant_id, or the first.",
+            ),
         }
     )
 
@@ -168,6 +177,10 @@ class MedicalType(DatasetType):
             (*found.notes(), *volume_notes({name: volumes[name] for name in names if name in volumes})),
             missing,
         )
+
+    def names_here(self, path: Path, label: str, option: str) -> Sequence[str]:
+        """As `DatasetType.names_here`: the modalities."""
+        return modalities_of(list_subjects(Folder(path, label), {}))
 
     def open(self, record: DatasetRecord) -> MedicalFolder:
         """As `DatasetType.open`."""

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from fedplug.core.dataset_option import DatasetOption
 from fedplug.core.dataset_type import DatasetRecord, DatasetType, FileDataset, Inspection, check_columns
 from fedplug.core.params import Array
 from fedplug.node.datasets.folders import Folder
@@ -32,7 +33,9 @@ class MnistType(DatasetType):
     name = "mnist"
     title = "Images and labels in the format of MNIST (IDX files)"
     takes = "folder"
-    options = MappingProxyType({"part": "which files: train (the default) or t10k, as their names begin"})
+    options = MappingProxyType(
+        {"part": DatasetOption("Which files", "train or t10k, as their names begin; train without it.")}
+    )
 
     def inspect(self, path: Path, label: str, columns: Sequence[str] | None, options: Mapping[str, str]) -> Inspection:
         """As `DatasetType.inspect`: all is read."""

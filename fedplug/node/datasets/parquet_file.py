@@ -34,7 +34,7 @@ class ParquetType(DatasetType):
     """Parquet files whose columns are numbers, truth values or text; others (dates, lists) are left out."""
 
     name = "parquet"
-    title = "a table in Apache Parquet"
+    title = "A table in Apache Parquet"
     suffixes = (".parquet", ".pq")
 
     def inspect(self, path: Path, label: str, columns: Sequence[str] | None, options: Mapping[str, str]) -> Inspection:

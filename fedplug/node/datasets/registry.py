@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedplug.core.dataset_type import DatasetRecord, DatasetType, StoredDataset
-from fedplug.core.errors import DatasetError, UnknownNameError, UsageError
+from fedplug.core.errors import DatasetError, FedplugError, UnknownNameError, UsageError
 from fedplug.core.plugins import default_host
 from fedplug.node.datasets.fingerprint import fingerprint_of, stamp_of
 from fedplug.node.datasets.freshness import verify
@@ -39,6 +39,13 @@ def dataset_type(name: str) -> DatasetType:
     """
     found: DatasetType = default_host().component("dataset_type", name)()
     return found
+
+
+def types_for(path: Path) -> dict[str, str]:
+    """The types that a path may be of, as it is a file or a folder: names, each with its title."""
+    fitting = ("folder", "both") if path.is_dir() else ("file", "both")
+    kinds = [dataset_type(name) for name in type_names()]
+    return {kind.name: kind.title or kind.name for kind in kinds if kind.takes in fitting}
 
 
 def guess_type(path: Path) -> str:
@@ -143,6 +150,26 @@ def inspect_file(
         added=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return record, found.notes
+
+
+def names_here(path: Path, kind: DatasetType) -> dict[str, tuple[str, ...]]:
+    """For each loading plan that a type takes as an option, the names in the files that it may give other names.
+
+    Args:
+        path: The file or folder.
+        kind: Its type.
+
+    Returns:
+        Names by option; none where the files are not of this type, which `inspect_file` tells.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for option, about in kind.options.items():
+        if about.renames:
+            try:
+                found[option] = tuple(kind.names_here(path, f"Data set {path.stem!r}", option))
+            except FedplugError:
+                found[option] = ()
+    return found
 
 
 def new_id() -> str:

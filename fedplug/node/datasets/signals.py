@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fedplug.core.dataset_option import DatasetOption
 from fedplug.core.dataset_type import DatasetRecord, DatasetType, Inspection, StoredDataset, check_columns
 from fedplug.core.errors import DatasetError
 from fedplug.core.params import Array
@@ -165,9 +166,16 @@ class SignalsType(DatasetType):
     takes = "folder"
     options = MappingProxyType(
         {
-            "channels": "what channels are called here: ECG=ECG II|MLII; RESP=Resp chest",
-            "labels": "the table in the folder; default: labels.csv, annotations.csv, or the only one",
-            "index": "the column of the table that names the recordings",
+            "channels": DatasetOption(
+                "Channels", "What they are called here: ECG=ECG II|MLII; RESP=Resp chest", renames="channel"
+            ),
+            "labels": DatasetOption(
+                "Table of labels", "Its file in the folder. Without it: labels.csv, annotations.csv, or the only table."
+            ),
+            "index": DatasetOption(
+                "Column with the names of the recordings",
+                "A column of that table. Without it: a usual one, such as record or id, or the first.",
+            ),
         }
     )
 
@@ -183,6 +191,10 @@ class SignalsType(DatasetType):
         return Inspection(
             (count, len(names)), names, tuple(dtypes[name] for name in names), tuple(found.notes()), missing
         )
+
+    def names_here(self, path: Path, label: str, option: str) -> Sequence[str]:
+        """As `DatasetType.names_here`: the channels."""
+        return channels_of(list_recordings(Folder(path, label), {}))
 
     def open(self, record: DatasetRecord) -> SignalFolder:
         """As `DatasetType.open`."""
