@@ -88,10 +88,10 @@ class FaultProxy(Closing):
 
     def blackout(self) -> None:
         """Swallow everything, on new connections too, until `restore`."""
-        self._call(lambda: setattr(self, "_dark", True))
+        self._call(self._darken)
 
     def restore(self) -> None:
-        """Let new connections through again. Those that were swallowed from stay dead."""
+        """Let new connections through. Those of the blackout stay dead: what they swallowed cannot be mended."""
         self._call(lambda: setattr(self, "_dark", False))
 
     def cut(self) -> None:
@@ -165,6 +165,11 @@ class FaultProxy(Closing):
             self._lines[task] = line
             task.add_done_callback(self._lines.pop)
 
+    def _darken(self) -> None:
+        self._dark = True
+        for line in self._lines.values():
+            line.swallows = True
+
     def _cut_all(self) -> None:
         for task, line in self._lines.items():
             self._note("cut", line)
@@ -213,11 +218,11 @@ class FaultProxy(Closing):
             if (early := arrives - time.monotonic()) > 0:
                 await asyncio.sleep(early)
             if not data:
-                if not line.silent(self._dark):
+                if not line.swallows:
                     line.end(way)
                 return
             for piece in self._pieces(line, way, data):
-                if line.silent(self._dark):
+                if line.swallows:
                     break
                 try:
                     await self._paced(way, piece, lambda part: self._loop.sock_sendall(line.source(_OTHER[way]), part))
@@ -288,11 +293,6 @@ class _Line:
     def source(self, way: Way) -> socket.socket:
         """Where the bytes of a direction come from; those of the other one go there."""
         return self.node if way == "up" else self.researcher
-
-    def silent(self, dark: bool) -> bool:
-        """Whether nothing gets through. A line that has swallowed anything cannot be mended."""
-        self.swallows = self.swallows or dark
-        return self.swallows
 
     def end(self, way: Way) -> None:
         """Pass on that one side has left."""
