@@ -190,7 +190,10 @@ class NodePool(Closing):
 
     @abstractmethod
     def commit(self, key: TaskKey) -> None:
-        """Tell the node that its update is taken for good (or refused for good): it may forget it."""
+        """Tell the node that its update is taken for good (or refused for good): it may forget it.
+
+        It may be the update of a task that an earlier run of the researcher gave out.
+        """
 
     @abstractmethod
     def cancel(self, key: TaskKey, reason: str) -> None:

@@ -135,9 +135,11 @@ class ResearcherMachine(Roster):
 
     def commit(self, key: TaskKey, now: float) -> None:
         """As `NodePool.commit`."""
-        if self._open_task(key) is not None:
+        node = self._node(key.node_id)
+        if key in node.tasks or key not in self._ends:
             self._close(key, COMMITTED)
-            self._answer_end(self._node(key.node_id), key)
+            node.strangers.discard(key)
+            self._answer_end(node, key)
 
     def cancel(self, key: TaskKey, reason: str, now: float) -> None:
         """As `NodePool.cancel`."""

@@ -849,6 +849,24 @@ def test_the_failure_of_a_task_is_remembered_by_its_code(world):
     assert world.at_researcher[-1].failure.code == "plan-raised"
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["connected", "away"])
+def test_row_05_a_restarted_researcher_says_which_updates_it_has_already(world, there):
+    key, other = world.give(), world.give(round_index=1)
+    world.finish(key)
+    world.finish(other)
+    world.researcher.on(Closed(world.token, "killed"), world.now)
+    world.researcher, world.at_researcher = ResearcherMachine(world.limits), []
+    if not there:
+        world.researcher.commit(key, world.now)
+    world.connect(b"c2")
+    if there:
+        world.researcher.commit(key, world.now)
+        world.settle()
+    assert [event.key for event in world.at_node if isinstance(event, UpdateCommitted)] == [key]
+    assert world.kinds(world.at_researcher) == [NodeJoined], "nothing is trained or fetched again"
+    assert list(world.node._jobs) == [other], "the other one is kept until somebody asks for it, or moves on"
+
+
 @pytest.mark.parametrize("huge", ["arrays", "plan"])
 def test_row_29_a_node_refuses_a_huge_task_before_it_takes_memory_for_it(huge):
     taken = []
