@@ -26,6 +26,13 @@ POINTS: Mapping[str, str] = {
     "aggregated": "The new global parameters are made; nothing of that is on disk.",
     "round-committed": "The journal says that the round is complete; there is no breakpoint of it.",
     "breakpoint-written": "The breakpoint of the round is whole.",
+    # the node
+    "task-begun": "The journal says that a training begins; it has not.",
+    "update-kept": "The update is on the disk; the journal does not know of it.",
+    "task-finished": "The journal says that the update is there; it was not offered.",
+    "update-offered": "The update was offered.",
+    "chunk-sent": "A frame with a chunk, or with small arrays, was handed to the transport.",
+    "task-ended": "The journal says how the task ended; its update is still on the disk.",
 }
 """What is true, and what is not yet, at each point."""
 

@@ -80,7 +80,7 @@ class Contact:
 
     def _on_connected(self, event: Connected) -> None:
         _log.info("Connected to researcher %s at %s.", event.researcher or "(unnamed)", self.url)
-        self._node.audit.note("connected", researcher=self.url, name=event.researcher)
+        self._node.audit.note_if_possible("connected", researcher=self.url, name=event.researcher)
         self._node.board.link(self.url, researcher=event.researcher, connection="connected", reason="")
         self.connected.set()
 
@@ -88,7 +88,7 @@ class Contact:
         self.connected.clear()
         if event.refused:
             _log.error("The researcher at %s refuses this node: %s", self.url, event.reason)
-            self._node.audit.note("refused-by-researcher", researcher=self.url, reason=event.reason)
+            self._node.audit.note_if_possible("refused-by-researcher", researcher=self.url, reason=event.reason)
         else:
             why = event.reason.removeprefix(f"{self.url}: ").rstrip(".")
             reason = f" ({why})" if why else ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fedplug.core.dataset_type import DatasetRecord
 from fedplug.core.errors import (
     DatasetError,
+    DiskFullError,
     FedplugError,
     ParamsError,
     PlanError,
@@ -104,6 +105,9 @@ def failure(key: TaskKey, error: BaseException) -> TaskFailure:
     if isinstance(error, FedplugError) and not isinstance(error, StoreError):
         text = f"{error.message}\n{error.cure}".strip()
         details = str(getattr(error, "details", ""))[-MAX_DETAILS:]
+    elif isinstance(error, DiskFullError):
+        _log.error("Training %s failed: %s", key, error)
+        text, details = "The disk of this node is full. Ask its owner to free some space.", ""
     else:
         _log.error("Training %s failed inside the node.", key, exc_info=error)
         text = f"The node failed with {type(error).__name__}; its owner finds the cause in the node's log."
@@ -121,6 +125,7 @@ def _code(error: BaseException) -> str:
         return error.code
     kinds: tuple[tuple[type[BaseException], str], ...] = (
         (DatasetError, "bad-dataset"),
+        (DiskFullError, "no-space"),
         (PlanSourceError, "plan-source"),
         (PlanError, "plan-raised"),
         (ParamsError, "bad-params"),

@@ -16,6 +16,7 @@ from fedplug.node.contact import Contact
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.gate import Gate
 from fedplug.node.jobs import Worker
+from fedplug.node.journal.tasks import TaskJournal, open_tasks
 from fedplug.node.lock import FolderLock
 from fedplug.node.policy.in_force import PolicyInForce
 from fedplug.node.policy.schema import OPEN, Policy
@@ -43,7 +44,7 @@ class Node:
         worker: ``"process"`` trains in a process of its own, which is the only safe place for the plans of
             others. ``"inline"`` trains in this process: for one's own plans, tests and demonstrations.
         host: The plugins; by default all that are installed.
-        options: Settings of the transport.
+        options: Settings of the transport. Keys need not be among them: those in the node's folder are used.
         datasets: Data sets in memory, besides those of the store; only with ``worker="inline"``.
         memory_limit: Most address space of the worker process, in bytes; None for what the rules say.
         policy: The owner's rules; by default those of ``node.toml`` in the node's folder. A node without a folder, or
@@ -57,6 +58,7 @@ class Node:
         UsageError: The folder is not a node, or the settings contradict each other.
         StoreError: Its store cannot be used; or, from `start`, a node runs in the folder.
         AddressError: From `start`: the address cannot be used.
+        KeysError: From `start`: the node trusts keys, but none for an address; or its own can be read by others.
 
     Example:
         >>> with Node("hospital-a", "zmq://127.0.0.1:7400") as node:  # doctest: +SKIP
@@ -99,6 +101,7 @@ class Node:
         self._links: list[ResearcherLink] = []
         self._worker: Worker | None = None
         self._runtime: Runtime | None = None
+        self._journal: TaskJournal | None = None
         self._contacts: list[Contact] = []
         self._board: StatusBoard | None = None
         self._threads: list[threading.Thread] = []
@@ -193,6 +196,7 @@ class Node:
         from fedplug import __version__
         from fedplug.core.plugins import default_host
         from fedplug.core.transport import TransportOptions
+        from fedplug.node.keys import LinkOptions, NodeKeys
         from fedplug.protocol.endpoint_node import NodeEndpoint
         from fedplug.transports.registry import open_transport
 
@@ -207,18 +211,25 @@ class Node:
         self._board = StatusBoard(self.store.folder, self.urls)
         self._board.change(isolation=tuple(layers), signals=self._signals)
         gate = Gate(self.store, self._policy, host)
-        self._runtime = Runtime(self.store, gate, self._worker, self._board, memory=self._datasets)
+        self._journal = open_tasks(self.store)
+        self._runtime = Runtime(
+            self.store, gate, self._worker, self._board, memory=self._datasets, journal=self._journal
+        )
+        incarnation = self.store.next_incarnation()
         gate.audit.note("node-started", version=__version__, researchers=self.urls)
+        keys = NodeKeys(self.store.folder) if self.store.folder else None
         for url in self.urls:
             _log.info("Node %r (%s) connects to %s, and tries every %g s.", who.name, who.node_id, url, self._retry)
             link = NodeEndpoint(
                 open_transport(url, host),
                 url,
                 info,
-                self._options or TransportOptions(),
+                LinkOptions(keys, url, self._options or TransportOptions()),
                 # What is received into shared memory reaches the worker without a copy.
                 allocate=BlockStock().allocate if self._worker_kind == "process" else None,
                 retry=self._retry,
+                incarnation=incarnation,
+                earlier=self._journal.earlier(url),
             )
             self._links.append(link)
             self._contacts.append(self._runtime.add_researcher(url, link, retry=self._retry))
@@ -284,6 +295,8 @@ class Node:
             if self._runtime is not None and self._lock is not None:
                 head = self._runtime.audit.note("node-stopped").hash
                 _log.info("The head of the audit log is %s.", head)
+        if self._journal is not None:
+            self._journal.close()
         if self._lock is not None:
             self._lock.release()
             self._lock = None

@@ -19,6 +19,7 @@ class QueuedTask:
         contact: The researcher who asked for it.
         task: What it is.
         unwanted: Set when nobody wants its result any more.
+        given_up: Whether that is because its researcher has cancelled it.
         job: What the worker is given.
         dataset_name: Name of the data set, once it is known.
     """
@@ -26,6 +27,7 @@ class QueuedTask:
     contact: Contact
     task: TaskReceived
     unwanted: threading.Event = field(default_factory=threading.Event)
+    given_up: bool = False
     job: Job | None = None
     dataset_name: str = ""
 
@@ -45,6 +47,11 @@ class QueuedTask:
             "dataset": self.dataset_name,
             "dataset_id": request.dataset_id,
         }
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays that came with it; those of its update are likely as large."""
+        return self.task.params.nbytes + sum(each.nbytes for each in self.task.aux.values())
 
     def is_of(self, contact: Contact, key: TaskKey) -> bool:
         """Whether this is the task of that name, and that researcher's."""

@@ -18,7 +18,7 @@ import msgspec
 from fedplug.core.errors import RefusedError, StoreError
 from fedplug.core.link import PlanAsked, ResearcherLink, TaskReceived
 from fedplug.core.local_state import lineage
-from fedplug.core.messages import DatasetCard, LogLine, PlanAnswer, Progress, TaskFailure, TaskKey
+from fedplug.core.messages import DatasetCard, PlanAnswer, TaskFailure, TaskKey
 from fedplug.node.commands import node_command
 from fedplug.node.contact import Contact
 from fedplug.node.datasets.memory import MemoryDataset
@@ -26,6 +26,8 @@ from fedplug.node.gate import Gate
 from fedplug.node.handover import Handover
 from fedplug.node.holdings import Holdings
 from fedplug.node.jobs import Job, Trained, Worker, failure
+from fedplug.node.journal.tasks import NoTaskJournal, TaskJournal
+from fedplug.node.outcomes import Outcomes
 from fedplug.node.privacy import noise_key
 from fedplug.node.queued_task import QueuedTask
 from fedplug.node.state_store import open_states
@@ -33,7 +35,6 @@ from fedplug.node.status import StatusBoard, TaskStatus
 from fedplug.node.store import NodeStore
 
 _log = logging.getLogger("fedplug.node")
-_LEVELS = {"warning": logging.WARNING, "error": logging.ERROR}
 
 
 class Runtime:
@@ -45,6 +46,7 @@ class Runtime:
         worker: Runs the plans.
         board: Told about every change.
         memory: Data sets that lie in memory, besides those of the store.
+        journal: What is remembered of tasks; None: nothing.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Runtime:
         board: StatusBoard,
         *,
         memory: Sequence[MemoryDataset] = (),
+        journal: TaskJournal | None = None,
     ) -> None:
         self.board = board
         self.audit = gate.audit
@@ -70,6 +73,8 @@ class Runtime:
         self._stopping = False
         self._draining = False
         self._handover = Handover()
+        self._journal = journal or NoTaskJournal()
+        self._outcomes = Outcomes(self.audit, self._journal, board, self._handover)
 
     def add_researcher(self, url: str, link: ResearcherLink, *, retry: float = 2.0) -> Contact:
         """Deal with one more researcher; the caller gives `Contact.serve` a thread.
@@ -107,7 +112,7 @@ class Runtime:
             self.board.change(draining=True, queued=0)
         _log.info("The node takes no new training, and stops when the one under way has ended.")
         for entry in waiting:
-            self._turn_away(entry)
+            self._outcomes.turned_away(entry)
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or self._current is None)
         self._handover.wait()
@@ -152,13 +157,14 @@ class Runtime:
                 self._queue.append(entry)
                 self._changed.notify_all()
         if draining:
-            self._turn_away(entry)
+            self._outcomes.turned_away(entry)
         else:
             self._count_queue()
 
     def committed(self, contact: Contact, key: TaskKey) -> None:
         """A researcher has an update for good."""
         self._handover.settled(contact, key)
+        self._journal.end(contact.url, key, "committed")
 
     def cancel(self, contact: Contact, key: TaskKey, reason: str) -> None:
         """Give up a task, if it is one of this researcher's: nobody cancels the trainings of others."""
@@ -168,7 +174,9 @@ class Runtime:
                 self._queue.remove(entry)
             current = self._current if self._current and self._current.is_of(contact, key) else None
             if current:
+                current.given_up = True
                 self._cancel(current)
+        self._journal.end(contact.url, key, "cancelled")
         self._handover.settled(contact, key)
         if waiting or current:
             _log.info("The researcher has cancelled %s: %s", key, reason or "no reason given")
@@ -190,7 +198,7 @@ class Runtime:
             try:
                 self._serve(entry)
             except Exception as error:  # noqa: BLE001 - one task must not end the node; the researcher is told
-                self._fail(entry, failure(entry.task.request.key, error))
+                self._outcomes.failed(entry, failure(entry.task.request.key, error))
             finally:
                 with self._changed:
                     self._current = None
@@ -215,9 +223,11 @@ class Runtime:
             dataset = self._holdings.dataset(request.dataset_id)
             entry.dataset_name = dataset.name
             self._gate.approvals.receive(plan, entry.contact.url, dataset=dataset.name)
+            self._journal.require_room(entry.contact.url, entry.nbytes)
             terms = self._gate.admit(entry.task, dataset)
+            self._journal.begin(entry.contact.url, request.key)
         except RefusedError as error:
-            self._refuse(entry, error)
+            self._outcomes.refused(entry, error)
             return
         _log.info(
             "Training round %d of experiment %s: plan %s on data set %r.",
@@ -236,23 +246,23 @@ class Runtime:
                 started=began,
             )
         )
-        base = self._states.base_of(request, lambda sign: self._relay(entry, sign))
+        base = self._states.base_of(request, lambda sign: self._outcomes.relay(entry, sign))
         key = noise_key(self._store, entry.task, dataset, base)
         job = Job(request, plan, entry.task.params, entry.task.aux, dataset, base, entry.unwanted, key, terms)
         with self._changed:
             entry.job = job
-        outcome = self._worker.run(job, lambda sign: self._relay(entry, sign))
+        outcome = self._worker.run(job, lambda sign: self._outcomes.relay(entry, sign))
         if isinstance(outcome, Trained):
             try:
                 self._gate.release(job, outcome)
             except RefusedError as error:
-                self._refuse(entry, error)
+                self._outcomes.refused(entry, error)
                 return
             outcome = self._keep_state(job, outcome)
         if isinstance(outcome, Trained):
-            self._finish(entry, outcome, time.time() - began)
+            self._outcomes.finished(entry, outcome, time.time() - began)
         else:
-            self._fail(entry, outcome)
+            self._outcomes.failed(entry, outcome)
 
     def _keep_state(self, job: Job, outcome: Trained) -> Trained | TaskFailure:
         """Store what the training left, before anybody hears that it is done: the next round may depend on it."""
@@ -267,61 +277,6 @@ class Runtime:
                 text = "The node cannot store what the training leaves for the next round; its owner finds the cause "
                 return TaskFailure(key=key, code="state-not-kept", text=text + "in the node's log.")
         return replace(outcome, reply=msgspec.structs.replace(outcome.reply, state_id=state_id))
-
-    def _finish(self, entry: QueuedTask, outcome: Trained, seconds: float) -> None:
-        reply = outcome.reply
-        self.audit.note(
-            "training-finished", actor=entry.actor, **entry.facts, seconds=round(seconds, 3),
-            sample_count=reply.sample_count, steps=reply.steps, metrics=reply.metrics,
-            bytes_out=outcome.params.nbytes + sum(each.nbytes for each in outcome.aux.values()),
-        )  # fmt: skip
-        self._handover.offered(entry.contact, reply.key)
-        entry.contact.link.finish(reply, outcome.params, outcome.aux)
-        loss = f", loss {reply.metrics['loss']:.4g}" if "loss" in reply.metrics else ""
-        amount = f"{reply.sample_count} samples, {reply.steps} steps{loss}"
-        done = "trained" if entry.task.request.train else "tested"
-        text = f"Round {reply.key.round + 1} {done} in {seconds:.1f} s: {amount}."
-        _log.info("%s", text)
-        self.board.change(task=None, finished=self.board.now.finished + 1, last=text)
-
-    def _turn_away(self, entry: QueuedTask) -> None:
-        """Refuse a training because the node is about to stop; the one under way goes on."""
-        request = entry.task.request
-        error = RefusedError(
-            "This node is about to stop, and takes no new training.", code="node-stops", cure="Try again later."
-        )
-        _log.info("Training of %s turned away: the node is about to stop.", request.key)
-        self.audit.note("training-refused", actor=entry.actor, **entry.facts, code=error.code, reason=error.message)
-        entry.contact.link.fail(failure(request.key, error))
-
-    def _refuse(self, entry: QueuedTask, error: RefusedError) -> None:
-        """A rule forbids it: write that down, and tell the researcher which."""
-        self.audit.note("training-refused", actor=entry.actor, **entry.facts, code=error.code, reason=error.message)
-        self._tell_failure(entry, failure(entry.task.request.key, error), "refused")
-
-    def _fail(self, entry: QueuedTask, failed: TaskFailure) -> None:
-        if failed.code == "cancelled":
-            # The researcher gave it up, or this node is about to say goodbye: nothing to tell.
-            _log.info("Training of %s cancelled.", failed.key)
-            self.audit.note("training-cancelled", actor=entry.actor, **entry.facts)
-            self.board.change(task=None, last=f"Round {failed.key.round + 1} was cancelled.")
-            return
-        self.audit.note("training-failed", actor=entry.actor, **entry.facts, code=failed.code, reason=failed.text)
-        self._tell_failure(entry, failed, "failed")
-
-    def _tell_failure(self, entry: QueuedTask, failed: TaskFailure, how: str) -> None:
-        _log.error("Training of %s %s (%s): %s", failed.key, how, failed.code, failed.text)
-        last = f"Round {failed.key.round + 1} {how}: {failed.text}"
-        self.board.change(task=None, failed=self.board.now.failed + 1, last=last)
-        entry.contact.link.fail(failed)
-
-    def _relay(self, entry: QueuedTask, sign: Progress | LogLine) -> None:
-        if isinstance(sign, Progress):
-            self.board.progress(sign)
-        else:
-            text = f"{sign.key}: {sign.text}" if sign.key else sign.text
-            _log.log(_LEVELS.get(sign.level, logging.INFO), "%s", text)
-        entry.contact.link.report(sign)
 
     def _count_queue(self) -> None:
         # Under the lock, so that the thread that counts last also writes last.

@@ -27,7 +27,7 @@ import struct
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -36,7 +36,7 @@ from fedplug.core.errors import CodecError, FedplugError, StoreError
 from fedplug.core.local_state import LocalState
 from fedplug.core.messages import LogLine, TrainRequest
 from fedplug.core.params import Params, ParamsSpec, allocate
-from fedplug.core.whole_file import sync
+from fedplug.node.disk import delete, disk_errors, write_new
 from fedplug.node.store import NodeStore
 
 STATE_FOLDER = "state"
@@ -183,7 +183,7 @@ class FileStateStore(StateStore):
             raise StoreError("A node without a folder keeps its states in memory.")
         self._store = store
         self._folder = store.folder / STATE_FOLDER
-        with self._disk_errors():
+        with disk_errors(self._folder):
             self._folder.mkdir(mode=0o700, exist_ok=True)
             self._tidy()
 
@@ -207,7 +207,7 @@ class FileStateStore(StateStore):
         self._check_size(state)
         file = f"{secrets.token_hex(16)}.state"
         mine = (experiment_id, dataset_id)
-        with self._disk_errors():
+        with disk_errors(self._folder):
             try:
                 digest, nbytes = _write(self._folder / file, state)
                 with self._store.transaction() as db:
@@ -222,13 +222,13 @@ class FileStateStore(StateStore):
                 with contextlib.suppress(OSError):
                     (self._folder / file).unlink(missing_ok=True)
                 raise
-        self._delete(dropped)
+        delete(self._folder, dropped)
 
     def forget(self, experiment_id: str) -> None:
         """As `StateStore.forget`."""
         with self._store.transaction() as db:
             dropped = _drop(db, "experiment_id = ?", (experiment_id,))
-        self._delete(dropped)
+        delete(self._folder, dropped)
 
     def _lineages(self, experiment_id: str, dataset_id: str, number: int) -> set[str]:
         query = f"SELECT lineage FROM states WHERE {_ROUND}"  # noqa: S608 - ours
@@ -252,24 +252,7 @@ class FileStateStore(StateStore):
         with self._store.transaction() as db:
             _drop(db, "written < ?", (self._now() - MAX_AGE_DAYS * _DAY,))
             named = {file for (file,) in db.execute("SELECT file FROM states")}
-        self._delete([path.name for path in self._folder.iterdir() if path.name not in named])
-
-    def _delete(self, files: list[str]) -> None:
-        for file in files:
-            try:
-                (self._folder / file).unlink(missing_ok=True)
-            except OSError as error:
-                _log.warning("%s cannot be deleted: %s.", self._folder / file, error.strerror)
-
-    @contextlib.contextmanager
-    def _disk_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StoreError(
-                f"{self._folder} cannot be used: {error.strerror}.",
-                cure="Check that the disk is not full and that this user may write the node's folder.",
-            ) from error
+        delete(self._folder, [path.name for path in self._folder.iterdir() if path.name not in named])
 
 
 def open_states(store: NodeStore) -> StateStore:
@@ -286,17 +269,12 @@ def _drop(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> lis
 def _write(path: Path, state: LocalState) -> tuple[str, int]:
     """Write a state and wait until the disk has it. Returns its digest and size."""
     header = msgspec.msgpack.encode((msgspec.Raw(state.arrays.spec.table), state.values))
+    parts = (_HEADER.pack(_MAGIC, len(header)), header, state.arrays.buffer)
     digest = hashlib.sha256()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        for part in (_HEADER.pack(_MAGIC, len(header)), header, state.arrays.buffer):
-            digest.update(part)
-            file.write(part)
-        file.flush()
-        os.fsync(descriptor)
-        nbytes = file.tell()
-    sync(path.parent)  # the name, too
-    return digest.hexdigest(), nbytes
+    for part in parts:
+        digest.update(part)
+    write_new(path, parts)
+    return digest.hexdigest(), sum(len(part) for part in parts)
 
 
 def _read(path: Path, digest: str) -> LocalState:

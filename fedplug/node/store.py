@@ -10,6 +10,7 @@ import re
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedplug.core.closing import Closing
-from fedplug.core.errors import StoreError, UsageError
+from fedplug.core.errors import DiskFullError, StoreError, UsageError
 from fedplug.node import store_upgrade
 from fedplug.node.commands import node_command
 from fedplug.node.dataset_store import DatasetStore
@@ -151,6 +152,14 @@ class NodeStore(DatasetStore, Closing):
             )
         return NodeIdentity(*rows[0])
 
+    def next_incarnation(self) -> int:
+        """The number of the run that begins now: larger than that of any run before, wherever the clock was set to."""
+        with self.transaction() as db:
+            (last,) = db.execute("SELECT max(incarnation) FROM run").fetchone()
+            number = max(time.time_ns(), (last or 0) + 1)
+            db.execute("INSERT OR REPLACE INTO run VALUES (1, ?)", (number,))
+        return number
+
     # life cycle --------------------------------------------------------------------------------------------
 
     @property
@@ -243,9 +252,12 @@ class NodeStore(DatasetStore, Closing):
         try:
             yield
         except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise DiskFullError(
+                    f"The disk is full: {self._path} cannot be written.", cure="Free some disk space; nothing is lost."
+                ) from error
             raise StoreError(
-                f"{self._path} cannot be used: {error}.",
-                cure="Check that the disk is not full and that this user may write the node's folder.",
+                f"{self._path} cannot be used: {error}.", cure="Check that this user may write the node's folder."
             ) from error
         except sqlite3.ProgrammingError as error:
             raise StoreError(f"{self._path} has been closed: {error}") from error

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from threading import Condition, Event, Lock, Thread, current_thread
 
+from fedplug.core.crash_points import crash_point
 from fedplug.core.errors import ConnectionLostError, FedplugError, TransportError, UsageError
 from fedplug.core.link import EarlierTasks, LinkEvent, ResearcherLink
 from fedplug.core.messages import DatasetCard, LogLine, NodeInfo, PlanAnswer, Progress, TaskFailure, TrainReply
@@ -272,6 +273,8 @@ class NodeEndpoint(ResearcherLink):
                 if not channel.send(frame.header, frame.body):
                     break
                 self._waiting.popleft()
+                if frame.body:
+                    crash_point("chunk-sent")
         except ConnectionLostError:
             self._waiting.clear()  # `Closed` follows; the next session offers and asks for what is missing.
         self._machine.backlog = len(self._waiting)

@@ -7,6 +7,7 @@ not contain a head which was noted has been tampered with.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,11 +15,13 @@ from typing import Any
 
 import msgspec
 
+from fedplug.core.errors import StoreError
 from fedplug.node.audit.entry import EVENTS, START, Entry, Verdict, bounded, verify_chain
 from fedplug.node.store import NodeStore
 
 _COLUMNS = "number, time, event, actor, facts, previous, hash"
 _BATCH = 1000
+_log = logging.getLogger("fedplug.node")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,17 @@ class AuditLog:
             StoreError: It cannot be written.
         """
         return self._append(event, actor, facts, flush=False)
+
+    def note_if_possible(self, event: str, /, *, actor: str = "node", **facts: object) -> None:
+        """Append an entry about what has happened already, and lets nothing leave the node.
+
+        If the log cannot be written, say on a full disk, the node's own log says that, and the node goes on.
+        The arguments are those of `note`.
+        """
+        try:
+            self.note(event, actor=actor, **facts)
+        except StoreError as error:
+            _log.error("This is missing in the audit log: %s %s. %s", event, facts, error)
 
     def _append(self, event: str, actor: str, facts: Mapping[str, object], *, flush: bool) -> Entry:
         assert event in EVENTS, event

@@ -15,6 +15,7 @@ from fedplug.node.migrations import (
     m06_approval,
     m07_budget,
     m08_audit,
+    m09_updates,
 )
 
 APPLICATION_ID = 0x46_50_4C_47
@@ -24,6 +25,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = tuple(
     module.STATEMENTS
     for module in (
         m01_node, m02_states, m03_secret, m04_lineage, m05_datasets, m06_approval, m07_budget, m08_audit,
+        m09_updates,
     )
 )  # fmt: skip
 """The statements of each migration, in order."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedplug import Params
-from fedplug.core.errors import StoreError
+from fedplug.core.errors import DiskFullError, StoreError
 from fedplug.core.local_state import LocalState
 from fedplug.core.messages import TaskKey, TrainRequest
 from fedplug.node import NodeStore
@@ -213,8 +213,8 @@ def test_a_full_disk_is_an_error_of_ours_and_leaves_what_was_there(store, monkey
     def full(fd):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fedplug.node.state_store.os.fsync", full)
-    with pytest.raises(StoreError, match="No space left"):
+    monkeypatch.setattr("fedplug.node.disk.os.fsync", full)
+    with pytest.raises(DiskFullError, match="The disk is full"):
         states.save("e", "d", 1, "1", "0", state(1))
     assert len(files(store)) == 1
     assert states.load("e", "d", 0, "0") == state(0)

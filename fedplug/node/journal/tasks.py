@@ -1,0 +1,347 @@
+"""The journal of a node's tasks: which were begun, which are finished, and how they ended.
+
+The order of effects is what makes a task at most once finished, and a finished one never lost:
+
+    begun (on disk) -> training -> update (on disk) -> finished (on disk) -> offered -> committed (on disk) -> forgotten
+
+A task that was begun and not finished when the node starts again was interrupted; it is never trained again under its
+own key. The end of a task is remembered after its update is gone, so that nobody trains it when it comes once more.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedplug.core.crash_points import crash_point
+from fedplug.core.errors import DiskFullError, FedplugError, RefusedError, StoreError
+from fedplug.core.journal import Journal
+from fedplug.core.link import EarlierTasks, FinishedTask
+from fedplug.core.messages import TaskKey, TrainReply
+from fedplug.core.params import Params
+from fedplug.node.journal.records import Begun, Ended, Finished, Record
+from fedplug.node.journal.updates import Updates
+from fedplug.node.store import NodeStore
+
+JOURNAL_FILE = "journal.sqlite"
+MAX_UPDATES = 16 * 2**30
+"""Most bytes of updates that wait for one researcher: who takes none gets none."""
+
+MAX_AGE_DAYS = 30.0
+"""An update that nobody has taken for so long is forgotten."""
+
+REMEMBERED = 20_000
+"""Ends of tasks that are remembered, for all researchers together."""
+
+RESERVE = 32 * 2**20
+"""Bytes of the disk that updates leave free: the store and the journal write a little more than they hold."""
+
+_SLACK = 1000
+_DAY = 86_400.0
+_log = logging.getLogger("fedplug.node")
+
+
+class TaskJournal(ABC):
+    """What a node remembers of its tasks. Methods may be called from any thread.
+
+    A task is named by its researcher (the key that they prove, or the address where they are reached) and its key.
+    """
+
+    @abstractmethod
+    def earlier(self, researcher: str) -> EarlierTasks | None:
+        """What earlier runs of the node have left for a researcher; None if nothing is ever remembered."""
+
+    @abstractmethod
+    def require_room(self, researcher: str, nbytes: int) -> None:
+        """Refuse a training whose update would not find room.
+
+        Args:
+            researcher: Who asks for it.
+            nbytes: How large its update will be, as far as that is known.
+
+        Raises:
+            RefusedError: The disk, or what the researcher may leave on it, is full (code ``"no-space"``).
+        """
+
+    @abstractmethod
+    def begin(self, researcher: str, key: TaskKey) -> None:
+        """Write down that a training begins; on disk when this returns.
+
+        Raises:
+            RefusedError: It was begun before; the code says how it ended.
+            DiskFullError: There is no room even for that.
+            StoreError: The journal cannot be used.
+        """
+
+    @abstractmethod
+    def keep(self, researcher: str, reply: TrainReply, params: Params, aux: Mapping[str, Params]) -> bool:
+        """Write the update of a training, which is on disk no later than the store's next flushed transaction.
+
+        Returns:
+            Whether it is kept. If not, the disk is full, and there is nothing to `finish`.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
+
+    @abstractmethod
+    def finish(self, researcher: str, key: TaskKey) -> bool:
+        """Write down that an update is on disk; so is that when this returns, and the update may be offered.
+
+        Returns:
+            Whether that could be written. If not, the disk is full.
+
+        Raises:
+            StoreError: The journal cannot be used.
+        """
+
+    @abstractmethod
+    def end(self, researcher: str, key: TaskKey, how: str) -> None:
+        """Write down how a task ended, and forget its update. Nothing happens if it was not begun, or has ended.
+
+        If that cannot be written, it is said in the log, and the node works on that task once more after a restart.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the files back. May be called twice."""
+
+
+class NoTaskJournal(TaskJournal):
+    """For nodes without a folder: what they know ends with their process."""
+
+    def earlier(self, researcher: str) -> EarlierTasks | None:
+        """As `TaskJournal.earlier`."""
+        return None
+
+    def require_room(self, researcher: str, nbytes: int) -> None:
+        """As `TaskJournal.require_room`."""
+
+    def begin(self, researcher: str, key: TaskKey) -> None:
+        """As `TaskJournal.begin`."""
+
+    def keep(self, researcher: str, reply: TrainReply, params: Params, aux: Mapping[str, Params]) -> bool:
+        """As `TaskJournal.keep`: the link holds it in memory, which is all that is promised."""
+        return True
+
+    def finish(self, researcher: str, key: TaskKey) -> bool:
+        """As `TaskJournal.finish`."""
+        return True
+
+    def end(self, researcher: str, key: TaskKey, how: str) -> None:
+        """As `TaskJournal.end`."""
+
+    def close(self) -> None:
+        """As `TaskJournal.close`."""
+
+
+_Which = tuple[str, TaskKey]
+
+
+@dataclass(slots=True)
+class _Open:
+    """A task that has not ended: number of its first record, and digest of its update once it is kept."""
+
+    number: int
+    digest: str = ""
+    finished: bool = False
+
+
+class DiskTaskJournal(TaskJournal):
+    """The journal of a node that has a folder.
+
+    Args:
+        store: The node's store.
+        limit: Most bytes of updates that may wait for one researcher.
+        now: Seconds since 1970; for tests.
+        free: Gives the free bytes of the disk below a folder; for tests.
+
+    Raises:
+        JournalError: The journal was damaged; the record is named.
+        StoreError: Journal or store cannot be used.
+    """
+
+    def __init__(
+        self,
+        store: NodeStore,
+        *,
+        limit: int = MAX_UPDATES,
+        now: Callable[[], float] = time.time,
+        free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
+    ) -> None:
+        if store.folder is None:
+            raise StoreError("A node without a folder keeps no journal.")
+        self._folder = store.folder
+        self._limit = limit
+        self._free = free
+        self._lock = threading.Lock()
+        self._open: dict[_Which, _Open] = {}
+        self._ends: OrderedDict[_Which, tuple[str, int]] = OrderedDict()
+        self._updates = Updates(store, now)
+        self._journal: Journal[Record] = Journal(store.folder / JOURNAL_FILE, Record)
+        try:
+            self._replay()
+        except BaseException:
+            self._journal.close()
+            raise
+
+    def earlier(self, researcher: str) -> EarlierTasks:
+        """As `TaskJournal.earlier`."""
+        finished: list[FinishedTask] = []
+        for which, task in list(self._open.items()):
+            if which[0] != researcher or not task.finished:
+                continue
+            try:
+                finished.append(self._updates.get(*which, task.digest))
+            except FedplugError as error:
+                _log.error("The update of %s, which was to be offered again, is lost: %s", which[1], error.message)
+                self.end(*which, "update-lost")
+        if finished:
+            _log.info("%d finished update(s) wait for the researcher at %s.", len(finished), researcher)
+        return EarlierTasks(
+            finished, {key: how for (whose, key), (how, _) in self._ends.items() if whose == researcher}
+        )
+
+    def require_room(self, researcher: str, nbytes: int) -> None:
+        """As `TaskJournal.require_room`."""
+        self._expire()
+        waiting = self._updates.size(researcher)
+        if waiting + nbytes > self._limit:
+            raise RefusedError(
+                f"This node keeps {waiting:,} bytes of finished updates for this researcher, and {self._limit:,} are "
+                "the most.",
+                code="no-space",
+                cure="Resume the experiments that they belong to: an update is forgotten when it was taken.",
+            )
+        if self._free(self._folder) < nbytes + RESERVE:
+            raise RefusedError(
+                "The disk of this node has no room for the update that this training would make.",
+                code="no-space",
+                cure="Ask the node's owner to free some disk space.",
+            )
+
+    def begin(self, researcher: str, key: TaskKey) -> None:
+        """As `TaskJournal.begin`."""
+        which = (researcher, key)
+        with self._lock:
+            how, _ = self._ends.get(which, ("", 0))
+            if how or which in self._open:
+                text = "This node has begun this task before, and never trains one twice."
+                raise RefusedError(text, code=how or "interrupted", cure="Raise `attempt` to train once more.")
+            self._open[which] = _Open(self._journal.append(Begun(*which)))
+        self._journal.flush()
+        crash_point("task-begun")
+
+    def keep(self, researcher: str, reply: TrainReply, params: Params, aux: Mapping[str, Params]) -> bool:
+        """As `TaskJournal.keep`."""
+        try:
+            digest = self._updates.put(researcher, reply, params, aux)
+        except DiskFullError as error:
+            _log.error(
+                "The update of %s is kept in memory only, and is lost if this node ends before it was taken: %s",
+                reply.key, error.message,
+            )  # fmt: skip
+            return False
+        with self._lock:
+            task = self._open.get((researcher, reply.key))
+            if task is not None:
+                task.digest = digest
+        return True
+
+    def finish(self, researcher: str, key: TaskKey) -> bool:
+        """As `TaskJournal.finish`."""
+        crash_point("update-kept")
+        with self._lock:
+            task = self._open.get((researcher, key))
+            if task is not None:
+                task.finished = True
+                self._journal.append(Finished(researcher, key, task.digest))
+        if task is None:  # cancelled meanwhile
+            self._updates.remove(researcher, key)
+            return True
+        try:
+            self._journal.flush()
+        except DiskFullError as error:
+            _log.error("That %s is finished will be forgotten if this node ends now: %s", key, error.message)
+            return False
+        crash_point("task-finished")
+        return True
+
+    def end(self, researcher: str, key: TaskKey, how: str) -> None:
+        """As `TaskJournal.end`."""
+        which = (researcher, key)
+        with self._lock:
+            task = self._open.pop(which, None)
+            if task is None:
+                return
+            self._journal.append(Ended(researcher, key, how))
+            self._ends[which] = (how, task.number)
+        try:
+            self._journal.flush()
+            crash_point("task-ended")
+            self._forget_oldest(_SLACK)
+        except StoreError as error:
+            _log.error("The end of %s (%s) cannot be written down: %s", key, how, error.message)
+        try:
+            self._updates.remove(researcher, key)
+        except StoreError as error:
+            _log.error("The update of %s cannot be removed: %s", key, error.message)
+
+    def close(self) -> None:
+        """As `TaskJournal.close`."""
+        try:
+            self._journal.close()
+        except StoreError as error:
+            _log.error("The journal could not be closed in order: %s", error.message)
+
+    def _replay(self) -> None:
+        """Learn what earlier runs have written, and end what they were cut off from."""
+        for entry in self._journal.entries():
+            record = entry.record
+            which = (record.researcher, record.key)
+            if isinstance(record, Begun):
+                self._open[which] = _Open(entry.number)
+            elif isinstance(record, Finished):
+                self._open[which] = _Open(self._number(which, entry.number), record.digest, finished=True)
+            else:
+                self._ends[which] = (record.how, self._number(which, entry.number))
+                self._open.pop(which, None)
+        cut_off = [which for which, task in self._open.items() if not task.finished]
+        for which in cut_off:
+            _log.warning("Training of %s was interrupted by the end of the node.", which[1])
+            self.end(*which, "interrupted")
+        self._updates.tidy(self._open)
+        self._expire()
+        self._forget_oldest(0)
+
+    def _number(self, which: _Which, number: int) -> int:
+        """The first record of a task; its own number if that one was forgotten."""
+        return self._open[which].number if which in self._open else number
+
+    def _expire(self) -> None:
+        for which in self._updates.older_than(MAX_AGE_DAYS * _DAY):
+            if which in self._open:
+                _log.warning("The update of %s is given up: nobody has taken it for %g days.", which[1], MAX_AGE_DAYS)
+                self.end(*which, "expired")
+
+    def _forget_oldest(self, slack: int) -> None:
+        """Keep the journal short: forget the oldest ends, and the records that nothing is left of."""
+        with self._lock:
+            if len(self._ends) <= REMEMBERED + slack:
+                return
+            while len(self._ends) > REMEMBERED:
+                self._ends.popitem(last=False)
+            first = min([number for _, number in self._ends.values()] + [task.number for task in self._open.values()])
+        self._journal.forget(first)
+
+
+def open_tasks(store: NodeStore) -> TaskJournal:
+    """The journal of a node: beside its store if that lies in a folder; else there is none."""
+    return DiskTaskJournal(store) if store.folder else NoTaskJournal()
