@@ -8,15 +8,19 @@ knows a secret key can pass for its owner. Pairs are made by the transport that 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from fedplug.core.errors import KeysError
 
 KEY_DIGITS = 64
 """Hexadecimal digits of a key."""
 
+_log = logging.getLogger("fedplug.keys")
 _RESTORE = "Bring its file back from a copy, or make new keys."
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -48,6 +52,49 @@ class KeyPair:
                 f"{KEY_DIGITS} hexadecimal digits.",
                 cure=_RESTORE,
             )
+
+
+class Refusal(StrEnum):
+    """Why two ends that reached each other do not talk."""
+
+    UNKNOWN_KEY = "unknown-key"
+    """The node has proved who it is, and its key is not enrolled, or not any more."""
+
+    WRONG_KEY = "wrong-key"
+    """The researcher is not the one whose key the node trusts."""
+
+    PLAINTEXT_NODE = "plaintext-node"
+    """The researcher takes only encrypted traffic, and the node has no keys."""
+
+    PLAINTEXT_RESEARCHER = "plaintext-researcher"
+    """The node sends only encrypted traffic, and the researcher has no keys."""
+
+    NO_ANSWER = "no-answer"
+    """The researcher cannot tell whether the node's key is enrolled, so nobody gets in."""
+
+
+class Doorkeeper:
+    """Decides at a researcher's whether the holder of a key may talk to them.
+
+    Args:
+        enrolled: The id of the node that a public key is enrolled for; empty if nobody may use it.
+    """
+
+    def __init__(self, enrolled: Callable[[str], str]) -> None:
+        self._enrolled = enrolled
+        self._failing = False
+
+    def refuses(self, key: str) -> Refusal | None:
+        """Why the holder of a key may not talk; None if they may. Who cannot be looked up may not."""
+        try:
+            found = bool(self._enrolled(key))
+        except Exception:  # noqa: BLE001 - whatever it is, the answer must not become yes
+            if not self._failing:
+                _log.exception("It cannot be found out which keys are enrolled, so nobody gets in until it can.")
+            self._failing = True
+            return Refusal.NO_ANSWER
+        self._failing = False
+        return None if found else Refusal.UNKNOWN_KEY
 
 
 def check_public(text: str, what: str = "The key") -> str:

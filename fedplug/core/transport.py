@@ -21,13 +21,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
 from fedplug.core.closing import Closing
 from fedplug.core.errors import KeysError
-from fedplug.core.keys import KeyPair
+from fedplug.core.keys import Doorkeeper, KeyPair, Refusal, check_public
 
 Buffer = Any
 """Anything with the buffer protocol: bytes, bytearray, memoryview, a read-only array of bytes."""
@@ -69,25 +68,6 @@ class Opened:
     key: str = ""
 
 
-class Refusal(StrEnum):
-    """Why two ends that reached each other do not talk."""
-
-    UNKNOWN_KEY = "unknown-key"
-    """The node has proved who it is, and its key is not enrolled, or not any more."""
-
-    WRONG_KEY = "wrong-key"
-    """The researcher is not the one whose key the node trusts."""
-
-    PLAINTEXT_NODE = "plaintext-node"
-    """The researcher takes only encrypted traffic, and the node has no keys."""
-
-    PLAINTEXT_RESEARCHER = "plaintext-researcher"
-    """The node sends only encrypted traffic, and the researcher has no keys."""
-
-    NO_ANSWER = "no-answer"
-    """The researcher cannot tell whether the node's key is enrolled, so nobody gets in."""
-
-
 @dataclass(frozen=True, slots=True)
 class Closed:
     """A connection is gone, or could not be made; frames that were under way on it may be lost.
@@ -125,13 +105,14 @@ Item = Frame | Opened | Closed | TurnedAway
 
 @dataclass(slots=True)
 class Traffic:
-    """Counters of one end, in bytes and frames, header and body together."""
+    """Counters of one end, in bytes and frames, header and body together; and of connections that were not made."""
 
     bytes_sent: int = 0
     bytes_received: int = 0
     frames_sent: int = 0
     frames_received: int = 0
     frames_refused: int = 0
+    handshakes_failed: int = 0
 
 
 class _End(Closing):
@@ -207,7 +188,7 @@ class TransportOptions:
         peer_key: At a node: the public key of the researcher it trusts. It talks to nobody else.
         enrolled: At the researcher: the id of the node that a public key is enrolled for; empty if nobody may use it.
             It is asked when a node connects and again for every message, so that a key that is denied is out at
-            once; so it must be quick. The thread that drives the listener calls it. If it raises, the answer is no.
+            once; so it must be quick. One thread at a time calls it. If it raises, the answer is no.
         extra: Options of a single transport, by name.
     """
 
@@ -217,6 +198,34 @@ class TransportOptions:
     peer_key: str = ""
     enrolled: Callable[[str], str] | None = None
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def researcher_keys(self) -> tuple[KeyPair, Doorkeeper] | None:
+        """What a listener needs to work with keys; None if it works without.
+
+        Raises:
+            KeysError: There are keys, but nothing says who is enrolled; or the other way round.
+        """
+        if self.keys is not None and self.enrolled is not None:
+            return self.keys, Doorkeeper(self.enrolled)
+        if self.keys is not None or self.enrolled is not None:
+            raise KeysError("A listener with keys needs `keys` and `enrolled`, both.", cure="Give both, or neither.")
+        return None
+
+    def node_keys(self) -> tuple[KeyPair, str] | None:
+        """What a channel needs to work with keys, its own and the researcher's; None if it works without.
+
+        Raises:
+            KeysError: One of the two is missing.
+        """
+        if self.keys is not None and self.peer_key:
+            return self.keys, check_public(self.peer_key, "The researcher's key")
+        if self.keys is not None or self.peer_key:
+            missing = "its own keys" if self.keys is None else "the researcher's public key"
+            raise KeysError(
+                f"A node cannot connect with keys: {missing} are missing.",
+                cure="Give `keys` and `peer_key`, or neither.",
+            )
+        return None
 
 
 class Transport(ABC):
@@ -238,6 +247,7 @@ class Transport(ABC):
 
         Raises:
             AddressError: The address is malformed, in use, or refused for safety.
+            KeysError: The keys in ``options`` do not belong together.
         """
 
     def check(self, url: str, options: TransportOptions) -> None:
@@ -245,6 +255,7 @@ class Transport(ABC):
 
         Raises:
             AddressError: The address is malformed or refused for safety.
+            KeysError: The keys in ``options`` do not belong together.
         """
 
     @abstractmethod
@@ -253,4 +264,5 @@ class Transport(ABC):
 
         Raises:
             AddressError: The address is malformed or refused for safety.
+            KeysError: The keys in ``options`` do not belong together.
         """

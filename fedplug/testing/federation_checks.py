@@ -44,7 +44,7 @@ class Pair:
         self.pool = ResearcherEndpoint(case.make(), case.make_url(), case.options)
         stack.callback(self.pool.close)
         info = NodeInfo(node_id="n1", name="one")
-        self.link = NodeEndpoint(self.cuttable, self.pool.address, info, case.options, retry=0.05)
+        self.link = NodeEndpoint(self.cuttable, self.pool.address, info, case.for_node, retry=0.05)
         stack.callback(self.link.close)
         await_link(self.link, Connected)
         joined = await_pool(self.pool, NodeJoined)

@@ -5,18 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import TypeVar
 
 from fedplug.core.errors import FedplugError
-from fedplug.core.transport import Buffer, Channel, Closed, Frame, Item, Listener, Opened, Transport, TransportOptions
+from fedplug.core.transport import (
+    Buffer,
+    Channel,
+    Closed,
+    Frame,
+    Item,
+    Listener,
+    Opened,
+    Transport,
+    TransportOptions,
+    TurnedAway,
+)
 from fedplug.testing.registry import LawBrokenError
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as not happening."""
 
-I = TypeVar("I", Frame, Opened, Closed)  # noqa: E741 - an item
+I = TypeVar("I", Frame, Opened, Closed, TurnedAway)  # noqa: E741 - an item
 
 
 @dataclass(frozen=True)
@@ -26,12 +37,34 @@ class TransportCase:
     Attributes:
         make: Gives the transport.
         make_url: Gives an address that nobody uses, to listen at; ``:0`` for any port.
-        options: For `Transport.listen` and `Transport.connect`.
+        options: For `Transport.listen`.
+        node_options: For `Transport.connect`; the same by default.
     """
 
     make: Callable[[], Transport]
     make_url: Callable[[], str]
     options: TransportOptions = field(default_factory=TransportOptions)
+    node_options: TransportOptions | None = None
+
+    @property
+    def for_node(self) -> TransportOptions:
+        """The options of a node."""
+        return self.node_options or self.options
+
+    def with_keys(self) -> TransportCase:
+        """The same with keys: those of one researcher, and of the node ``n1``.
+
+        Raises:
+            KeysError: The transport knows no keys.
+        """
+        transport = self.make()
+        researcher, node = transport.new_keys(), transport.new_keys()
+        enrolled = {node.public: "n1"}
+        return replace(
+            self,
+            options=replace(self.options, keys=researcher, enrolled=lambda key: enrolled.get(key, "")),
+            node_options=replace(self.for_node, keys=node, peer_key=researcher.public),
+        )
 
 
 class Line:
@@ -40,18 +73,26 @@ class Line:
     def __init__(self, case: TransportCase, stack: ExitStack) -> None:
         self.transport = case.make()
         self.listener = stack.enter_context(self.transport.listen(case.make_url(), case.options))
-        self.channel = stack.enter_context(self.transport.connect(self.listener.address, case.options))
+        self.channel = stack.enter_context(self.transport.connect(self.listener.address, case.for_node))
         self.peer = greet(self.listener, self.channel)
 
 
-def expect(end: Listener | Channel, kind: type[I]) -> I:
-    """The next item of an end, which must be of ``kind``; at a listener `Opened` may come at any time."""
+def expect(end: Listener | Channel, kind: type[I], *, serve: Listener | None = None) -> I:
+    """The next item of an end, which must be of ``kind``; at a listener others may come and go at any time.
+
+    Args:
+        end: Where it must come.
+        kind: What must come.
+        serve: A listener that has work to do meanwhile: who is to be let in is its business.
+    """
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
-        item = end.receive(1.0)
+        if serve is not None and (other := serve.receive(0.005)) is not None and isinstance(other, Frame | Closed):
+            raise LawBrokenError(f"A connection is being made, but {show(other)} came at the researcher.")
+        item = end.receive(1.0 if serve is None else 0.005)
         if isinstance(item, kind):
             return item
-        if item is not None and not isinstance(item, Opened):
+        if item is not None and not isinstance(item, Opened | TurnedAway):
             raise LawBrokenError(f"Expected {kind.__name__}, but {show(item)} came.")
     raise LawBrokenError(f"Expected {kind.__name__}, but nothing came in {PATIENCE:.0f} s.")
 
@@ -67,7 +108,7 @@ def push(end: Listener | Channel, send: Callable[[], bool]) -> None:
 
 def greet(listener: Listener, channel: Channel) -> bytes:
     """Connect for good: `Opened` at the node, a first frame at the researcher. Returns the peer's token."""
-    if (opened := expect(channel, Opened)).peer:
+    if (opened := expect(channel, Opened, serve=listener)).peer:
         raise LawBrokenError(f"A node has one connection, so its items have no peer; Opened has {opened.peer!r}.")
     push(channel, lambda: channel.send(b"greetings"))
     frame = expect(listener, Frame)

@@ -1,7 +1,7 @@
 """What every transport must do: move frames whole, in order, without blocking, and tell both ends of the end.
 
-`check_transport` runs all laws on a transport, those of frames first, then those of a federation that runs over it
-(see `fedplug.testing.federation_checks`).
+`check_transport` runs all laws on a transport: those of frames, those of keys (see `fedplug.testing.key_checks`) if it
+knows keys, then those of a federation that runs over it (see `fedplug.testing.federation_checks`).
 """
 
 from __future__ import annotations
@@ -52,11 +52,12 @@ def check_transport(
         LawBrokenError: A law is broken, and ``on_fail`` is ``"raise"``.
     """
     from fedplug.testing.federation_checks import FEDERATION_CHECKS
+    from fedplug.testing.key_checks import KEY_CHECKS
 
     make = (lambda: transport) if isinstance(transport, Transport) else transport
     case = TransportCase(make, make_url, options or TransportOptions())
     subject = Subject.of(case).with_options(expected_failures)
-    return run_checks((*TRANSPORT_CHECKS, *FEDERATION_CHECKS), subject, on_fail=on_fail, profile=profile)
+    return run_checks((*TRANSPORT_CHECKS, *KEY_CHECKS, *FEDERATION_CHECKS), subject, on_fail=on_fail, profile=profile)
 
 
 # the laws --------------------------------------------------------------------------------------------------------
@@ -141,7 +142,7 @@ def check_many_peers(case: TransportCase) -> None:
     """Each connection has its own token, and its frames go nowhere else."""
     with ExitStack() as stack:
         line = Line(case, stack)
-        options, address = case.options, line.listener.address
+        options, address = case.for_node, line.listener.address
         channels = [stack.enter_context(line.transport.connect(address, options)) for _ in range(8)]
         peers = [greet(line.listener, channel) for channel in channels]
         if len({line.peer, *peers}) != len(peers) + 1:
@@ -223,7 +224,7 @@ def check_address_in_use(case: TransportCase) -> None:
         refused(lambda: line.transport.listen(address, case.options), AddressError, "Listening twice")
         line.listener.close()
         again = stack.enter_context(line.transport.listen(address, case.options))
-        channel = stack.enter_context(line.transport.connect(address, case.options))
+        channel = stack.enter_context(line.transport.connect(address, case.for_node))
         greet(again, channel)
 
 
@@ -234,7 +235,7 @@ def check_nobody_listens(case: TransportCase) -> None:
         listener = transport.listen(case.make_url(), case.options)
         address = listener.address
         listener.close()
-        channel = stack.enter_context(transport.connect(address, case.options))
+        channel = stack.enter_context(transport.connect(address, case.for_node))
         if not expect(channel, Closed).reason:
             raise LawBrokenError("A connection that could not be made was closed without a reason.")
 
@@ -253,7 +254,7 @@ def check_drop(case: TransportCase) -> None:
     """A dropped peer can send nothing and be sent nothing; the others go on."""
     with ExitStack() as stack:
         line = Line(case, stack)
-        other = stack.enter_context(line.transport.connect(line.listener.address, case.options))
+        other = stack.enter_context(line.transport.connect(line.listener.address, case.for_node))
         kept = greet(line.listener, other)
         line.listener.drop(line.peer)
         refused(lambda: line.listener.send(line.peer, b"x"), ConnectionLostError, "A frame for a dropped peer")
@@ -270,7 +271,7 @@ def check_bad_address(case: TransportCase) -> None:
     transport = case.make()
     bad = case.make_url().partition("://")[0] + ":// no/such place:99999999"
     refused(lambda: transport.listen(bad, case.options), AddressError, f"Listening at {bad!r}")
-    refused(lambda: transport.connect(bad, case.options), AddressError, f"Connecting to {bad!r}")
+    refused(lambda: transport.connect(bad, case.for_node), AddressError, f"Connecting to {bad!r}")
 
 
 def check_counters(case: TransportCase) -> None:

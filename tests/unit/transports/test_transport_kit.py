@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
+from functools import cache
 from itertools import count
 
 import pytest
 
 import fedplug.testing.transport_case as kit
-from fedplug.core.transport import MAX_BODY, MAX_HEADER, Closed, Frame, Opened
+from fedplug.core.errors import KeysError
+from fedplug.core.transport import MAX_BODY, MAX_HEADER, Closed, Frame, Opened, Transport
 from fedplug.testing import LawBrokenError, check_transport
 from fedplug.testing.federation_checks import FEDERATION_CHECKS
+from fedplug.testing.key_checks import KEY_CHECKS
 from fedplug.testing.transport_checks import TRANSPORT_CHECKS
-from fedplug.transports.inproc import InprocTransport, _InprocChannel, _InprocListener
+from fedplug.transports.inproc import InprocTransport, _InprocChannel, _InprocListener, _listeners
 
 _numbers = count()
 
@@ -172,6 +176,76 @@ class CountsNothing(Broken):
         return channel
 
 
+class ProvesNothing(Broken):
+    """It is not known whose messages come in."""
+
+    def spoil_listener(self, listener):
+        receive = listener.receive
+
+        def nameless(timeout):
+            item = receive(timeout)
+            return replace(item, key="") if isinstance(item, Frame | Opened) else item
+
+        listener.receive = nameless
+        return listener
+
+
+class LetsEverybodyIn(Broken):
+    """Any key will do."""
+
+    def listen(self, url, options):
+        return super().listen(url, replace(options, enrolled=lambda key: "n1"))
+
+
+class TrustsAnybody(Broken):
+    """The researcher's key is whatever it is."""
+
+    def connect(self, url, options):
+        return super().connect(url, replace(options, peer_key=_listeners[url.partition("//")[2]].key))
+
+
+class TalksWithoutKeys(Broken):
+    """If one end has no keys, the other needs none either."""
+
+    def connect(self, url, options):
+        listener = _listeners[url.partition("//")[2]]
+        if options.keys is None:
+            listener.key, listener._keeper = "", None
+        if not listener.key:
+            options = replace(options, keys=None, peer_key="")
+        return super().connect(url, options)
+
+
+class RemembersForEver(Broken):
+    """Who was enrolled once stays so."""
+
+    def listen(self, url, options):
+        return super().listen(url, replace(options, enrolled=cache(options.enrolled)))
+
+
+class FailsOpen(Broken):
+    """Who cannot be looked up gets in."""
+
+    def listen(self, url, options):
+        def enrolled(key):
+            try:
+                return options.enrolled(key)
+            except OSError:
+                return "n1"
+
+        return super().listen(url, replace(options, enrolled=enrolled))
+
+
+class MakesDo(Broken):
+    """Keys that lack something are as good as none."""
+
+    def connect(self, url, options):
+        try:
+            return super().connect(url, options)
+        except KeysError:
+            return super().connect(url, replace(options, keys=None, peer_key=""))
+
+
 @pytest.mark.parametrize(
     ("broken", "law"),
     [
@@ -185,20 +259,41 @@ class CountsNothing(Broken):
         (SleepsOn, "wake"),
         (MixesPeersUp, "many-peers"),
         (CountsNothing, "counters"),
+        (ProvesNothing, "keys-prove"),
+        (ProvesNothing, "keys-at-opening"),
+        (LetsEverybodyIn, "unknown-key"),
+        (TrustsAnybody, "wrong-researcher"),
+        (TalksWithoutKeys, "plaintext-node"),
+        (TalksWithoutKeys, "plaintext-researcher"),
+        (RemembersForEver, "denied"),
+        (RemembersForEver, "denied-hears-nothing"),
+        (FailsOpen, "enrolment-fails"),
+        (MakesDo, "keys-belong-together"),
     ],
 )
 def test_a_broken_transport_is_found(broken, law, monkeypatch):
     monkeypatch.setattr(kit, "PATIENCE", 1.0)
-    check = next(check for check in TRANSPORT_CHECKS if check.id == law)
+    check = next(check for check in TRANSPORT_CHECKS + KEY_CHECKS if check.id == law)
     with pytest.raises(LawBrokenError):
         check(kit.TransportCase(broken, make_url))
 
 
 def test_the_kit_reports_every_law():
     results = check_transport(InprocTransport(), make_url, on_fail="report")
-    assert [result.check for result in results] == [c.id for c in TRANSPORT_CHECKS + FEDERATION_CHECKS]
+    assert [result.check for result in results] == [c.id for c in TRANSPORT_CHECKS + KEY_CHECKS + FEDERATION_CHECKS]
     assert {result.outcome for result in results} == {"pass"}
     assert all(result.law for result in results)
+
+
+class Keyless(InprocTransport):
+    new_keys = Transport.new_keys
+
+
+def test_a_transport_without_keys_is_not_asked_about_them():
+    results = {result.check: result for result in check_transport(Keyless, make_url)}
+    skipped = {name for name, result in results.items() if result.outcome == "skip"}
+    assert skipped == {check.id for check in KEY_CHECKS}
+    assert results["unknown-key"].reason == "Keyless knows no keys."
 
 
 def test_the_kit_stops_at_the_first_broken_law_if_asked():

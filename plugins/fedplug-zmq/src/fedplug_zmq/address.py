@@ -37,15 +37,15 @@ def check_safe(host: str, url: str, options: TransportOptions) -> None:
     """Refuse to send anything unencrypted beyond this machine.
 
     Raises:
-        AddressError: The host is not this machine, and plain traffic was not allowed.
+        AddressError: The host is not this machine, there are no keys, and plain traffic was not allowed.
     """
-    if is_loopback(host) or options.insecure_plaintext:
+    if options.keys is not None or is_loopback(host) or options.insecure_plaintext:
         return
     raise AddressError(
-        f"{url} is not on this machine, and traffic over zmq:// is not encrypted yet: everybody on the way could "
-        "read and change models and updates.",
-        cure="Use zmq://127.0.0.1:<port> (through an SSH tunnel or a VPN if the other side is elsewhere), or accept "
-        "the risk with --insecure-plaintext.",
+        f"{url} is not on this machine, and without keys traffic is not encrypted: everybody on the way could read and "
+        "change models and updates.",
+        cure="Make keys (on the researcher's machine: fedplug researcher init), use zmq://127.0.0.1:<port> through an "
+        "SSH tunnel, or accept the risk with --insecure-plaintext.",
     )
 
 

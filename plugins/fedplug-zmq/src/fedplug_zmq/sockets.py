@@ -1,4 +1,4 @@
-"""A ZeroMQ socket as both ends use it: its options, its monitor, two-part messages, and a way to wake its poll."""
+"""A ZeroMQ socket as both ends use it: options, monitor, door, two-part messages, and a way to wake its poll."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from fedplug.core.errors import TransportError
-from fedplug.core.transport import MAX_BODY, MAX_HEADER, Buffer, Traffic, TransportOptions
+from fedplug.core.keys import Doorkeeper, KeyPair
+from fedplug.core.transport import MAX_BODY, MAX_HEADER, Buffer, Traffic, TransportOptions, TurnedAway
+from fedplug_zmq.curve import Door, lock
 
 ROOM = 64
 """Messages that wait in each direction of a connection."""
+
+LINGER = 500
+"""Milliseconds that a socket has to get rid of its last messages when it is closed."""
+
+SMALL = 256 * 1024
+"""Bodies that arrive are copied up to this size, in bytes."""
 
 COPY_BELOW = 64 * 1024
 """Bodies smaller than this are copied: it costs less than keeping track of them."""
@@ -26,6 +34,7 @@ class End:
         self.context = zmq.Context()
         self.socket: zmq.Socket[bytes] = self.context.socket(kind)
         self._monitor: zmq.Socket[bytes] | None = None
+        self._door: Door | None = None
         self._ear, self._bell = sockets.socketpair()
         self.closed = False
         try:
@@ -39,6 +48,12 @@ class End:
         except BaseException:
             self.close(0)
             raise
+
+    def lock(self, keys: KeyPair, keeper: Doorkeeper) -> None:
+        """Take only encrypted traffic of those whom ``keeper`` lets in. Call it before the socket is bound."""
+        self._door = Door(self.context, keeper)
+        self._poller.register(self._door.socket, zmq.POLLIN)
+        lock(self.socket, keys)
 
     def wait(self, timeout: float | None, *, writable: bool = False) -> bool:
         """Wait until there is something to do. Returns whether `ring` was called (or there is room to write)."""
@@ -69,6 +84,10 @@ class End:
                 break
             seen.append((int(message["event"]), int(message["value"])))
         return seen
+
+    def turned_away(self) -> list[TurnedAway]:
+        """Let in or turn away who waits at the door."""
+        return [] if self._door is None else self._door.answer()
 
     def parts(self, extra: int) -> list[bytes | zmq.Frame] | None:
         """The next message as ``extra`` leading parts, header and body.
@@ -133,3 +152,21 @@ def configure(socket: zmq.Socket[bytes], options: TransportOptions) -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, int(2.5 * options.heartbeat * 1000))
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, patience)
     socket.setsockopt(zmq.HEARTBEAT_TTL, patience)
+
+
+def key_of(body: zmq.Frame) -> str:
+    """The public key of the connection that a message came over, which the door has given it."""
+    try:
+        return str(body.get("User-Id"))
+    except zmq.ZMQError:
+        return ""
+
+
+def owned(body: zmq.Frame) -> memoryview:
+    """The bytes of a message; small ones are copied.
+
+    A small body may carry arrays that ride along, which other threads hold and free. When the main thread frees a
+    message of pyzmq while Ctrl-C waits to be handled, the KeyboardInterrupt is raised inside the destructor, where
+    it is printed and lost. Large bodies are chunks, which never leave the thread that receives them.
+    """
+    return memoryview(body.bytes) if len(body) <= SMALL else body.buffer

@@ -1,0 +1,210 @@
+"""ROUTER at the researcher.
+
+ZeroMQ alone keeps fewer promises than a transport must: a ROUTER drops what it sends to unknown peers, and tells nobody
+when a peer goes. So sends never block and never drop (``ROUTER_MANDATORY``), and the monitor of the socket tells when a
+connection ends. The monitor knows connections by file descriptor only; the descriptor that comes with each message
+joins the two.
+
+With keys (`fedplug_zmq.curve`) each message carries the public key of its connection, and it is looked at again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+import zmq
+
+from fedplug.core.errors import AddressError, ConnectionLostError
+from fedplug.core.keys import Refusal
+from fedplug.core.transport import (
+    MAX_BODY,
+    MAX_HEADER,
+    Buffer,
+    Closed,
+    Frame,
+    Item,
+    Listener,
+    Opened,
+    TransportOptions,
+    TurnedAway,
+)
+from fedplug_zmq.address import endpoint
+from fedplug_zmq.curve import check_pair
+from fedplug_zmq.handshakes import refusal_at_researcher
+from fedplug_zmq.sockets import LINGER, End, key_of, owned
+
+_GONE = 4096
+_LOOK = 64
+"""After so many messages in a row the monitor is looked at, even if more are waiting."""
+
+_TURNED_AWAY = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+
+
+class ZmqListener(Listener):
+    """The researcher's end: a ROUTER."""
+
+    def __init__(self, host: str, port: int, url: str, options: TransportOptions) -> None:
+        super().__init__()
+        keys = options.researcher_keys()
+        self._keeper = keys[1] if keys else None
+        if keys:
+            check_pair(keys[0])
+        self._end = End(zmq.ROUTER, zmq.EVENT_DISCONNECTED | _TURNED_AWAY, options)
+        try:
+            if keys:
+                self._end.lock(*keys)
+            self._end.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            self._end.socket.setsockopt(zmq.BACKLOG, 1024)
+            self._end.socket.setsockopt(zmq.IPV6, int(":" in host))
+            self._end.socket.bind(endpoint(host, port, bind=True))
+        except zmq.ZMQError as error:
+            self._end.close(0)
+            raise _bind_error(error, url, port) from None
+        bound = self._end.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._address = bound.rstrip("\0").replace("tcp://", "zmq://", 1)
+        self._by_fd: dict[int, bytes] = {}
+        self._fd_of: dict[bytes, int] = {}
+        self._key_of: dict[bytes, str] = {}
+        self._gone: OrderedDict[bytes, None] = OrderedDict()
+        self._ending: deque[bytes] = deque()
+        self._ready: deque[Item] = deque()
+        self._row = 0
+
+    @property
+    def address(self) -> str:
+        """As `Listener.address`."""
+        return self._address
+
+    def receive(self, timeout: float | None) -> Item | None:
+        """As `Listener.receive`."""
+        waited = False
+        while not self._end.closed:
+            if self._ready:
+                return self._ready.popleft()
+            if self._row >= _LOOK:
+                self._look()
+            item = self._next() if self._row < _LOOK else self._ended()
+            if item is not None:
+                return item
+            # The queue is empty, so whatever a connection that ended had sent has been read.
+            self._look()
+            item = self._next() or self._ended() or (self._ready.popleft() if self._ready else None)
+            if item is not None:
+                return item
+            if waited or timeout == 0:
+                return None
+            if self._end.wait(timeout):
+                return None
+            waited = True
+        return None
+
+    def send(self, peer: bytes, header: Buffer, body: Buffer = b"") -> bool:
+        """As `Listener.send`."""
+        if peer not in self._fd_of:
+            raise ConnectionLostError(f"{self._address}: that node is not connected.")
+        if self._keeper and (refusal := self._keeper.refuses(self._key_of[peer])):
+            self._ready.append(self._turn_out(peer, refusal))
+            raise ConnectionLostError(f"{self._address}: the key of that node is not enrolled any more.")
+        try:
+            return self._end.send([peer], header, body, self.traffic)
+        except zmq.ZMQError as error:
+            raise ConnectionLostError(f"{self._address}: that node is gone ({error}).") from None
+
+    def drop(self, peer: bytes) -> None:
+        """As `Listener.drop`."""
+        if peer in self._fd_of:
+            self._forget(peer)
+            self._ready = deque(item for item in self._ready if item.peer != peer)
+
+    def wake(self) -> None:
+        """As `Listener.wake`."""
+        self._end.ring()
+
+    def close(self) -> None:
+        """As `Listener.close`."""
+        self._end.close(LINGER)
+
+    def _next(self) -> Item | None:
+        """The next message of a known or new connection, without waiting."""
+        while (parts := self._end.parts(1)) is not None:
+            self._row += 1
+            if not parts:
+                self.traffic.frames_refused += 1
+                continue
+            peer, header, body = parts
+            assert isinstance(peer, bytes) and isinstance(header, bytes) and isinstance(body, zmq.Frame)  # noqa: PT018
+            if len(header) > MAX_HEADER or len(body) > MAX_BODY or peer in self._gone:
+                self.traffic.frames_refused += 1
+                continue
+            key = key_of(body) if self._keeper else ""
+            if self._keeper and (refusal := self._keeper.refuses(key)):
+                self.traffic.frames_refused += 1
+                return self._turn_out(peer, refusal, key, str(body.get("Peer-Address")))
+            if self._key_of.get(peer, key) != key:
+                self.traffic.frames_refused += 1  # A connection that takes the token of another one.
+                continue
+            self.traffic.frames_received += 1
+            self.traffic.bytes_received += len(header) + len(body)
+            frame = Frame(peer, header, owned(body), key)
+            if peer in self._fd_of:
+                return frame
+            # A descriptor may have served another connection before; its end has been reported by now.
+            self._look()
+            fd = int(body.get(zmq.SRCFD))
+            self._by_fd[fd] = peer
+            self._fd_of[peer] = fd
+            self._key_of[peer] = key
+            self._ready.append(frame)
+            return Opened(peer, key)
+        self._row = 0
+        return None
+
+    def _look(self) -> None:
+        """Note which connections have ended, and who was turned away at the door."""
+        for event, value in self._end.events():
+            if event == zmq.EVENT_DISCONNECTED:
+                if (peer := self._by_fd.pop(value, None)) is not None:
+                    self._ending.append(peer)
+                continue
+            self.traffic.handshakes_failed += 1
+            if (refusal := refusal_at_researcher(event, value, keys=self._keeper is not None)) is not None:
+                self._ready.append(TurnedAway(refusal))
+        for refused in self._end.turned_away():
+            self.traffic.handshakes_failed += 1
+            self._ready.append(refused)
+
+    def _turn_out(self, peer: bytes, refusal: Refusal, key: str = "", place: str = "") -> Item:
+        """A connection whose key is not enrolled, or not any more, is over."""
+        if peer in self._fd_of:
+            self._forget(peer)
+            return Closed(peer, "its key is not enrolled any more", refusal)
+        self._gone[peer] = None
+        return TurnedAway(refusal, key, place)
+
+    def _ended(self) -> Item | None:
+        """Report a connection that has ended, unless it was dropped."""
+        self._row = 0
+        while self._ending:
+            peer = self._ending.popleft()
+            if peer in self._fd_of:
+                self._forget(peer)
+                return Closed(peer, "the connection was lost")
+        return None
+
+    def _forget(self, peer: bytes) -> None:
+        fd = self._fd_of.pop(peer)
+        del self._key_of[peer]
+        if self._by_fd.get(fd) == peer:
+            del self._by_fd[fd]
+        self._gone[peer] = None
+        if len(self._gone) > _GONE:
+            self._gone.popitem(last=False)
+
+
+def _bind_error(error: zmq.ZMQError, url: str, port: int) -> AddressError:
+    if error.errno == zmq.EADDRINUSE:
+        return AddressError(
+            f"{url}: port {port} is in use by another program, or by another researcher.",
+            cure="Stop that program, or choose another port for researcher and nodes.",
+        )
+    return AddressError(f"{url} cannot be listened on: {error}.", cure="Use an address of this machine.")
