@@ -9,6 +9,7 @@ import pytest
 from fedplug.core.errors import AddressError
 from fedplug.core.transport import Frame, Opened, TransportOptions
 from fedplug.testing.federation_checks import FEDERATION_CHECKS
+from fedplug.testing.key_checks import KEY_CHECKS
 from fedplug.testing.transport_case import TransportCase
 from fedplug.testing.transport_checks import TRANSPORT_CHECKS
 from fedplug.transports.inproc import InprocTransport
@@ -23,6 +24,11 @@ def make_url():
 @pytest.mark.parametrize("check", TRANSPORT_CHECKS + FEDERATION_CHECKS, ids=lambda check: check.id)
 def test_inproc_keeps_the_law(check):
     check(TransportCase(InprocTransport, make_url))
+
+
+@pytest.mark.parametrize("check", TRANSPORT_CHECKS + FEDERATION_CHECKS + KEY_CHECKS, ids=lambda check: check.id)
+def test_inproc_with_keys_keeps_the_law(check):
+    check(TransportCase(InprocTransport, make_url).with_keys())
 
 
 def test_bodies_are_passed_on_without_a_copy():
