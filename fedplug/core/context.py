@@ -36,6 +36,25 @@ class RoundContext:
 
 
 @dataclass(frozen=True, slots=True)
+class RollEntry:
+    """What happened to one node in a round.
+
+    Attributes:
+        seconds: When: since the round began.
+        node_id: To whom.
+        event: What: ``replied``, another `fedplug.core.strategy.Outcome`, ``back`` (it was lost or stalled and is not
+            any more), ``asked`` (it takes part from now on), ``asked again`` (it got its task once more),
+            ``left out`` (the round ended without it) or ``late`` (its reply came after the round).
+        reason: Why, in words; empty where there is nothing to say.
+    """
+
+    seconds: float
+    node_id: str
+    event: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RoundResult:
     """What came out of a round.
 
@@ -50,6 +69,7 @@ class RoundResult:
         traffic: Bytes of the round: ``bytes_sent``, ``bytes_received``.
         values: What tests found over all nodes that is no scalar, e.g. ``test_global_confusion_matrix``.
         node_values: The same of each node, by node id.
+        roll: What happened to the nodes, in the order of time.
     """
 
     params: Params
@@ -60,3 +80,4 @@ class RoundResult:
     traffic: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     values: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     node_values: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    roll: tuple[RollEntry, ...] = ()

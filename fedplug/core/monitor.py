@@ -37,6 +37,12 @@ class Monitor:
     def dropped(self, node_id: str, reason: str) -> None:
         """A node's work will not count in this round."""
 
+    def back(self, node_id: str) -> None:
+        """A node that was lost, or made no progress, works again."""
+
+    def asked(self, node_id: str) -> None:
+        """A node is given its task once more after it was restarted, or takes the place of another from now on."""
+
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """A round is complete."""
 

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import UsageError
 from fedplug.core.numbers import is_number, is_whole
-from fedplug.core.strategy import Decision, RoundState, Strategy, check_share, draw
+from fedplug.core.strategy import SILENCE, Decision, RoundState, Strategy, check_seconds, check_share, draw
 
 WaitFor = Literal["all", "quorum"]
 
@@ -20,10 +20,10 @@ _NAMED = 10
 class QuorumStrategy(Strategy):
     """A round needs the replies of a quorum, and can do without the rest.
 
-    A node that fails, or whose update is refused, is out of the round. A node that is lost may come back with its
-    work: as long as the quorum needs it, it is waited for until the deadline; once the quorum is there it is not
-    waited for any more. Without a deadline it is out of the round at once, as nobody can tell how long to wait.
-    The round is given up as soon as the quorum cannot be reached.
+    A node that fails, or whose update is refused, is out of the round. A node that is lost or stalled may still come
+    with its work: as long as the quorum needs it, it is waited for until the deadline; once the quorum is there it is
+    not waited for any more. Without a deadline it is out of the round at once, as nobody can tell how long to wait.
+    One that was restarted gets its task again. The round is given up as soon as the quorum cannot be reached.
 
     Args:
         quorum: Replies that suffice: a whole number of nodes, or a share in (0, 1] of those selected, rounded up.
@@ -36,6 +36,9 @@ class QuorumStrategy(Strategy):
             count, and time decides about the result only where the deadline strikes. ``"quorum"`` ends the round
             with the reply that completes the quorum: fast, but which nodes count is a matter of speed, so a run
             does not repeat to the bit, and the model leans towards the data of fast nodes.
+        replace: Whether another node, drawn from the experiment's seed, takes part in the place of one that is out
+            of the round, lost or stalled, as long as there are nodes that were not selected.
+        silence: Seconds without any sign of progress after which a node counts as stalled.
 
     Raises:
         UsageError: An argument is missing, out of range, or at odds with another.
@@ -44,7 +47,7 @@ class QuorumStrategy(Strategy):
     @classmethod
     def conformance_cases(cls) -> list[Self]:
         """What ``fedplug plugins check`` tests."""
-        return [cls(1), cls(0.5), cls(1, fraction=0.5, wait_for="quorum")]
+        return [cls(1), cls(0.5), cls(1, fraction=0.5, wait_for="quorum"), cls(1.0, fraction=0.5, replace=True)]
 
     def __init__(
         self,
@@ -54,6 +57,8 @@ class QuorumStrategy(Strategy):
         fraction: float | None = None,
         count: int | None = None,
         wait_for: WaitFor = "all",
+        replace: bool = False,
+        silence: float = SILENCE,
     ) -> None:
         if not is_whole(quorum, 1) and not (isinstance(quorum, float) and 0 < quorum <= 1):
             raise UsageError(
@@ -71,11 +76,21 @@ class QuorumStrategy(Strategy):
         _check_deadline(deadline)
         if wait_for not in ("all", "quorum"):
             raise UsageError(f"wait_for must be 'all' or 'quorum', got {wait_for!r}.")
+        if not isinstance(replace, bool):
+            raise UsageError(f"replace must be True or False, got {replace!r}.")
+        if replace and fraction is None and count is None:
+            raise UsageError(
+                "replace=True needs nodes that were not selected, but all nodes train.",
+                cure="Let fewer train: count=10 or fraction=0.5.",
+            )
+        check_seconds(silence=silence)
         self.quorum = quorum
         self.deadline = deadline
         self.fraction = fraction
         self.count = count
         self.wait_for: WaitFor = wait_for
+        self.replace = replace
+        self.silence = silence
 
     def select(self, ctx: RoundContext, nodes: Sequence[str]) -> list[str]:
         """All ``nodes``, or a sample of them, sorted.
@@ -101,8 +116,9 @@ class QuorumStrategy(Strategy):
 
     def judge(self, ctx: RoundContext, state: RoundState) -> Decision:
         """Wait, be content with the quorum, or give up when it is out of reach."""
-        needed = self.needed(len(state.selected))
-        return judge_quorum(state, needed, self.deadline, patient=self.wait_for == "all")
+        needed = self.needed(len(state.selected) - len(state.added))
+        instead = replacements(ctx, state) if self.replace else ()
+        return judge_quorum(state, needed, self.deadline, patient=self.wait_for == "all", instead=instead)
 
 
 class OverSelection(Strategy):
@@ -120,7 +136,8 @@ class OverSelection(Strategy):
         extra: How many more nodes train, as a share of ``count``: ``ceil(count * (1 + extra))`` are drawn anew each
             round from the experiment's seed. All train if there are fewer.
         deadline: Seconds since the round began, after which it is given up if ``count`` replies are not there. Until
-            then lost nodes may come back. None for no deadline: lost nodes are out of the round.
+            then nodes that are lost or stalled may still reply. None for no deadline: they are out of the round.
+        silence: Seconds without any sign of progress after which a node counts as stalled.
 
     Raises:
         UsageError: An argument is missing or out of range.
@@ -131,16 +148,25 @@ class OverSelection(Strategy):
         """What ``fedplug plugins check`` tests."""
         return [cls(1), cls(2, extra=0.5)]
 
-    def __init__(self, count: int | None = None, *, extra: float = 0.3, deadline: float | None = None) -> None:
+    def __init__(
+        self,
+        count: int | None = None,
+        *,
+        extra: float = 0.3,
+        deadline: float | None = None,
+        silence: float = SILENCE,
+    ) -> None:
         if count is None:
             raise UsageError("OverSelection needs the number of updates to aggregate.", cure="E.g. OverSelection(10).")
         check_share(None, count)
         if not (is_number(extra) and 0 <= extra < math.inf):
             raise UsageError(f"extra must be a number of at least 0, got {extra!r}.", cure="E.g. 0.3 for 30 % more.")
         _check_deadline(deadline)
+        check_seconds(silence=silence)
         self.count = count
         self.extra = extra
         self.deadline = deadline
+        self.silence = silence
 
     def select(self, ctx: RoundContext, nodes: Sequence[str]) -> list[str]:
         """A sample of ``ceil(count * (1 + extra))`` nodes, sorted.
@@ -160,7 +186,9 @@ class OverSelection(Strategy):
         return judge_quorum(state, self.count, self.deadline, patient=False)
 
 
-def judge_quorum(state: RoundState, needed: int, deadline: float | None, *, patient: bool) -> Decision:
+def judge_quorum(
+    state: RoundState, needed: int, deadline: float | None, *, patient: bool, instead: tuple[str, ...] = ()
+) -> Decision:
     """What to make of a round that needs so many replies.
 
     Args:
@@ -168,26 +196,42 @@ def judge_quorum(state: RoundState, needed: int, deadline: float | None, *, pati
         needed: Replies that suffice.
         deadline: Seconds after which the round ends; None for no deadline.
         patient: Whether to wait, with a quorum, for those who still train.
+        instead: Nodes to ask in the place of those that are out of the round.
     """
     replied, training = len(state.replied), len(state.missing)
+    ask = (*state.restarted, *instead)
     overdue = deadline is not None and state.elapsed >= deadline
     if replied >= needed:
-        if not training:
+        if not training and not (patient and ask):
             return Decision("enough")
         if overdue:
             return Decision("enough", f"it had not replied by the deadline of {deadline:g} s")
         if patient:
-            return Decision("wait")
+            return Decision("wait", ask=ask)
         return Decision("enough", f"{_replies(replied)} had come before its own, and no more were needed")
-    lost = sum(outcome == "lost" for outcome in state.outcomes.values())
-    possible = replied + training + (lost if deadline is not None else 0)
+    possible = replied + training + len(ask) + (len(state.away) if deadline is not None else 0)
     if overdue:
         because = f"{_replies(replied)} of the {needed} needed had come by the deadline of {deadline:g} s"
     elif possible < needed:
         because = f"{_replies(needed)} needed, of which at most {possible} can still be had"
     else:
-        return Decision("wait")
+        return Decision("wait", ask=ask)
     return Decision("abort", f"{because}: {_absentees(state)}.")
+
+
+def replacements(ctx: RoundContext, state: RoundState) -> tuple[str, ...]:
+    """Nodes to ask in the place of those that are out of the round, lost or stalled; drawn from the round's seed.
+
+    Args:
+        ctx: The round.
+        state: Where it stands.
+    """
+    gone = len(state.dropped) - len(state.restarted) - len(state.added)
+    if gone <= 0 or not state.others:
+        return ()
+    random = ctx.seed.child("replace", len(state.added)).generator()
+    picked = random.choice(len(state.others), size=min(gone, len(state.others)), replace=False)
+    return tuple(sorted(state.others[index] for index in picked))
 
 
 def _absentees(state: RoundState) -> str:

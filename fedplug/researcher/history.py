@@ -119,8 +119,9 @@ class History(Monitor):
         """A summary of each round.
 
         The keys are ``round`` (from 0), ``trained`` (false for an evaluation), ``nodes`` (ids that count),
-        ``dropped`` (id → reason), ``samples``, ``steps``, ``seconds``, ``traffic`` (bytes by name) and
-        ``metrics`` (over all nodes, by their full names such as ``test_global_accuracy``).
+        ``dropped`` (id → reason), ``samples``, ``steps``, ``seconds``, ``traffic`` (bytes by name), ``metrics``
+        (over all nodes, by their full names such as ``test_global_accuracy``) and ``roll`` (what happened to the
+        nodes, one after the other: ``seconds`` since the round began, ``node_id``, ``event``, ``reason``).
         """
         return [
             {
@@ -133,6 +134,7 @@ class History(Monitor):
                 "seconds": entry.seconds,
                 "traffic": dict(entry.traffic),
                 "metrics": dict(entry.metrics),
+                "roll": [msgspec.structs.asdict(row) for row in entry.roll],
             }
             for entry in self._rounds.values()
         ]

@@ -50,6 +50,15 @@ class NodeEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         }
 
 
+class RollRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One line of a round's roll: when, who, what, why. As `fedplug.core.context.RollEntry`."""
+
+    seconds: float
+    node_id: str
+    event: str
+    reason: str = ""
+
+
 class RoundEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What came out of a round; ``trained`` is false for an evaluation without training."""
 
@@ -61,6 +70,7 @@ class RoundEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     values: dict[str, Any] = {}
     seconds: float = 0.0
     traffic: dict[str, int] = {}
+    roll: list[RollRow] = []
 
     @classmethod
     def build(cls, ctx: RoundContext, result: RoundResult, trained: bool) -> RoundEntry:
@@ -75,6 +85,7 @@ class RoundEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             values=common,
             seconds=float(result.seconds),
             traffic={str(name): int(count) for name, count in result.traffic.items()},
+            roll=[RollRow(each.seconds, each.node_id, each.event, each.reason) for each in result.roll],
         )
 
     def slim(self) -> RoundEntry:

@@ -93,6 +93,12 @@ class MonitorGroup(Monitor):
     def dropped(self, node_id: str, reason: str) -> None:
         self._tell("dropped", node_id, reason)
 
+    def back(self, node_id: str) -> None:
+        self._tell("back", node_id)
+
+    def asked(self, node_id: str) -> None:
+        self._tell("asked", node_id)
+
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         self._tell("round_ended", ctx, result)
 

@@ -14,7 +14,7 @@ from fedplug.core.errors import FedplugError, RoundError, UpdateRejectedError
 from fedplug.core.metrics.sums import TEST_AUX, check_layout
 from fedplug.core.params import Params
 from fedplug.core.pool import UpdateOffered
-from fedplug.core.strategy import Decision
+from fedplug.core.strategy import Decision, RoundState
 from fedplug.core.update import Update
 
 MOST_AUX = 8
@@ -74,6 +74,22 @@ def check_decision(decision: object, strategy: object) -> Decision:
         f"Strategy {type(strategy).__name__} answered {answer!r} when it was asked how to go on.",
         cure='Its method judge must return Decision("wait"), Decision("enough") or Decision("abort", "the reason").',
     )
+
+
+def check_ask(decision: Decision, state: RoundState, strategy: object) -> tuple[str, ...]:
+    """The nodes that a strategy wants to give a task besides, if they can be given one.
+
+    Raises:
+        RoundError: One of them cannot.
+    """
+    possible = {*state.others, *(node for node, outcome in state.outcomes.items() if outcome == "interrupted")}
+    for node in decision.ask:
+        if node not in possible:
+            raise RoundError(
+                f"Strategy {type(strategy).__name__} wants to ask {node!r}, which can be given no task now.",
+                cure="Decision.ask takes nodes that were interrupted, and those of RoundState.others.",
+            )
+    return tuple(dict.fromkeys(decision.ask))
 
 
 def check_result(params: object, model: Params, maker: object) -> None:

@@ -23,12 +23,13 @@ from fedplug.core.metrics import TEST_AUX, Findings
 from fedplug.core.monitor import Monitor
 from fedplug.core.params import Params
 from fedplug.core.pool import NodeJoined, NodeLost, NodePool, PoolEvent, TaskFailed, UpdateFetched, UpdateOffered
-from fedplug.core.strategy import Outcome, RoundState
+from fedplug.core.strategy import Outcome
 from fedplug.core.update import Update
 from fedplug.researcher.next_params import check_for, next_params
 from fedplug.researcher.node_tests import NodeTests, weighted_metrics
 from fedplug.researcher.progress.text import block
-from fedplug.researcher.refusals import blamed, check_decision, check_offer, check_update, given_up
+from fedplug.researcher.refusals import blamed, check_ask, check_decision, check_offer, check_update, given_up
+from fedplug.researcher.roll import Roll, outcome_of
 from fedplug.researcher.round_plan import RoundPlan
 from fedplug.researcher.spool import Room, Spool
 
@@ -39,19 +40,6 @@ TICK = 1.0
 
 PATIENCE = 1.0
 """Seconds without a fold after which updates no longer wait at their nodes for the transfers before them."""
-
-
-@dataclass
-class _Task:
-    """What is known about one node's work in this round; ``place`` is where it stands in the order of folding."""
-
-    key: TaskKey
-    place: int
-    offer: UpdateOffered | None = None
-    room: Room | None = None
-    update: Update | None = None
-    counted: bool = False  # whether its turn has come, and all but a non-streaming aggregator have had it
-    folded: bool = False
 
 
 @dataclass
@@ -71,22 +59,21 @@ class Round:
     spool: Spool
     watch: Callable[[Progress | LogLine, str], None]
     monitor: Monitor
-    _tasks: dict[str, _Task] = field(default_factory=dict)
-    _outcomes: dict[str, Outcome] = field(default_factory=dict)
-    _reasons: dict[str, str] = field(default_factory=dict)
+    roll: Roll = field(init=False)
+    last_attempt: int = field(init=False)  # the highest attempt that a task of this round has used
+    _tasks: dict[str, RoundTask] = field(default_factory=dict)
     _details: list[str] = field(default_factory=list)  # tracebacks of plans, as nodes tell them
     _replies: dict[str, TrainReply] = field(default_factory=dict)
-    _tests: NodeTests = field(init=False)
-    _tested: Findings = field(default_factory=Findings)
-    _last_fold: float = field(default_factory=time.monotonic)
+    _fold: Fold = field(init=False)
     # An event costs the same for ten nodes and for a thousand: these know where to look.
-    _line: list[_Task] = field(default_factory=list)  # all tasks in the order of folding
+    _line: list[RoundTask] = field(default_factory=list)  # all tasks in the order of folding
     _turn: int = 0  # first place in the line that is neither folded nor given up
     _silent: int = 0  # first place in the line from which an offer is still to come
     _waiting: list[int] = field(default_factory=list)  # a heap: the places whose update waits at its node
 
     def __post_init__(self) -> None:
-        self._tests = NodeTests(self.job.metrics)
+        self.roll = Roll(self.job.ctx.node_ids)
+        self.last_attempt = max(request.key.attempt for request in self.job.requests.values())
 
     @property
     def replies(self) -> dict[str, TrainReply]:
@@ -99,11 +86,11 @@ class Round:
         Raises:
             RoundError: The strategy gave up, or nothing could be aggregated. The global model is as before.
         """
-        began = time.monotonic()
         before = dict(self.pool.traffic())
         try:
             self._send()
-            params = self._finish(self._gather(began))
+            params = self._finish(self._gather())
+            tested = self._fold.tests.result()
         except BaseException:
             self._give_up("the round was stopped")
             raise
@@ -111,64 +98,141 @@ class Round:
         return RoundResult(
             params=params,
             replies=dict(sorted(self._replies.items())),
-            dropped=dict(self._reasons),
-            metrics=dict(sorted((weighted_metrics(self._replies.values()) | self._tested.scalars).items())),
-            seconds=time.monotonic() - began,
+            dropped=dict(self.roll.reasons),
+            metrics=dict(sorted((weighted_metrics(self._replies.values()) | tested.scalars).items())),
+            seconds=self.roll.elapsed,
             traffic=traffic,
-            values=self._tested.values,
-            node_values=self._tests.node_values(),
+            values=tested.values,
+            node_values=self._fold.tests.node_values(),
+            roll=tuple(self.roll.entries),
         )
 
     # sending -----------------------------------------------------------------------------------------------
 
     def _send(self) -> None:
-        job, connected = self.job, self.pool.nodes
-        for place, node_id in enumerate(job.ctx.node_ids):
-            request, payload = job.requests[node_id], job.payloads[node_id]
-            task = self._tasks[node_id] = _Task(request.key, place)
-            self._line.append(task)
-            if node_id not in connected:
-                self._drop(node_id, "lost", "it is not connected")  # the pool keeps the task until it is
-            self.pool.train(request, job.plan, job.params, payload.aux if payload else None)
-        self._streaming = job.aggregator if isinstance(job.aggregator, StreamingAggregator) else None
-        with blamed("Aggregator", job.aggregator, "begin"):
-            self._state = self._streaming.begin(job.params, job.ctx) if self._streaming else None
+        connected = self.pool.nodes
+        for node_id in self.job.ctx.node_ids:
+            self._add(node_id)
+        self._fold = Fold(self.job)
+        for key in self.spool.added:
+            self._enlist(key.node_id, key.attempt)
+        for task in self._line:
+            node_id = task.key.node_id
+            if self._recall(task):
+                continue
+            if node_id in self.spool.refused:
+                self._drop(node_id, "rejected", self.spool.refused[node_id])
+            elif not self.spool.complete:
+                if node_id not in connected:
+                    self._drop(node_id, "lost", "it is not connected")  # the pool keeps the task until it is
+                self._give(node_id)
+        crash_point("tasks-sent")
+
+    def _add(self, node_id: str) -> None:
+        task = self._tasks[node_id] = RoundTask(self.job.requests[node_id].key, len(self._line))
+        self._line.append(task)
+
+    def _give(self, node_id: str) -> None:
+        job, payload = self.job, self.job.payloads[node_id]
+        self.pool.train(job.requests[node_id], job.plan, job.params, payload.aux if payload else None)
+
+    def _ask(self, node_id: str) -> None:
+        """Give a node its task once more, as a new attempt, or let it take part from now on."""
+        self._enlist(node_id, self.last_attempt + 1)
+        self.spool.ask(self._tasks[node_id].key)
+        self._give(node_id)
+
+    def _enlist(self, node_id: str, attempt: int) -> None:
+        self.last_attempt = max(self.last_attempt, attempt)
+        self.job = self.job.with_node(node_id, attempt)
+        if node_id in self._tasks:
+            task = self._tasks[node_id]
+            task.key, task.offer = self.job.requests[node_id].key, None
+            self._waiting = sorted(place for place in self._waiting if place != task.place)
+            self._silent = min(self._silent, task.place)
+        else:
+            self._add(node_id)
+        self.roll.ask(node_id)
+        self.monitor.asked(node_id)
+
+    def _recall(self, task: RoundTask) -> bool:
+        """Whether an earlier run of this round has the update of a task on the disk, and it is as good as new."""
+        recalled = self.spool.recall(task.key)
+        if recalled is None:
+            return False
+        task.room = recalled.room
+        try:
+            self._on_update(task, recalled.event)
+        except (UpdateRejectedError, ParamsError) as error:  # the aggregator may be another one now
+            self._drop(task.key.node_id, "rejected", error.message)
+        self.pool.commit(task.key)
+        del recalled
+        self._fold_ready()
+        return True
 
     # gathering ---------------------------------------------------------------------------------------------
 
-    def _gather(self, began: float) -> str:
+    def _gather(self) -> str:
         """Gather updates until the strategy has enough; why it does not wait for the others."""
-        while True:
-            with blamed("Strategy", self.job.strategy, "judge"):
-                answer = self.job.strategy.judge(self.job.ctx, self._round_state(began))
-            decision = check_decision(answer, self.job.strategy)
+        strategy = self.job.strategy
+        while not self.spool.complete:
+            for node_id in self.roll.silent(strategy.silence):
+                self._drop(node_id, "stalled", f"it has made no progress for {strategy.silence:g} s")
+            state = self.roll.state(self.pool.nodes.keys() & self.job.replacements)
+            with blamed("Strategy", strategy, "judge"):
+                answer = strategy.judge(self.job.ctx, state)
+            decision = check_decision(answer, strategy)
             if decision.verdict == "abort":
                 raise given_up(self.job.ctx, decision.reason, self._details, train=self.job.train)
             if decision.verdict == "enough":
                 return decision.reason
+            for node_id in check_ask(decision, state, strategy):
+                self._ask(node_id)
             deadline = time.monotonic() + TICK
             changed = False
             while not changed and (left := deadline - time.monotonic()) > 0:
                 changed = self._step(left)
+        return ""
 
     def _step(self, timeout: float) -> bool:
         """Take the next event in, fold what can be folded, ask for more. Whether the strategy should look again."""
-        event = self.pool.next_event(timeout, self.watch)
+        event = self.pool.next_event(0 if self.spool.unsettled else timeout, self._on_sign)
         changed = event is not None and self._on_event(event)
-        del event  # it holds an update, which must be gone once it is folded
-        self._fold_ready()
-        self._fetch_next()
+        try:
+            if event is None or self.spool.unsettled >= MOST_UNSETTLED:  # those that come together share a flush
+                self._settle()
+            del event  # it holds an update, which must be gone once it is folded
+            self._fold_ready()
+            self._fetch_next()
+            self._full = False
+        except DiskFullError as error:
+            self._pause(error, timeout)
         return changed
 
-    def _round_state(self, began: float) -> RoundState:
-        return RoundState(self.job.ctx.node_ids, dict(self._outcomes), dict(self._reasons), time.monotonic() - began)
+    def _settle(self) -> None:
+        for key in self.spool.settle():
+            self.pool.commit(key)
+            crash_point("reply-acknowledged")
+
+    def _pause(self, error: DiskFullError, timeout: float) -> None:
+        """No update is taken until there is room: the nodes keep theirs."""
+        if not self._full:
+            self._full = True
+            self.monitor.message(f"{error.message} The round goes on when there is room.")
+        time.sleep(min(timeout, TICK))
+
+    def _on_sign(self, sign: Progress | LogLine, node_id: str) -> None:
+        task = self._tasks.get(node_id)
+        if task is not None and sign.key == task.key and self.roll.sign(node_id):
+            self.monitor.back(node_id)
+        self.watch(sign, node_id)
 
     def _on_event(self, event: PoolEvent) -> bool:
         """Take one event in; whether the strategy should look again."""
         if isinstance(event, NodeLost):
             # nobody reads events between two rounds: it may be long past, and the node be back
             gone = event.node_id not in self.pool.nodes
-            if gone and event.node_id in self._tasks and event.node_id not in self._outcomes:
+            if gone and event.node_id in self._tasks and event.node_id not in self.roll.outcomes:
                 self._drop(event.node_id, "lost", event.reason)
                 return True
             return False
@@ -179,12 +243,12 @@ class Round:
         key = event.failure.key if isinstance(event, TaskFailed) else event.reply.key
         task = self._tasks.get(key.node_id)
         if task is None or task.key != key:
-            self.pool.commit(key)  # a leftover of an earlier round: its node may forget it
+            self.pool.commit(key)  # a leftover of an earlier round or attempt: its node may forget it
             return False
         if isinstance(event, TaskFailed):
-            if self._outcomes.get(key.node_id) == "replied":
+            if self.roll.outcomes.get(key.node_id) == "replied":
                 return False  # too late: its update has been taken
-            self._drop(key.node_id, "failed", event.failure.text)
+            self._drop(key.node_id, outcome_of(event.failure), event.failure.text)
             if event.failure.details:
                 self._details.append(f"Node {key.node_id}:\n{block(event.failure.details, 8_000)}")
             return True
@@ -195,17 +259,19 @@ class Round:
             self._on_update(task, event)
         except (UpdateRejectedError, ParamsError) as error:
             self._drop(key.node_id, "rejected", error.message)
-            self.pool.commit(key)
+            self.spool.refuse(key, error.message)
+            if not self.spool.unsettled:
+                self.pool.commit(key)
         return True
 
-    def _on_offer(self, task: _Task, offer: UpdateOffered) -> None:
+    def _on_offer(self, task: RoundTask, offer: UpdateOffered) -> None:
         self._welcome_back(task.key.node_id)
         if task.offer is None and task.update is None and not task.folded:
             check_offer(offer, self.job.expected)
             task.offer = offer
             heapq.heappush(self._waiting, task.place)
 
-    def _on_update(self, task: _Task, event: UpdateFetched) -> None:
+    def _on_update(self, task: RoundTask, event: UpdateFetched) -> None:
         if task.update is not None or task.folded:
             return
         reply = event.reply
@@ -221,33 +287,35 @@ class Round:
         check_update(update, self.job.expected, task.room.rest if task.room else None)
         check_for(self.job, update)
         request = self.job.requests[task.key.node_id]
-        self._tests.take(task.key.node_id, event.aux.get(TEST_AUX), request.training_args)
+        self._fold.tests.take(task.key.node_id, event.aux.get(TEST_AUX), request.training_args)
         self._welcome_back(task.key.node_id)
         task.update = update
-        self._outcomes[task.key.node_id] = "replied"
+        self.roll.close(task.key.node_id, "replied")
         self._replies[task.key.node_id] = reply
         self.monitor.replied(task.key.node_id, reply)
         if task.room:
             task.room.rest()
+        self.spool.take(event)
+        crash_point("update-fetched")
 
     def _fetch_next(self) -> None:
         """Ask for the updates whose turn it is, or that fit, or that would wait long for somebody else."""
         if not self._waiting:
             return
-        in_order = self._streaming is not None
-        patient = in_order and time.monotonic() - self._last_fold < PATIENCE
+        in_order = self._fold.streaming is not None and not self.spool.durable
+        patient = in_order and time.monotonic() - self._fold.latest < PATIENCE
         while self._silent < len(self._line) and not self._may_offer(self._line[self._silent]):
             self._silent += 1
         while self._waiting:
             place = self._waiting[0]
             task = self._line[place]
-            if task.offer is not None and not self._is_given_up(task.key.node_id):
+            if task.offer is not None and not self.roll.is_given_up(task.key.node_id):
                 nbytes = task.offer.spec.nbytes + sum(spec.nbytes for spec in task.offer.aux.values())
                 # the next in line always gets memory: it is folded, and gone, as soon as it is here
                 in_memory = (in_order and place == self._turn) or self.spool.fits(nbytes)
                 if not in_memory and patient and place < self._silent:
                     return  # its turn comes in a moment; until then its node keeps it
-                task.room = Room(self.spool, nbytes, in_file=not in_memory)
+                task.room = self.spool.room(nbytes, in_file=not in_memory)
                 self.pool.fetch(task.key, task.room.allocate, None if in_memory else task.room.rest)
             heapq.heappop(self._waiting)
 
@@ -255,92 +323,51 @@ class Round:
         """Fold every update that has no unfinished node before it."""
         while self._turn < len(self._line):
             task = self._line[self._turn]
-            if task.update is None and not self._is_given_up(task.key.node_id):
+            if task.update is None and not self.roll.is_given_up(task.key.node_id):
                 return
-            self._fold(task)
+            self._fold.add(task)
             self._turn += 1
 
-    def _is_given_up(self, node_id: str) -> bool:
-        """Whether nothing more can come from a node. One that is only lost may still be back in time."""
-        return self._outcomes.get(node_id) in ("failed", "rejected")
-
-    def _may_offer(self, task: _Task) -> bool:
+    def _may_offer(self, task: RoundTask) -> bool:
         """Whether an offer is still to come."""
-        return task.offer is None and task.update is None and not self._is_given_up(task.key.node_id)
+        return task.offer is None and task.update is None and not self.roll.is_given_up(task.key.node_id)
 
     def _welcome_back(self, node_id: str) -> bool:
-        """Whether the node was lost, which it is not any more."""
-        if self._outcomes.get(node_id) != "lost":
-            return False
-        del self._outcomes[node_id], self._reasons[node_id]
-        return True
-
-    def _fold(self, task: _Task) -> None:
-        self._tests.add_up(task.key.node_id)
-        if task.update is None or task.counted:
-            return
-        task.counted = True
-        if self.job.agg_optimizer is not None:
-            with blamed("Optimizer", self.job.agg_optimizer, "take"):
-                self.job.agg_optimizer.take(task.update)
-        if self._streaming is not None:
-            with blamed("Aggregator", self._streaming, "accumulate"):
-                self._streaming.accumulate(self._state, task.update)
-            task.folded = True
-            self._last_fold = time.monotonic()
-            self._let_go(task)
-
-    def _let_go(self, task: _Task) -> None:
-        """The update is in the sum (or out of the round): forget its arrays here and at the node."""
-        if task.folded and task.update is not None:
-            update = task.update
-            task.update = Update(update.node_id, self.job.params, update.sample_count, update.steps)
-        if task.room is not None:
-            task.room.release()
-            task.room = None
+        """Whether the node was lost or stalled, which it is not any more."""
+        back = self.roll.back(node_id)
+        if back:
+            self.monitor.back(node_id)
+        return back
 
     # the end -----------------------------------------------------------------------------------------------
 
     def _finish(self, why: str) -> Params:
-        job = self.job
         for node_id, task in self._tasks.items():
-            if self._outcomes.get(node_id) != "replied":
+            if self.roll.outcomes.get(node_id) != "replied":
                 self.pool.cancel(task.key, "the round is complete without it")
-            if node_id not in self._outcomes:
-                self._reasons[node_id] = block(why) or "the round was complete without it"
-                self.monitor.dropped(node_id, self._reasons[node_id])
-        for task in self._tasks.values():
-            self._fold(task)
-        self._tested = self._tests.result()
-        if self._streaming:
-            with blamed("Aggregator", self._streaming, "finalize"):
-                params = self._streaming.finalize(self._state)
-        else:
-            updates = [task.update for task in self._tasks.values() if task.update is not None]
-            with blamed("Aggregator", job.aggregator, "aggregate"):
-                params = job.aggregator.aggregate(job.params, updates, job.ctx)
-        self._state = None
-        params = next_params(job, params, [task.update for task in self._tasks.values() if task.update])
-        for node_id in self._replies:
-            self.pool.commit(self._tasks[node_id].key)
-        for task in self._tasks.values():
-            self._let_go(task)
+            if node_id not in self.roll.outcomes:
+                self.monitor.dropped(node_id, self.roll.left_out(node_id, why))
+        params = self._fold.result(self.job, self._line)
+        for key in self.spool.conclude(self._replies, params):
+            self.pool.commit(key)
+        for task in self._line:
+            task.let_go(self.job.params)
         return params
 
     def _drop(self, node_id: str, outcome: Outcome, reason: str) -> None:
-        reason = block(reason)  # a node's own words, which a terminal must not obey
-        self._outcomes[node_id] = outcome
-        self._reasons[node_id] = reason
-        if self._is_given_up(node_id):
-            self._let_go(self._tasks[node_id])
+        reason = self.roll.close(node_id, outcome, reason)
+        if self.roll.is_given_up(node_id) or outcome == "interrupted":
+            self._tasks[node_id].let_go(self.job.params)
         self.monitor.dropped(node_id, reason)
 
     def _give_up(self, reason: str) -> None:
         """Stop the nodes, and keep nothing: the error that is under way may keep this object for long."""
-        self._state = None
+        with contextlib.suppress(FedplugError):
+            self._settle()
+        self.spool.stop(reason)
         for node_id, task in self._tasks.items():
-            if not self._is_given_up(node_id):
+            if not self.roll.is_given_up(node_id):
                 with contextlib.suppress(FedplugError):  # the pool may be what has failed
                     self.pool.cancel(task.key, reason)
             task.update = None
-            self._let_go(task)
+            task.let_go(self.job.params)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+import msgspec
 
 from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.aggregator import Aggregator, NodePayload
@@ -16,6 +19,9 @@ from fedplug.core.privacy import privacy_args, request_digest
 from fedplug.core.privacy_ledger import Asked
 from fedplug.core.strategy import Strategy
 from fedplug.researcher.central_privacy import CentralPrivacy
+
+PlanNode = Callable[[str, RoundContext, int], tuple[TrainRequest, NodePayload | None]]
+"""Makes the request of a node, and what it receives besides, for a round and an attempt at it."""
 
 _NOTHING = Params.from_arrays({})
 
@@ -36,6 +42,7 @@ class RoundPlan:
         train: Whether the nodes train; if not, they test only, and reply without parameters.
         agg_optimizer: Decides how far the model goes towards the aggregate; None: all the way.
         privacy: Central differential privacy; None if it is not asked for.
+        plan_node: Makes what a node is asked, and what it receives besides, for an attempt at this round.
     """
 
     ctx: RoundContext
@@ -49,6 +56,33 @@ class RoundPlan:
     train: bool = True
     agg_optimizer: AggOptimizer | None = None
     privacy: CentralPrivacy | None = None
+    plan_node: PlanNode | None = None
+
+    @property
+    def replacements(self) -> frozenset[str]:
+        """Nodes that could take part in the round besides.
+
+        None with central privacy: how much noise protects whom was computed for the nodes that were selected.
+        """
+        if self.plan_node is None or self.privacy is not None:
+            return frozenset()
+        return frozenset(self.ctx.all_node_ids).difference(self.ctx.node_ids)
+
+    def with_node(self, node_id: str, attempt: int) -> RoundPlan:
+        """This plan with one node more, or with a new attempt of one that it has.
+
+        Raises:
+            RoundError: The aggregator fails to say what the node receives.
+        """
+        if node_id in self.requests:
+            request, payload = self.requests[node_id], self.payloads[node_id]
+            request = msgspec.structs.replace(request, key=msgspec.structs.replace(request.key, attempt=attempt))
+        else:
+            assert self.plan_node is not None, "nobody is offered as a replacement without it"
+            request, payload = self.plan_node(node_id, self.ctx, attempt)
+        ctx = dataclasses.replace(self.ctx, node_ids=tuple(sorted({*self.ctx.node_ids, node_id})))
+        requests, payloads = {**self.requests, node_id: request}, {**self.payloads, node_id: payload}
+        return dataclasses.replace(self, ctx=ctx, requests=requests, payloads=payloads)
 
     @property
     def expected(self) -> Params:

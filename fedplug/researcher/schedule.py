@@ -96,17 +96,23 @@ class Schedule:
             chosen = strategy.select(draft, nodes)
         selected = _check_selection(strategy, chosen, nodes)
         ctx = dataclasses.replace(draft, node_ids=selected)
-        with blamed("Aggregator", aggregator, "node_payload"):
-            payloads = {node: aggregator.node_payload(node, ctx) for node in selected}
+        shared = self.training_args.dict()  # one for all requests, which nobody changes
+        extra: Aux = {}
         if agg_optimizer is not None:
             with blamed("Optimizer", agg_optimizer, "begin_round"):
                 extra = agg_optimizer.begin_round(ctx)
-            payloads = {node: _joined(payload, extra) for node, payload in payloads.items()}
-        shared = self.training_args.dict()  # one for all requests, which nobody changes
-        requests = {node: self._request(node, ctx, payloads[node], shared) for node in selected}
+
+        def plan_node(node: str, ctx: RoundContext, attempt: int) -> tuple[TrainRequest, NodePayload | None]:
+            with blamed("Aggregator", aggregator, "node_payload"):
+                payload = _joined(aggregator.node_payload(node, ctx), extra)
+            return self._request(node, ctx, payload, shared, attempt=attempt), payload
+
+        planned = {node: plan_node(node, ctx, self.attempt) for node in selected}
+        requests = {node: request for node, (request, _) in planned.items()}
+        payloads = {node: payload for node, (_, payload) in planned.items()}
         return RoundPlan(
             ctx, self.bundle, params, requests, payloads, aggregator, strategy, metrics, agg_optimizer=agg_optimizer,
-            privacy=CentralPrivacy.of(ctx, params, aggregator, requests.values()),
+            privacy=CentralPrivacy.of(ctx, params, aggregator, requests.values()), plan_node=plan_node,
         )  # fmt: skip
 
     def plan_test(
@@ -136,17 +142,26 @@ class Schedule:
         ctx = RoundContext(self.experiment_id, number, seeds, every, args, every, self.buffers)
         with blamed("Aggregator", aggregator, "node_payload"):
             payloads = {node: aggregator.node_payload(node, ctx) for node in nodes}
-        requests = {node: self._request(node, ctx, payloads[node], args, train=False) for node in nodes}
+        requests = {
+            node: self._request(node, ctx, payloads[node], args, attempt=self.attempt, train=False) for node in nodes
+        }
         return RoundPlan(ctx, self.bundle, params, requests, payloads, Unchanged(), strategy, metrics, train=False)
 
     def _request(
-        self, node_id: str, ctx: RoundContext, payload: NodePayload | None, args: dict[str, Any], train: bool = True
+        self,
+        node_id: str,
+        ctx: RoundContext,
+        payload: NodePayload | None,
+        args: dict[str, Any],
+        *,
+        attempt: int,
+        train: bool = True,
     ) -> TrainRequest:
         if payload and payload.training_args:
             args = TrainingArgs.from_dict({**args, **payload.training_args}).dict()
         acked = self.acked.get(node_id, Acked(-1))
         return TrainRequest(
-            key=TaskKey(experiment_id=self.experiment_id, round=ctx.round, node_id=node_id, attempt=self.attempt),
+            key=TaskKey(experiment_id=self.experiment_id, round=ctx.round, node_id=node_id, attempt=attempt),
             dataset_id=self.datasets[node_id],
             plan_class=self.bundle.class_name,
             model_args=dict(self.model_args),

@@ -150,6 +150,11 @@ class Board:
         row = self._row(node_id)
         row.state, row.reason = "dropped", one_line(reason, 200)
 
+    def works_again(self, node_id: str) -> None:
+        """A node that was out of this round, or was not in it, works for it from now on."""
+        row = self._row(node_id)
+        row.state, row.reason, row.heard = "waiting", "", self.clock()
+
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> RoundLine:
         """A round is complete."""
         for node_id, reply in result.replies.items():

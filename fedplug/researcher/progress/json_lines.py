@@ -88,6 +88,14 @@ class JsonProgress(Monitor):
         """Event ``dropped``."""
         self._put("dropped", **self._who(node_id), reason=reason)
 
+    def back(self, node_id: str) -> None:
+        """Event ``back``."""
+        self._put("back", **self._who(node_id))
+
+    def asked(self, node_id: str) -> None:
+        """Event ``asked``."""
+        self._put("asked", **self._who(node_id))
+
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """Event ``round_ended``."""
         self._put(

@@ -21,7 +21,7 @@ from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.messages import LogLine, NodeInfo, Progress, TrainReply
 from fedplug.core.monitor import Monitor
 from fedplug.researcher.progress.board import Board, Clock, NodeRow
-from fedplug.researcher.progress.plain import dropped_text, log_text
+from fedplug.researcher.progress.plain import asked_text, back_text, dropped_text, log_text
 from fedplug.researcher.progress.text import (
     block,
     count,
@@ -115,6 +115,19 @@ class LiveProgress(Monitor):
         with self._lock:
             self._board.dropped(node_id, reason)
         self._print(dropped_text(self._board, node_id, reason), "red")
+
+    def back(self, node_id: str) -> None:
+        """Show the node at work, and say so above the display."""
+        self._works_again(node_id, back_text(self._board, node_id))
+
+    def asked(self, node_id: str) -> None:
+        """Show the node at work, and say so above the display."""
+        self._works_again(node_id, asked_text(self._board, node_id))
+
+    def _works_again(self, node_id: str, text: str) -> None:
+        with self._lock:
+            self._board.works_again(node_id)
+        self._print(text, "green")
 
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """Add the round to the list of finished ones."""

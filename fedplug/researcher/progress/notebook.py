@@ -15,7 +15,7 @@ from fedplug.core.errors import UsageError
 from fedplug.core.messages import LogLine, NodeInfo, Progress, TrainReply
 from fedplug.core.monitor import Monitor
 from fedplug.researcher.progress.board import Board, Clock, NodeRow
-from fedplug.researcher.progress.plain import dropped_text, log_text, round_text
+from fedplug.researcher.progress.plain import asked_text, back_text, dropped_text, log_text, round_text
 from fedplug.researcher.progress.text import (
     block,
     count,
@@ -99,6 +99,16 @@ class NotebookProgress(Monitor):
         """Show the reason in the node's row and in the notes."""
         self._board.dropped(node_id, reason)
         self._note(dropped_text(self._board, node_id, reason))
+
+    def back(self, node_id: str) -> None:
+        """Show the node at work, and say so in the notes."""
+        self._board.works_again(node_id)
+        self._note(back_text(self._board, node_id))
+
+    def asked(self, node_id: str) -> None:
+        """Show the node at work, and say so in the notes."""
+        self._board.works_again(node_id)
+        self._note(asked_text(self._board, node_id))
 
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """Add the round to the list of finished ones."""

@@ -96,6 +96,16 @@ class PlainProgress(Monitor):
         self._board.dropped(node_id, reason)
         self._put(dropped_text(self._board, node_id, reason))
 
+    def back(self, node_id: str) -> None:
+        """One line."""
+        self._board.works_again(node_id)
+        self._put(back_text(self._board, node_id))
+
+    def asked(self, node_id: str) -> None:
+        """One line."""
+        self._board.works_again(node_id)
+        self._put(asked_text(self._board, node_id))
+
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """One line with what came out."""
         line = self._board.round_ended(ctx, result)
@@ -143,6 +153,14 @@ class QuietProgress(Monitor):
         """Print the reason."""
         self._put(dropped_text(self._board, node_id, reason))
 
+    def back(self, node_id: str) -> None:
+        """Take back what `dropped` has printed."""
+        self._put(back_text(self._board, node_id))
+
+    def asked(self, node_id: str) -> None:
+        """Print it: it follows what `dropped` has printed."""
+        self._put(asked_text(self._board, node_id))
+
     def _put(self, text: str) -> None:
         put(self._file if self._file is not None else sys.stderr, text)
 
@@ -156,6 +174,16 @@ def log_text(board: Board, node_id: str, line: LogLine) -> str:
 def dropped_text(board: Board, node_id: str, reason: str) -> str:
     """One line for a node whose work does not count in this round."""
     return f"{board.name(node_id)} dropped: {one_line(reason)}"
+
+
+def back_text(board: Board, node_id: str) -> str:
+    """One line for a node that was lost, or made no progress, and works again."""
+    return f"{board.name(node_id)} is back, and works for this round again"
+
+
+def asked_text(board: Board, node_id: str) -> str:
+    """One line for a node that is given a task while the round is under way."""
+    return f"{board.name(node_id)} is given a task for this round, because it or another node has lost its own"
 
 
 def round_text(line: RoundLine) -> str:

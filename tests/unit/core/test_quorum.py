@@ -74,6 +74,59 @@ def test_without_a_deadline_a_lost_node_is_out(outcomes, expected):
     assert verdict(QuorumStrategy(2), outcomes, elapsed=1e9) == expected
 
 
+@pytest.mark.parametrize("away", ["lost", "stalled"])
+def test_who_is_away_may_come_until_the_deadline_whatever_keeps_him(away):
+    assert verdict(QuorumStrategy(2, deadline=10), {"a": R, "b": away, "c": away}, 9) == "wait"
+    assert verdict(QuorumStrategy(2), {"a": R, "b": away, "c": away}) == "abort"
+    assert verdict(QuorumStrategy(2), {"a": R, "b": R, "c": away}) == "enough"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "elapsed", "patient", "hasty"),
+    [
+        ({"c": "interrupted"}, 1, Decision("wait", ask=("c",)), Decision("wait", ask=("c",))),
+        ({"a": R, "b": R, "c": "interrupted"}, 1, Decision("wait", ask=("c",)), "enough"),
+        ({"a": R, "b": R, "c": "interrupted"}, 10, "enough", "enough"),
+    ],
+)
+def test_who_was_restarted_gets_his_task_again_where_it_helps(outcomes, elapsed, patient, hasty):
+    for expected, wait_for in ((patient, "all"), (hasty, "quorum")):
+        strategy = QuorumStrategy(2, deadline=10, wait_for=wait_for)
+        decision = strategy.judge(ctx(), state(outcomes, elapsed))
+        assert (decision if isinstance(expected, Decision) else decision.verdict) == expected
+
+
+def replaced(outcomes, added=(), number=0, strategy=None):
+    strategy = strategy or QuorumStrategy(1.0, count=3, replace=True)
+    others = tuple(node for node in NODES if node not in added)
+    now = RoundState((*ABC, *added), outcomes, dict.fromkeys(outcomes, "why"), 1.0, others=others, added=tuple(added))
+    return strategy.judge(ctx(number), now)
+
+
+def test_another_node_takes_the_place_of_one_that_is_out():
+    first = replaced({"a": R, "b": F})
+    assert first.verdict == "wait"
+    assert len(first.ask) == 1
+    assert set(first.ask) < set(NODES)
+    assert replaced({"a": R, "b": F}) == first, "the seed decides, nothing else"
+    assert len({replaced({"a": R, "b": F}, number=number).ask for number in range(10)}) > 1
+    assert replaced({"a": R, "b": F}, added=first.ask).ask == (), "one for one"
+    assert replaced({"a": R, "b": F, "c": R, first.ask[0]: R}, added=first.ask).verdict == "enough"
+    second = replaced({"a": R, "b": F, first.ask[0]: F}, added=first.ask)
+    assert len(second.ask) == 1
+    assert second.ask != first.ask
+    assert len(replaced({"a": F, "b": "lost", "c": "stalled"}).ask) == 3
+
+
+def test_without_spare_nodes_nobody_is_replaced():
+    now = RoundState(ABC, {"a": R, "b": F, "c": R}, {"b": "why"}, 1.0)
+    assert QuorumStrategy(1.0, count=3, replace=True).judge(ctx(), now).verdict == "abort"
+    with pytest.raises(UsageError, match="all nodes train"):
+        QuorumStrategy(1.0, replace=True)
+    with pytest.raises(UsageError, match="True or False"):
+        QuorumStrategy(1, count=2, replace="yes")
+
+
 @given(
     outcomes=st.dictionaries(st.sampled_from(NODES), st.sampled_from([R, F, L, X])),
     quorum=st.one_of(st.integers(1, 20), st.floats(0.01, 1.0)),

@@ -31,11 +31,42 @@ def test_the_state_of_a_round():
         ({"a": "replied", "c": "replied"}, Decision("wait")),
         ({"a": "replied", "b": "replied", "c": "replied"}, Decision("enough")),
         ({"b": "failed"}, Decision("abort", "node 'b' failed: no memory")),
-        ({"b": "lost", "c": "rejected"}, Decision("abort", "node 'b' lost: no memory (and 1 more)")),
+        ({"b": "rejected", "c": "lost"}, Decision("abort", "node 'b' rejected: no memory (and 1 more)")),
+        ({"b": "refused"}, Decision("abort", "node 'b' refused: no memory")),
+        ({"a": "replied", "b": "lost", "c": "stalled"}, Decision("wait")),
+        ({"b": "interrupted"}, Decision("wait", ask=("b",))),
     ],
 )
 def test_all_must_reply(strategy, outcomes, decision):
     assert strategy.judge(ctx(), state(outcomes, reasons={"b": "no memory"})) == decision
+
+
+@pytest.mark.parametrize("outcome", ["lost", "stalled"])
+@pytest.mark.parametrize("strategy", [DefaultStrategy(patience=5), RandomStrategy(0.5, patience=5)])
+def test_a_node_that_is_away_has_some_time_to_come_back(strategy, outcome):
+    def judged(seconds):
+        now = RoundState(("a", "b"), {"a": outcome}, {"a": "silence"}, 100.0, since={"a": seconds, "b": 90.0})
+        return strategy.judge(ctx(), now)
+
+    assert judged(4.9) == Decision("wait")
+    assert judged(5) == Decision("abort", f"node 'a' {outcome}: silence, and was not back within 5 s")
+
+
+def test_without_patience_a_lost_node_ends_the_round_at_once():
+    assert DefaultStrategy(patience=0).judge(ctx(), state({"b": "lost"})).verdict == "abort"
+
+
+def test_a_node_that_is_restarted_over_and_over_ends_the_round():
+    now = RoundState(("a",), {"a": "interrupted"}, {"a": "restarted"}, 1.0, tries={"a": 3})
+    assert DefaultStrategy().judge(ctx(), now) == Decision("abort", "node 'a' interrupted: restarted")
+
+
+@pytest.mark.parametrize("args", [{"patience": -1}, {"silence": float("inf")}, {"patience": "long"}, {"silence": True}])
+def test_spans_of_time_must_be_some(args):
+    with pytest.raises(UsageError, match=f"{next(iter(args))} must be a number of seconds"):
+        DefaultStrategy(**args)
+    with pytest.raises(UsageError):
+        RandomStrategy(0.5, **args)
 
 
 def test_default_takes_all():

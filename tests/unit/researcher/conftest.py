@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import ``line_experiments`` and ``made_up_rounds``, which are no test modules."""
+"""Lets the tests of this folder import the kits in it, which are no test modules."""
 
 from __future__ import annotations
 
