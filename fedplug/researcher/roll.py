@@ -102,8 +102,10 @@ class Roll:
         self._note(node_id, "late")
 
     def is_given_up(self, node_id: str) -> bool:
-        """Whether nothing more can come from a node. One that is away may still be back in time."""
-        return self.outcomes.get(node_id) not in (None, "replied", "lost", "stalled")
+        """Whether nothing more can come from a node. One that is away may be back in time, one that was interrupted
+        may get its task again.
+        """
+        return self.outcomes.get(node_id) in ("failed", "refused", "rejected")
 
     def silent(self, silence: float) -> list[str]:
         """The nodes that still train and have shown no progress for so many seconds."""
