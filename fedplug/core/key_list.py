@@ -57,7 +57,6 @@ class KeyList:
         self._settled = False
         self._entries: tuple[KeyEntry, ...] = ()
         self._names: dict[str, str] = {}
-        self._trouble = ""
 
     def entries(self) -> tuple[KeyEntry, ...]:
         """All keys, in the order of the file. Lines that cannot be read are left out, and logged.
@@ -69,19 +68,15 @@ class KeyList:
         return self._entries
 
     def name_of(self, key: str) -> str:
-        """Whose key this is; empty if the list does not have it. A list that cannot be read, which is logged, has none.
+        """Whose key this is; empty if the list does not have it.
 
         Args:
             key: As `check_public` returns it.
+
+        Raises:
+            KeysError: The file cannot be read, or others could have written it.
         """
-        try:
-            self._refresh()
-        except KeysError as error:
-            if error.message != self._trouble:
-                self._trouble = error.message
-                _log.error("No key is accepted: %s %s", error.message, error.cure)
-            return ""
-        self._trouble = ""
+        self._refresh()
         return self._names.get(key, "")
 
     def add(self, name: str, key: str, *, only: bool = False) -> tuple[KeyEntry, ...]:

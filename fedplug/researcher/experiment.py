@@ -36,9 +36,6 @@ from fedplug.researcher.round_loop import RoundLoop
 from fedplug.researcher.settings import check_arguments, known_arguments
 from fedplug.researcher.settings.arguments import Problems
 
-DEFAULT_TRANSPORT = "zmq://127.0.0.1:7400"
-"""Where the researcher listens if neither ``transport`` nor ``FEDPLUG_TRANSPORT`` says otherwise."""
-
 
 class Experiment(RoundLoop, Closing):
     """Trains one model over many nodes, round after round.
@@ -76,7 +73,8 @@ class Experiment(RoundLoop, Closing):
         min_nodes: How many nodes with data to wait for; None waits until no more nodes connect.
         connect_timeout: Seconds to wait for nodes.
         progress: ``"auto"``, ``"live"``, ``"notebook"``, ``"plain"``, ``"quiet"`` or ``"json"``.
-        transport_options: E.g. ``TransportOptions(insecure_plaintext=True)``.
+        transport_options: E.g. ``TransportOptions(insecure_plaintext=True)``. Keys need not be among them: those in
+            ``$FEDPLUG_DIR`` are used, which ``fedplug researcher init`` makes.
         host: The plugins to use; all installed ones by default.
 
     Attributes:
@@ -208,19 +206,18 @@ class Experiment(RoundLoop, Closing):
         """The nodes, as this experiment reaches them; opened on first use.
 
         Raises:
-            AddressError: The address cannot be used.
-            UnknownNameError: No installed plugin offers this kind of transport.
+            AddressError: The address cannot be used, or no installed plugin offers this kind of transport.
+            KeysError: Your keys cannot be used.
         """
         if self._pool is None:
             if isinstance(self._transport, NodePool):
                 self._pool = self._transport
             else:
                 # the network is needed only now; a simulation never loads it
-                from fedplug.protocol import ResearcherEndpoint
-                from fedplug.transports.registry import open_transport
+                from fedplug.researcher.keys import usual_address
+                from fedplug.researcher.listening import listen
 
-                url = self._transport or os.environ.get("FEDPLUG_TRANSPORT") or DEFAULT_TRANSPORT
-                self._pool = ResearcherEndpoint(open_transport(url, self.host), url, self._transport_options)
+                self._pool = listen(self._transport or usual_address(), self.host, self._transport_options)
         return self._pool
 
     def experimentation_path(self) -> Path:

@@ -14,10 +14,14 @@ DEFAULT_HOME = "~/fedplug"
 _NUMBERED = re.compile(r"Experiment_(\d{4,})")
 
 
+def home_folder() -> Path:
+    """The folder that holds everything of this researcher."""
+    return Path(os.environ.get("FEDPLUG_DIR") or DEFAULT_HOME).expanduser().absolute()
+
+
 def experiments_root() -> Path:
-    """The folder that holds all experiments of this user."""
-    home = os.environ.get("FEDPLUG_DIR") or DEFAULT_HOME
-    return Path(home).expanduser().absolute() / "var" / "experiments"
+    """The folder that holds all experiments of this researcher."""
+    return home_folder() / "var" / "experiments"
 
 
 def check_folder_name(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fedplug.cli.node import audit, check, dataset, init, plan, running, service, ui
+from fedplug.cli.node import audit, check, dataset, init, plan, running, service, trust, ui
 from fedplug.cli.node.common import node_group
 from fedplug.node.commands import DEFAULT_FOLDER
 
@@ -41,6 +41,9 @@ def _node(ctx: typer.Context, folder: _Folder = DEFAULT_FOLDER) -> None:
 
 app.command()(init.init)
 app.command()(check.check)
+app.command()(trust.trust)
+app.command()(trust.untrust)
+app.command()(trust.rotate)
 app.command()(running.start)
 app.command()(running.status)
 app.command()(service.stop)

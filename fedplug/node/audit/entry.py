@@ -28,6 +28,9 @@ EVENTS: Mapping[str, str] = {
     "dataset-edited": "The owner changed what is known of a data set, or accepted that its files have changed.",
     "dataset-removed": "The owner offers a data set no longer.",
     "logged-in": "Somebody opened the web page with one of its one-time links.",
+    "researcher-trusted": "The owner trusts a researcher's key.",
+    "researcher-untrusted": "The owner trusts a researcher's key no more.",
+    "keys-changed": "The owner gave the node other keys of its own.",
     "rules-changed": "The owner changed the rules by the web page.",
 }
 """Every event that is written down, and what it means."""

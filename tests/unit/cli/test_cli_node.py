@@ -121,7 +121,6 @@ def test_a_changed_file_is_seen_when_the_data_set_is_shown(cli, table):
         ("init other --researcher carrier-pigeon://here", 1, "carrier-pigeon", "Known"),
         ("init other --researcher zmq://127.0.0.1", 1, "no zmq address", "zmq://host:port"),
         ("init other --researcher zmq://127.0.0.1:0", 1, "port 0", "the researcher's port"),
-        ("init other --researcher zmq://8.8.8.8:7400", 1, "8.8.8.8", "--insecure-plaintext"),
         ("start --log-level loud", 2, "named 'loud'", "info"),
         ("--folder elsewhere status", 2, "not a node", "fedplug node init"),
         ("--folder elsewhere start", 2, "not a node", "fedplug node init"),
@@ -188,12 +187,6 @@ def test_hints_repeat_the_folder(cli, table, tmp_path):
     err = cli("--folder", "n/b", "start")[2]
     lock.release()
     assert "look at it with: fedplug node --folder n/b status" in err
-
-
-def test_plain_traffic_beyond_this_machine_must_be_allowed_at_init_and_at_start(cli):
-    code, out, _ = cli("init", "--researcher", "zmq://10.0.0.5:7400", "--insecure-plaintext")
-    assert code == 0
-    assert "'start' needs --insecure-plaintext as well" in out
 
 
 def test_an_unknown_command_lists_those_that_there_are(cli):

@@ -1,4 +1,4 @@
-"""``fedplug researcher``: look at the nodes from the researcher's side."""
+"""``fedplug researcher datasets``: see what data the nodes hold."""
 
 from __future__ import annotations
 
@@ -6,24 +6,12 @@ from typing import Annotated
 
 import typer
 
-from fedplug.cli.output import ListingGroup, say, say_json, words
-
-app = typer.Typer(
-    cls=ListingGroup,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    help="Look at the nodes from the researcher's side: what data do they hold?",
-)
+from fedplug.cli.output import say, say_json, words
+from fedplug.cli.researcher.common import keys_of
 
 
-@app.callback()
-def _researcher() -> None:
-    """Without a callback, a group with one command would be that command."""
-
-
-@app.command()
 def datasets(
+    ctx: typer.Context,
     listen: Annotated[
         str,
         typer.Option(
@@ -63,15 +51,13 @@ def datasets(
 
     from fedplug.core.plugins import default_host
     from fedplug.core.transport import TransportOptions
-    from fedplug.protocol import ResearcherEndpoint
-    from fedplug.researcher.experiment import DEFAULT_TRANSPORT
+    from fedplug.researcher.keys import usual_address
+    from fedplug.researcher.listening import listen as listen_at
     from fedplug.researcher.progress.text import put
     from fedplug.researcher.search import list_datasets
-    from fedplug.transports.registry import open_transport
 
-    url = listen or DEFAULT_TRANSPORT
     options = TransportOptions(insecure_plaintext=insecure_plaintext)
-    with ResearcherEndpoint(open_transport(url, default_host()), url, options) as pool:
+    with listen_at(listen or usual_address(), default_host(), options, keys_of(ctx)) as pool:
         found = list_datasets(
             pool, 1, node or None, min_nodes, timeout, lambda text: put(sys.stderr, text), tags=words(tags)
         )
