@@ -47,10 +47,12 @@ def test_the_plugin_does_not_import_zmq_before_it_is_used():
 
 
 @pytest.mark.parametrize("url", ["zmq://0.0.0.0:0", "zmq://*:0", "zmq://192.0.2.1:7400", "zmq://hospital.example:7400"])
-def test_plain_traffic_beyond_this_machine_is_refused_naming_the_flag(url):
-    for use in (ZmqTransport().listen, ZmqTransport().connect):
-        with pytest.raises(AddressError, match="--insecure-plaintext"):
+def test_plain_traffic_beyond_this_machine_is_refused_with_the_command_that_makes_keys_and_the_flag(url):
+    sides = {"fedplug researcher init": ZmqTransport().listen, "fedplug node trust KEY": ZmqTransport().connect}
+    for command, use in sides.items():
+        with pytest.raises(AddressError, match="--insecure-plaintext") as caught:
             use(url, PLAIN)
+        assert command in caught.value.cure
 
 
 def test_plain_traffic_beyond_this_machine_can_be_allowed():

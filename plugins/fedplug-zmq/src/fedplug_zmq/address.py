@@ -33,19 +33,31 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_safe(host: str, url: str, options: TransportOptions) -> None:
+def check_safe(host: str, url: str, options: TransportOptions, *, listens: bool) -> None:
     """Refuse to send anything unencrypted beyond this machine.
+
+    Args:
+        host: The host in the address.
+        url: The address.
+        options: Have keys, or allow plain traffic, or neither.
+        listens: Whether a researcher is to listen there, and not a node to connect.
 
     Raises:
         AddressError: The host is not this machine, there are no keys, and plain traffic was not allowed.
     """
     if options.keys is not None or is_loopback(host) or options.insecure_plaintext:
         return
+    keys = (
+        "Make keys: fedplug researcher init"
+        if listens
+        else "Ask the researcher for their public key, which 'fedplug researcher init' has made, and type: "
+        "fedplug node trust KEY"
+    )
     raise AddressError(
         f"{url} is not on this machine, and without keys traffic is not encrypted: everybody on the way could read and "
         "change models and updates.",
-        cure="Make keys (on the researcher's machine: fedplug researcher init), use zmq://127.0.0.1:<port> through an "
-        "SSH tunnel, or accept the risk with --insecure-plaintext.",
+        cure=f"{keys}\nOr, in a network where nobody else can listen, accept the risk with --insecure-plaintext (in a "
+        "script: TransportOptions(insecure_plaintext=True)).",
     )
 
 

@@ -21,13 +21,13 @@ class ZmqTransport(Transport):
     def listen(self, url: str, options: TransportOptions) -> Listener:
         """As `Transport.listen`."""
         host, port = parse(url)
-        check_safe(host, url, options)
+        check_safe(host, url, options, listens=True)
         return ZmqListener(host, port, url, options)
 
     def check(self, url: str, options: TransportOptions) -> None:
         """As `Transport.check`."""
         host, port = parse(url)
-        check_safe(host, url, options)
+        check_safe(host, url, options, listens=False)
         if port == 0:
             raise AddressError(f"{url}: port 0 is no port to connect to.", cure="Give the researcher's port.")
 
