@@ -293,8 +293,9 @@ class Node:
         if self._board is not None:
             self._board.close()
             if self._runtime is not None and self._lock is not None:
-                head = self._runtime.audit.note("node-stopped").hash
-                _log.info("The head of the audit log is %s.", head)
+                last = self._runtime.audit.note_if_possible("node-stopped")
+                if last is not None:
+                    _log.info("The head of the audit log is %s.", last.hash)
         if self._journal is not None:
             self._journal.close()
         if self._lock is not None:

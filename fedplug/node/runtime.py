@@ -163,8 +163,8 @@ class Runtime:
 
     def committed(self, contact: Contact, key: TaskKey) -> None:
         """A researcher has an update for good."""
-        self._handover.settled(contact, key)
         self._journal.end(contact.url, key, "committed")
+        self._handover.settled(contact, key)
 
     def cancel(self, contact: Contact, key: TaskKey, reason: str) -> None:
         """Give up a task, if it is one of this researcher's: nobody cancels the trainings of others."""

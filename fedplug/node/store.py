@@ -240,7 +240,8 @@ class NodeStore(DatasetStore, Closing):
                 try:
                     yield self._db
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    if self._db.in_transaction:  # a full disk has rolled it back already
+                        self._db.execute("ROLLBACK")
                     raise
                 self._db.execute("COMMIT")
             finally:

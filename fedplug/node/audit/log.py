@@ -83,16 +83,20 @@ class AuditLog:
         """
         return self._append(event, actor, facts, flush=False)
 
-    def note_if_possible(self, event: str, /, *, actor: str = "node", **facts: object) -> None:
+    def note_if_possible(self, event: str, /, *, actor: str = "node", **facts: object) -> Entry | None:
         """Append an entry about what has happened already, and lets nothing leave the node.
 
         If the log cannot be written, say on a full disk, the node's own log says that, and the node goes on.
         The arguments are those of `note`.
+
+        Returns:
+            The entry; None if it could not be written.
         """
         try:
-            self.note(event, actor=actor, **facts)
+            return self.note(event, actor=actor, **facts)
         except StoreError as error:
             _log.error("This is missing in the audit log: %s %s. %s", event, facts, error)
+            return None
 
     def _append(self, event: str, actor: str, facts: Mapping[str, object], *, flush: bool) -> Entry:
         assert event in EVENTS, event
