@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from fedplug.core.errors import KeysError
+from fedplug.core.errors import FedplugError, KeysError
 
 KEY_DIGITS = 64
 """Hexadecimal digits of a key."""
@@ -88,9 +88,13 @@ class Doorkeeper:
         """Why the holder of a key may not talk; None if they may. Who cannot be looked up may not."""
         try:
             found = bool(self._enrolled(key))
-        except Exception:  # noqa: BLE001 - whatever it is, the answer must not become yes
+        except Exception as error:  # noqa: BLE001 - whatever it is, the answer must not become yes
             if not self._failing:
-                _log.exception("It cannot be found out which keys are enrolled, so nobody gets in until it can.")
+                why = str(error) if isinstance(error, FedplugError) else f"{type(error).__name__}: {error}"
+                _log.error(
+                    "Nobody gets in, since it cannot be found out whose keys are enrolled: %s", why.replace("\n", " ")
+                )
+                _log.debug("Where it went wrong:", exc_info=error)
             self._failing = True
             return Refusal.NO_ANSWER
         self._failing = False

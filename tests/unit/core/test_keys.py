@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fedplug.core.errors import KeysError
-from fedplug.core.keys import KeyPair, allow_command, check_public, fingerprint
+from fedplug.core.keys import Doorkeeper, KeyPair, Refusal, allow_command, check_public, fingerprint
 from fedplug.core.transport import Transport
 from fedplug.transports.inproc import InprocTransport
 
@@ -55,3 +55,26 @@ def test_a_transport_without_keys_says_so():
 def test_the_command_that_lets_a_node_in_can_be_pasted_into_a_shell():
     assert allow_command("hospital-a-01", PUBLIC) == f"fedplug researcher allow hospital-a-01 {PUBLIC}"
     assert allow_command("a; reboot", PUBLIC) == f"fedplug researcher allow 'a; reboot' {PUBLIC}"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KeysError("Others can write it.", cure="chmod 600 it"), "enrolled: Others can write it. chmod 600 it"),
+        (ZeroDivisionError("oops"), "enrolled: ZeroDivisionError: oops"),
+    ],
+)
+def test_nobody_gets_in_while_it_cannot_be_looked_up_whose_key_it_is_and_the_log_says_why_once(error, told, caplog):
+    answers = [error, error, "hospital-a", error]
+
+    def enrolled(key):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    door = Doorkeeper(enrolled)
+    assert [door.refuses(PUBLIC) for _ in range(4)] == [Refusal.NO_ANSWER, Refusal.NO_ANSWER, None, Refusal.NO_ANSWER]
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(lines) == 2
+    assert lines[0].endswith(told)
