@@ -104,6 +104,17 @@ def table(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture
+def fields() -> Callable[..., dict[str, object]]:
+    """Return ``fill(path, **more)``: the fields of the form that adds the file of `table`."""
+
+    def fill(path, **more):
+        return {"path": str(path), "type": "", "name": "patients", "tags": "breast, 2024", "target": "ill",
+                "column": ["age", "size", "ill"], "description": "", **more}  # fmt: skip
+
+    return fill
+
+
 class PageProcess:
     """One ``fedplug node ui``, and what it prints."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from fedplug.node import NodeStore
+from fedplug.node.datasets.registry import dataset_type
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -117,7 +118,11 @@ def node(researcher, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     rows = "".join(f"{20 + number},{number % 5},{number % 2}\n" for number in range(40))
-    (data / "patients.csv").write_text(f"age,size,ill\n{rows}")
+    (data / "patients.csv").write_text(f"AlterJahre,size,ill\n{rows}")  # plans call the first one age
+    (data / "scans").mkdir()
+    dataset_type("medical").example(data / "scans")
+    for number, scanner in enumerate(("philips", "siemens", "philips", "siemens")):
+        (data / "scans" / f"s{number}" / "T1.nii.gz").rename(data / "scans" / f"s{number}" / f"T1_{scanner}.nii.gz")
     for name, text in (("first", PLAN), ("second", SLOWER)):
         (tmp_path / f"{name}.py").write_text(text)
     command = [sys.executable, "-m", "fedplug", "node", "-C", str(folder), "start"]
@@ -221,19 +226,70 @@ def add_data(tour, folder):
     page.get_by_role("button", name="Go on").click()
     tour.look("data-sets-choose")
     page.get_by_role("link", name="patients.csv").click()
-    expect(page.get_by_label("Name")).to_have_value("patients")
+    expect(page.get_by_label("Name", exact=True)).to_have_value("patients")
     page.get_by_role("button", name="Add the data set").click()
     assert page.get_by_label("Tags").evaluate("field => field.validity.valueMissing")
     page.get_by_label("Tags").fill("breast, 2024")
     page.get_by_label("size", exact=True).uncheck()
+    page.get_by_label("Name of AlterJahre in plans").fill("age")
     page.get_by_label("ill is the target").check()
     tour.look("data-sets-describe")
     page.get_by_role("button", name="Add the data set").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("patients")
     expect(page.get_by_role("status").first).to_contain_text("is registered")
+    expect(page.get_by_role("row", name=re.compile("^age "))).to_contain_text("AlterJahre")
     tour.look("data-set")
     tour.menu("Data sets")
     tour.look("data-sets")
+
+
+def add_a_folder_by_keyboard(tour, folder):
+    """A folder, whose type cannot be told from its looks, and whose modality has two names: one for each scanner."""
+    page = tour.page
+    page.goto(f"{tour.base}/data-sets/add?folder={folder}")
+    tour.press(on="Use this folder as a data set")
+    expect(page.get_by_role("alert").first).to_contain_text("what kind of data it holds cannot be told")
+    tour.look("folder-of-no-type")
+    tour.press("m", on="Type[^A-Z]*")
+    assert page.get_by_label("Type").input_value() == "medical"
+    tour.press(on="Look again")
+    for number in (1, 2):
+        name = page.get_by_label(f"Modality {number}: name in plans")
+        expect(name).to_have_value(("T1_philips", "T1_siemens")[number - 1])
+        name.focus()
+        page.keyboard.press("Control+A")
+        page.keyboard.type("T1")
+    tour.press(on="Look again")
+    expect(page.get_by_role("checkbox", name="T1", exact=True)).to_be_checked()
+    expect(page.get_by_role("group", name="Modalities")).to_be_visible()
+    tour.look("folder-describe")
+    page.get_by_label("Tags").fill("mri")
+    page.get_by_role("button", name="Add the data set").click()
+    expect(page.get_by_text("modalities", exact=False).first).to_be_visible()
+    expect(page.get_by_text("T1=T1_philips|T1_siemens")).to_be_visible()
+
+
+def change_data(tour, file):
+    """What is said of a data set is changed; its files are checked, have changed, and are accepted."""
+    page = tour.page
+    page.get_by_role("link", name="Change").click()
+    page.get_by_label("Description").fill("Scans of 2024.")
+    tour.look("data-set-edit-words")
+    page.get_by_role("link", name="Change columns, target and names").click()
+    page.get_by_label("Name of age in plans").fill("years")
+    tour.look("data-set-edit")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("status").first).to_contain_text("Data set 'scans' is changed.")
+    expect(page.get_by_role("row", name=re.compile("^years "))).to_be_visible()
+    page.get_by_role("button", name="Check the files").click()
+    expect(page.get_by_role("status").first).to_contain_text("are as they were when it was added")
+    file.write_text(file.read_text().replace("41", "44"))
+    page.get_by_role("button", name="Check the files").click()
+    expect(page.get_by_role("alert").first).to_contain_text("The content has changed since it was added")
+    tour.look("data-set-changed")
+    page.get_by_role("button", name="Accept the change").click()
+    expect(page.get_by_role("status").first).to_contain_text("is changed.")
+    expect(page.get_by_text("unchanged", exact=True)).to_be_visible()
 
 
 def approve_by_keyboard(tour, researcher, file):
@@ -338,6 +394,10 @@ def look_at_the_rest(tour, node):
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("alert").first).to_contain_text("must be corrected; nothing was saved")
     tour.look("settings-wrong")
+    tour.menu("Settings")
+    page.get_by_role("button", name="Look", exact=True).click()
+    expect(page.get_by_role("region", name="What was found")).to_contain_text("entries, all as they were written")
+    tour.look("settings-health")
     tour.menu("Data sets")
     page.get_by_role("link", name="patients").click()
     page.get_by_role("link", name="Remove").click()
@@ -354,6 +414,8 @@ def test_a_hospital_from_the_log_in_to_a_finished_training(browser, node, ui, re
     tour = Tour(browser.new_context(reduced_motion="reduce"), ui.split("/login")[0], pictures)
     log_in(tour, ui)
     add_data(tour, tmp_path / "data")
+    add_a_folder_by_keyboard(tour, tmp_path / "data" / "scans")
+    change_data(tour, tmp_path / "data" / "scans" / "demographics.csv")
     approve_by_keyboard(tour, researcher, tmp_path / "first.py")
     read_and_approve_the_changes(tour, researcher, tmp_path / "second.py")
     watch_the_training(tour, researcher)
@@ -373,8 +435,18 @@ def test_everything_but_the_live_parts_works_without_scripts(browser, node, ui, 
     page.get_by_role("button", name="Go on").click()
     page.get_by_role("link", name="patients.csv").click()
     page.get_by_label("Tags").fill("breast")
+    page.get_by_label("Name of AlterJahre in plans").fill("age")
+    page.get_by_role("button", name="Look again").click()
+    expect(page.get_by_label("Name of AlterJahre in plans")).to_have_value("age")
     page.get_by_role("button", name="Add the data set").click()
     expect(page.get_by_role("status").first).to_contain_text("is registered")
+    page.get_by_role("link", name="Change").click()
+    page.get_by_role("link", name="Change columns, target and names").click()
+    page.get_by_label("ill is the target").check()
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("status").first).to_contain_text("is changed")
+    page.get_by_role("button", name="Check the files").click()
+    expect(page.get_by_role("status").first).to_contain_text("are as they were when it was added")
     for line in (f"plan {tmp_path / 'first.py'}", "find breast", "ask Please."):
         researcher.do(line)
     tour.menu("Training plans")

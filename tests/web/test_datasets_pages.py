@@ -15,11 +15,6 @@ def added(store):
     return [record.name for record in store.datasets()]
 
 
-def fields(path, **more):
-    return {"path": str(path), "type": "", "name": "patients", "tags": "breast, 2024", "target": "ill",
-            "column": ["age", "size", "ill"], "description": "", **more}  # fmt: skip
-
-
 def test_an_empty_list_says_what_to_do_next(owner):
     page = owner.get("/data-sets").text
     assert "There is no data set yet" in page
@@ -35,7 +30,7 @@ def test_a_file_is_described_without_its_rows(owner, table):
     assert 'value="patients"' in page
 
 
-def test_a_data_set_is_added_as_the_command_line_adds_it(owner, store, table):
+def test_a_data_set_is_added_as_the_command_line_adds_it(owner, store, table, fields):
     answer = owner.submit("/data-sets/add", **fields(table(), column=["age"], description="Ward 3"))
     assert "Data set &#39;patients&#39; is registered." in answer.text
     (record,) = store.datasets()
@@ -58,7 +53,9 @@ def test_a_data_set_is_added_as_the_command_line_adds_it(owner, store, table):
     ],
     ids=["no tag", "bad tag", "long name", "no such target", "no such column"],
 )
-def test_what_is_wrong_stands_beside_its_field_and_what_was_typed_is_kept(owner, store, table, wrong, field, words):
+def test_what_is_wrong_stands_beside_its_field_and_what_was_typed_is_kept(
+    owner, store, table, wrong, field, words, fields
+):
     answer = owner.submit("/data-sets/add", **fields(table(), description="Kept", **wrong))
     assert answer.status_code == 400
     assert added(store) == []
@@ -67,7 +64,7 @@ def test_what_is_wrong_stands_beside_its_field_and_what_was_typed_is_kept(owner,
     assert "Kept" in answer.text
 
 
-def test_a_second_data_set_of_one_name_is_refused_beside_the_name(owner, store, table):
+def test_a_second_data_set_of_one_name_is_refused_beside_the_name(owner, store, table, fields):
     owner.submit("/data-sets/add", **fields(table()))
     answer = owner.submit("/data-sets/add", **fields(table("b.csv")))
     assert 'id="name-wrong"' in answer.text
@@ -81,7 +78,9 @@ def test_a_broken_file_is_refused_with_its_row(owner, store, table):
     assert "row 3" in answer.text.lower()
 
 
-def test_only_files_below_the_allowed_roots_are_described_or_added(owner, site, store, table, tmp_path, monkeypatch):
+def test_only_files_below_the_allowed_roots_are_described_or_added(
+    owner, site, store, table, tmp_path, monkeypatch, fields
+):
     outside = tmp_path / "outside.csv"
     outside.write_text("a,b\n1,2\n")
     root = table().parent
@@ -97,13 +96,26 @@ def test_only_files_below_the_allowed_roots_are_described_or_added(owner, site, 
     assert owner.submit("/data-sets/add", **fields(root / "patients.csv")).status_code == 200
 
 
-def test_hostile_names_are_shown_as_text(owner, store, table):
+def test_hostile_names_are_shown_as_text(owner, store, table, fields):
     hostile = HOSTILE.replace('"', "")
     path = table("x<b>&amp;.csv", text=f"{hostile},ill\n1,0\n2,1\n")
-    owner.submit("/data-sets/add", **fields(path, name=HOSTILE, tags=HOSTILE, description=HOSTILE, column=[]))
+    owner.submit(
+        "/data-sets/add",
+        **fields(
+            path,
+            name=HOSTILE,
+            tags=HOSTILE,
+            description=HOSTILE,
+            column=[hostile],
+            source=[hostile, "ill"],
+            called=[HOSTILE, ""],
+        ),
+    )
     (record,) = store.datasets()
     assert record.name == HOSTILE
+    assert record.columns == (HOSTILE, "ill")
     for address in ("/", "/data-sets", f"/data-sets/{record.dataset_id}", f"/data-sets/{record.dataset_id}/remove",
+                    f"/data-sets/{record.dataset_id}/edit", f"/data-sets/{record.dataset_id}/edit?columns=yes",
                     f"/data-sets/add?folder={path.parent}"):  # fmt: skip
         page = owner.get(address).text
         assert "<script>alert" not in page, address
@@ -112,7 +124,7 @@ def test_hostile_names_are_shown_as_text(owner, store, table):
     assert html.escape("<script>alert(1)</script>") in owner.get(f"/data-sets/{record.dataset_id}").text
 
 
-def test_removing_asks_first_and_leaves_the_file(owner, store, table):
+def test_removing_asks_first_and_leaves_the_file(owner, store, table, fields):
     path = table()
     owner.submit("/data-sets/add", **fields(path))
     (record,) = store.datasets()
@@ -131,7 +143,7 @@ def test_a_data_set_that_is_gone_is_not_found(owner):
     assert owner.submit("/data-sets/ds-gone/remove").status_code == 404
 
 
-def test_the_list_is_filtered_by_tags(owner, table):
+def test_the_list_is_filtered_by_tags(owner, table, fields):
     owner.submit("/data-sets/add", **fields(table()))
     owner.submit("/data-sets/add", **fields(table("b.csv"), name="other", tags="breast"))
     page = owner.get("/data-sets", params={"tags": "2024"}).text
@@ -140,7 +152,7 @@ def test_the_list_is_filtered_by_tags(owner, table):
     assert "No data set carries" in owner.get("/data-sets", params={"tags": "nothing"}).text
 
 
-def test_what_changed_on_disk_is_said(owner, store, table):
+def test_what_changed_on_disk_is_said(owner, store, table, fields):
     path = table()
     owner.submit("/data-sets/add", **fields(path))
     (record,) = store.datasets()

@@ -82,3 +82,15 @@ def test_hostile_rules_are_shown_as_text(owner, file):
         assert "</textarea><script" not in page
     file.write_text(hostile)
     assert "<script>alert" not in owner.get("/settings").text
+
+
+def test_the_machine_and_the_node_are_looked_at_when_that_is_asked_for(owner, store):
+    assert "What was found" not in owner.get("/settings").text
+    store.folder.chmod(0o755)
+    page = html.unescape(owner.submit("/settings/look").text)
+    assert f"Others may look into {store.folder}." in page
+    assert f"chmod 700 '{store.folder}'" in page
+    assert page.index("Others may look into") < page.index("There is none, so no researcher finds anything here.")
+    assert page.index("so no researcher finds") < page.index("entries, all as they were written")
+    store.folder.chmod(0o700)
+    assert "Others may look into" not in owner.submit("/settings/look").text

@@ -62,7 +62,7 @@ def add(
     """  # noqa: D301
     from fedplug.cli.node.dataset_file import Wanted, pairs, read_mapping
     from fedplug.core.errors import UsageError
-    from fedplug.node.datasets.registry import inspect_file, tag_notes
+    from fedplug.node.datasets.registry import inspect_file, missing_notes, tag_notes
 
     if path_given is not None and path is not None:
         raise UsageError("Two files were named.", cure="E.g. fedplug node dataset add patients.csv --tags breast,2024")
@@ -190,7 +190,7 @@ def edit(
     from fedplug.cli.node.dataset_file import pairs, read_mapping
     from fedplug.core.errors import UsageError
     from fedplug.node.datasets.editing import edited
-    from fedplug.node.datasets.registry import tag_notes
+    from fedplug.node.datasets.registry import missing_notes, tag_notes
 
     mapping = {**read_mapping(map_file), **pairs(mapped, "--map")} if mapped or map_file else None
     said = (new_name, tags, description, target, columns, mapping)
@@ -269,15 +269,6 @@ def shape_words(shape: Sequence[int]) -> str:
     return " x ".join(f"{length:,}" for length in shape)
 
 
-def missing_notes(record: DatasetRecord) -> list[str]:
-    """What is missing, in one sentence, if anything is."""
-    if not record.missing:
-        return []
-    told = [f"{column} ({count:,})" for column, count in record.missing.items()]
-    more = f", and {len(told) - 10} columns more" if len(told) > 10 else ""
-    return [f"Values are missing in {', '.join(told[:10])}{more}. Researchers do not see this."]
-
-
 def _can_ask() -> bool:
     return sys.stdin.isatty()
 
@@ -303,16 +294,8 @@ def _plain(record: DatasetRecord) -> dict[str, Any]:
 
 
 def _file_state(record: DatasetRecord) -> str:
-    from fedplug.core.errors import DatasetError
-    from fedplug.node.datasets.freshness import verify
+    from fedplug.node.datasets.freshness import state_of
 
-    for path in record.paths:
-        try:
-            path.stat()
-        except OSError as error:
-            return f"cannot be opened: {error.strerror}"
-    try:
-        verify(record)
-    except DatasetError:
-        return "changed since it was added; not trained on before you accept it: dataset edit --accept-changes"
-    return "unchanged"
+    word, text = state_of(record)
+    more = "; not trained on before you accept it: dataset edit --accept-changes" if word == "changed" else ""
+    return text + more

@@ -82,7 +82,7 @@ def edited(
     if record.fingerprint != found.fingerprint and not accept_changes:
         raise DatasetError(
             f"The files of data set {record.name!r} have changed since it was added.",
-            cure="Look at them; then say --accept-changes.",
+            cure="Look at them; then accept the change: --accept-changes.",
         )
     changed = any(getattr(found, field) != getattr(record, field) for field in _SEEN)
     same: dict[str, Any] = {} if changed else {"dataset_id": record.dataset_id}
@@ -110,7 +110,7 @@ def problems_of(record: DatasetRecord, policy: Policy) -> list[str]:
         if record.fingerprint and fingerprint_of(record.paths) != record.fingerprint:
             problems.append(
                 f"The content has changed since it was added ({record.added}). Nothing is trained on it before you "
-                "say --accept-changes."
+                "accept the change."
             )
         kind = dataset_type(record.type)
         found = kind.inspect(record.paths[0], record.label, list(record.sources), record.options)

@@ -6,6 +6,7 @@ What is said here travels to researchers, so it names no path.
 from __future__ import annotations
 
 import threading
+from typing import Literal
 
 from fedplug.core.dataset_type import DatasetRecord
 from fedplug.core.errors import DatasetError, FedplugError, RefusedError
@@ -77,6 +78,20 @@ def verify(record: DatasetRecord) -> None:
         same = _same_content(record, stamp.text)
     if not same:
         raise DatasetError(_changed(record, "have changed since it was added"), cure=_cure(record))
+
+
+def state_of(record: DatasetRecord) -> tuple[Literal["unchanged", "changed", "gone"], str]:
+    """What became of the files of a data set, for its owner: one of three words, and what to say."""
+    for path in record.paths:
+        try:
+            path.stat()
+        except OSError as error:
+            return "gone", f"cannot be opened: {error.strerror}"
+    try:
+        verify(record)
+    except DatasetError:
+        return "changed", "changed since it was added"
+    return "unchanged", "unchanged"
 
 
 def _same_content(record: DatasetRecord, stamp: str) -> bool:

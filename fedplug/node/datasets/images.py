@@ -187,7 +187,7 @@ class ImagesType(DatasetType):
     options = MappingProxyType(
         {
             "classes": DatasetOption(
-                "Classes", "What the folders of a class are called here: benign=b|harmless; other=x", renames="class"
+                "Classes", "A class may have several folders, or none here: its number stays the same.", renames="class"
             )
         }
     )

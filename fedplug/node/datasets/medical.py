@@ -146,7 +146,7 @@ class MedicalType(DatasetType):
     options = MappingProxyType(
         {
             "modalities": DatasetOption(
-                "Modalities", "What they are called here: T1=T1_philips|T1_siemens; T2=T2_tse", renames="modality"
+                "Modalities", "Where a subject has several of one name, the first counts.", renames="modality"
             ),
             "demographics": DatasetOption(
                 "Table of demographics",

@@ -234,6 +234,15 @@ def tag_notes(record: DatasetRecord, others: Iterable[DatasetRecord]) -> list[st
     return notes
 
 
+def missing_notes(record: DatasetRecord) -> list[str]:
+    """For the owner: what is missing, in one sentence, if anything is."""
+    if not record.missing:
+        return []
+    told = [f"{column} ({count:,})" for column, count in record.missing.items()]
+    more = f", and {len(told) - 10} columns more" if len(told) > 10 else ""
+    return [f"Values are missing in {', '.join(told[:10])}{more}. Researchers do not see this."]
+
+
 class DatasetCache:
     """Data sets that have been opened, kept between tasks. One that was changed and accepted takes its old place."""
 

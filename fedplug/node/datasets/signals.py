@@ -167,7 +167,7 @@ class SignalsType(DatasetType):
     options = MappingProxyType(
         {
             "channels": DatasetOption(
-                "Channels", "What they are called here: ECG=ECG II|MLII; RESP=Resp chest", renames="channel"
+                "Channels", "Where a recording has several of one name, the first counts.", renames="channel"
             ),
             "labels": DatasetOption(
                 "Table of labels", "Its file in the folder. Without it: labels.csv, annotations.csv, or the only table."

@@ -1,47 +1,61 @@
-"""Adding a data set: choose a file, see what is in it, say what it is called and what plans may see."""
+"""Adding a data set: choose a file or a folder, see what is in it, say what it is called and what plans may see."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.responses import RedirectResponse, Response
 
-from fedplug.core.dataset_type import DatasetRecord
+from fedplug.core.dataset_type import DatasetRecord, DatasetType
 from fedplug.core.errors import FedplugError
-from fedplug.node.datasets.registry import inspect_file, tag_notes, type_names
+from fedplug.node.datasets.registry import (
+    dataset_type,
+    guess_type,
+    inspect_file,
+    missing_notes,
+    tag_notes,
+    type_names,
+    types_for,
+)
 from fedplug.node.web import browse
-from fedplug.node.web.forms import Form
+from fedplug.node.web.columns import MOST_COLUMNS, ColumnChoice
+from fedplug.node.web.forms import Form, beside
+from fedplug.node.web.options import OptionField, option_fields, option_values
 from fedplug.node.web.site import ACTOR, Handler, Visit, link
 
-_FIELD_OF = (
+FIELD_OF = (
     (r"\btags?\b", "tags"),
     (r"name of a data set|data set named", "name"),
-    (r"to be its target|target", "target"),
-    (r"has no (column|array)|asked for twice", "columns"),
+    (r"to be its target", "target"),
+    (r"has no (column|array)|asked for twice|is chosen|called|of its own|name of a column|mapped to", "columns"),
 )
 """Beside which field of the form a problem is shown, by what it is about."""
 
 
 @dataclass(frozen=True)
 class Filled:
-    """What the form says, as its fields show it."""
+    """What the form says, as its fields show it. What belongs to a type is read when the type is known.
+
+    Attributes:
+        form: All fields.
+        columns: Those of the columns.
+    """
 
     path: str
     type: str = ""
     name: str = ""
     tags: str = ""
     description: str = ""
-    columns: tuple[str, ...] = ()
-    target: str = ""
+    columns: ColumnChoice = field(default_factory=ColumnChoice)
+    form: Form = field(default_factory=Form)
 
     @classmethod
     def of(cls, form: Form) -> Filled:
         """What somebody has filled in."""
-        fields = ("path", "type", "name", "tags", "description", "target")
-        return cls(**{name: form.text(name) for name in fields}, columns=tuple(form.all("column")))
+        texts = {name: form.text(name) for name in ("path", "type", "name", "tags", "description")}
+        return cls(**texts, columns=ColumnChoice.of(form), form=form)
 
 
 def choose(visit: Visit) -> Response:
@@ -64,81 +78,75 @@ def choose(visit: Visit) -> Response:
 
 
 def describe(visit: Visit) -> Response:
-    """Show what is in a file, and ask for the rest."""
-    filled = Filled(path=visit.asked("path"), type=visit.asked("type"))
-    try:
-        path = browse.allowed(filled.path, browse.roots_of(visit.site.policy()))
-        found, notes = _look(path, filled.type)
-    except FedplugError as error:
-        return _form(visit, filled, problem=error)
-    filled = Filled(path=str(path), type=filled.type, name=found.name, columns=found.columns)
-    return _form(visit, filled, found=found, notes=notes)
+    """Show what is in a file or a folder, and ask for the rest."""
+    return _page(visit, Filled(path=visit.asked("path"), type=visit.asked("type")))
 
 
 def add(visit: Visit) -> Response:
-    """Register it, or say what is wrong beside the field."""
+    """Register it, or say what is wrong beside the field; or look again at what is there, and keep what was typed."""
     filled = Filled.of(visit.form)
+    if filled.form.text("action") == "look":
+        return _page(visit, filled)
     try:
-        path = browse.allowed(filled.path, browse.roots_of(visit.site.policy()))
+        policy = visit.site.policy()
+        path = browse.allowed(filled.path, browse.roots_of(policy))
+        kind, said = _type_of(path, filled.type), filled.columns.said()
         record, notes = inspect_file(
             path,
             name=filled.name,
-            type=filled.type,
-            tags=visit.form.words("tags"),
-            columns=_columns(filled),
-            target=filled.target,
+            type=kind.name,
+            tags=filled.form.words("tags"),
+            columns=said.columns,
+            target=said.target,
             description=filled.description,
+            mapping=said.mapping,
+            options=option_values(kind, filled.form),
+            roots=policy.data.roots,
         )
-        notes = (*notes, *tag_notes(record, visit.store.datasets()))
+        notes = (*notes, *tag_notes(record, visit.store.datasets()), *missing_notes(record))
         visit.store.add_dataset(record)
     except FedplugError as error:
-        return _again(visit, filled, error)
+        return _page(visit, filled, problem=error)
     visit.site.audit.note("dataset-added", actor=ACTOR, dataset=record.name, dataset_id=record.dataset_id)
     return visit.go(f"/data-sets/{record.dataset_id}", f"Data set {record.name!r} is registered.", more=notes)
 
 
-def _again(visit: Visit, filled: Filled, error: FedplugError) -> Response:
-    """The form once more, as it was filled in."""
+def _page(visit: Visit, filled: Filled, *, problem: FedplugError | None = None) -> Response:
+    """The form, with what a look at the files has found, and what somebody has filled in."""
+    options: list[OptionField] = []
+    types = dict.fromkeys(type_names(), "")
+    found: DatasetRecord | None = None
+    notes: tuple[str, ...] = ()
     try:
-        path = browse.allowed(filled.path, browse.roots_of(visit.site.policy()))
-        found, notes = _look(path, filled.type)
+        policy = visit.site.policy()
+        path = browse.allowed(filled.path, browse.roots_of(policy))
+        types = types_for(path)
+        kind = _type_of(path, filled.type)
+        options = option_fields(kind, path, filled.form)
+        values = option_values(kind, filled.form)
+        # The tag is nobody's: nothing is registered yet.
+        found, notes = inspect_file(path, type=kind.name, tags=("none yet",), options=values, roots=policy.data.roots)
     except FedplugError as worse:
-        return _form(visit, filled, problem=worse)
-    return _form(visit, filled, found=found, notes=notes, problem=error)
-
-
-def _form(
-    visit: Visit,
-    filled: Filled,
-    *,
-    found: DatasetRecord | None = None,
-    notes: tuple[str, ...] = (),
-    problem: FedplugError | None = None,
-) -> Response:
+        problem = worse
     return visit.page(
-        "dataset_describe.html", "datasets", status=400 if problem else 200, form=filled, found=found, notes=notes,
-        problem=problem, wrong=_beside(problem, filled), types=sorted(type_names()), folder=Path(filled.path).parent,
+        "dataset_describe.html", "datasets", status=400 if problem else 200, filled=filled, found=found, notes=notes,
+        problem=problem, wrong=_beside(problem, filled, options), types=types, options=options, most=MOST_COLUMNS,
+        folder=Path(filled.path).parent,
     )  # fmt: skip
 
 
-def _look(path: Path, kind: str) -> tuple[DatasetRecord, tuple[str, ...]]:
-    """What a file holds. The tag is nobody's: nothing is registered yet."""
-    return inspect_file(path, type=kind, tags=("none yet",))
+def _type_of(path: Path, said: str) -> DatasetType:
+    return dataset_type(said or guess_type(path))
 
 
-def _columns(filled: Filled) -> list[str] | None:
-    return list(filled.columns) or None
-
-
-def _beside(problem: FedplugError | None, filled: Filled) -> Mapping[str, str]:
-    if problem is None:
-        return {}
-    if filled.target and repr(filled.target) in problem.message and repr(filled.name) != repr(filled.target):
-        return {"target": str(problem)}
-    for pattern, field in _FIELD_OF:
-        if re.search(pattern, problem.message):
-            return {field: str(problem)}
-    return {}
+def _beside(problem: FedplugError | None, filled: Filled, options: list[OptionField]) -> dict[str, str]:
+    target = filled.columns.target
+    fields = [(rf"\boption '{re.escape(each.name)}'", f"option-{each.name}") for each in options]
+    fields += [(rf"name of a {re.escape(each.about.renames)}\b", f"option-{each.name}") for each in options
+               if each.about.renames]  # fmt: skip
+    if target and target != filled.name:
+        fields.append((re.escape(repr(target)), "target"))
+    return beside(problem, [*fields, *FIELD_OF])
 
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (

@@ -1,13 +1,10 @@
-"""Data sets: the list, one data set, and taking one back. Adding one is the business of `fedplug.node.web.adding`."""
+"""Data sets: the list, and taking one back. The rest is in `fedplug.node.web.adding` and `fedplug.node.web.editing`."""
 
 from __future__ import annotations
 
 from starlette.responses import Response
 
-from fedplug.core.dataset_type import DatasetRecord
-from fedplug.core.errors import DatasetError
-from fedplug.node.datasets.freshness import verify
-from fedplug.node.web import adding
+from fedplug.node.web import adding, editing
 from fedplug.node.web.site import ACTOR, Handler, Visit
 
 
@@ -16,12 +13,6 @@ def list_(visit: Visit) -> Response:
     wanted = [word.strip() for word in visit.asked("tags").split(",") if word.strip()]
     records = visit.store.datasets(wanted)
     return visit.page("datasets.html", "datasets", records=records, tags=",".join(wanted))
-
-
-def show(visit: Visit) -> Response:
-    """One data set."""
-    record = visit.store.dataset(visit.part("dataset_id"))
-    return visit.page("dataset.html", "datasets", record=record, state=file_state(record))
 
 
 def ask_removal(visit: Visit) -> Response:
@@ -37,24 +28,10 @@ def remove(visit: Visit) -> Response:
     return visit.go("/data-sets", f"Data set {record.name!r} is not offered any more. Its files stay where they are.")
 
 
-def file_state(record: DatasetRecord) -> tuple[str, str]:
-    """What became of the file: a kind of pill, and words."""
-    for path in record.paths:
-        try:
-            path.stat()
-        except OSError as error:
-            return "bad", f"cannot be opened: {error.strerror}"
-    try:
-        verify(record)
-    except DatasetError:
-        return "wait", "changed since it was added"
-    return "good", "unchanged"
-
-
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/data-sets", list_),
     *adding.ROUTES,
-    ("GET", "/data-sets/{dataset_id}", show),
+    *editing.ROUTES,
     ("GET", "/data-sets/{dataset_id}/remove", ask_removal),
     ("POST", "/data-sets/{dataset_id}/remove", remove),
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
-from fedplug.core.errors import UsageError
+from fedplug.core.errors import FedplugError, UsageError
 from fedplug.node.web.shield import MAX_BODY
 
 _MOST_FIELDS = 20_000
@@ -44,6 +45,18 @@ class Form:
 
     def __contains__(self, name: str) -> bool:
         return any(field == name for field, _ in self._fields)
+
+
+def beside(problem: FedplugError | None, fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Beside which field of a form a problem is shown, by what it is about; nowhere if that cannot be told.
+
+    Args:
+        problem: The problem, if there is one.
+        fields: Patterns that its message is searched for, each with a field. The first that is found counts.
+    """
+    if problem is None:
+        return {}
+    return next(({field: str(problem)} for words, field in fields if re.search(words, problem.message)), {})
 
 
 async def read_form(request: Request) -> Form:

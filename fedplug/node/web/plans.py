@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from markupsafe import Markup
@@ -15,7 +14,7 @@ from fedplug.core.plan_source import PlanBundle
 from fedplug.node.approval.records import PlanRecord
 from fedplug.node.approval.review import ADVICE, review
 from fedplug.node.approval.scan import Finding
-from fedplug.node.web.forms import Form
+from fedplug.node.web.forms import Form, beside
 from fedplug.node.web.highlight import Row, code_rows, diff_rows
 from fedplug.node.web.site import ACTOR, Handler, Site, Visit
 
@@ -110,7 +109,7 @@ def _page(visit: Visit, record: PlanRecord, *, refused: FedplugError | None = No
         today=datetime.now(UTC).date().isoformat(),
         form=visit.form if refused else Form(),
         refused=refused,
-        wrong=_beside(refused),
+        wrong=beside(refused, _FIELD_OF),
     )
 
 
@@ -134,12 +133,6 @@ def line_of(bundle: PlanBundle, finding: Finding) -> int:
         before += text
     assert before.endswith(title)
     return as_python_reads(before).count("\n") + finding.line
-
-
-def _beside(problem: FedplugError | None) -> Mapping[str, str]:
-    if problem is None:
-        return {}
-    return next(({field: str(problem)} for words, field in _FIELD_OF if re.search(words, problem.message)), {})
 
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from markupsafe import Markup
 from starlette.responses import Response
@@ -12,8 +13,12 @@ from fedplug.node.policy.budget import Budget
 from fedplug.node.policy.file import POLICY_FILE, check_text, parse_policy, read_text, save_policy
 from fedplug.node.policy.remarks import remarks
 from fedplug.node.policy.template import policy_text
+from fedplug.node.service.doctor import examine
+from fedplug.node.service.findings import Finding
 from fedplug.node.status import read_status
 from fedplug.node.web.site import ACTOR, Handler, Site, Visit
+
+_STATES = ("problem", "warning", "ok")
 
 
 def show(visit: Visit) -> Response:
@@ -44,7 +49,21 @@ def save(visit: Visit) -> Response:
     )  # fmt: skip
 
 
-def _page(visit: Visit, text: str, *, problem: FedplugError | None = None, checked: bool = False) -> Response:
+def look(visit: Visit) -> Response:
+    """Look at this machine and at the node, as ``fedplug doctor`` does."""
+    text, problem = _stands(visit)
+    findings = sorted(examine(visit.site.folder), key=lambda each: _STATES.index(each.state))
+    return _page(visit, text, problem=problem, findings=findings)
+
+
+def _page(
+    visit: Visit,
+    text: str,
+    *,
+    problem: FedplugError | None = None,
+    checked: bool = False,
+    findings: Sequence[Finding] | None = None,
+) -> Response:
     file = visit.site.folder / POLICY_FILE
     policy, problems = parse_policy(text, file)
     return visit.page(
@@ -60,6 +79,7 @@ def _page(visit: Visit, text: str, *, problem: FedplugError | None = None, check
         remarks=[] if problems else remarks(policy, visit.store.datasets()),
         accounts=Budget(visit.store, visit.site.policy_or_default()).report(),
         isolation_part=isolation_part(visit.site),
+        findings=findings,
     )
 
 
@@ -84,4 +104,8 @@ def _mark(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-ROUTES: tuple[tuple[str, str, Handler], ...] = (("GET", "/settings", show), ("POST", "/settings", save))
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("GET", "/settings", show),
+    ("POST", "/settings", save),
+    ("POST", "/settings/look", look),
+)

@@ -58,10 +58,6 @@ function conveniences() {
       for (const box of document.querySelectorAll(button.dataset.check)) box.checked = button.dataset.to === "on";
     });
   }
-  // A form that loads another page when its choice changes.
-  for (const choice of document.querySelectorAll("select[data-submit]")) {
-    choice.addEventListener("change", () => choice.form.requestSubmit());
-  }
 }
 
 // Line numbers beside a text that is written here, and a way from a problem to its line.
