@@ -10,36 +10,37 @@ a time in memory (or as many small ones as its budget allows), and slow links ar
 from __future__ import annotations
 
 import contextlib
-import heapq
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fedplug.core.aggregator import StreamingAggregator
 from fedplug.core.context import RoundResult
-from fedplug.core.errors import FedplugError, ParamsError, UpdateRejectedError
-from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply
+from fedplug.core.crash_points import crash_point
+from fedplug.core.errors import DiskFullError, FedplugError, ParamsError, UpdateRejectedError
+from fedplug.core.messages import LogLine, Progress, TrainReply
 from fedplug.core.metrics import TEST_AUX, Findings
 from fedplug.core.monitor import Monitor
 from fedplug.core.params import Params
 from fedplug.core.pool import NodeJoined, NodeLost, NodePool, PoolEvent, TaskFailed, UpdateFetched, UpdateOffered
 from fedplug.core.strategy import Outcome
 from fedplug.core.update import Update
-from fedplug.researcher.next_params import check_for, next_params
-from fedplug.researcher.node_tests import NodeTests, weighted_metrics
+from fedplug.researcher.fold import Fold, RoundTask
+from fedplug.researcher.line import Line
+from fedplug.researcher.next_params import check_for
+from fedplug.researcher.node_tests import weighted_metrics
 from fedplug.researcher.progress.text import block
 from fedplug.researcher.refusals import blamed, check_ask, check_decision, check_offer, check_update, given_up
 from fedplug.researcher.roll import Roll, outcome_of
 from fedplug.researcher.round_plan import RoundPlan
-from fedplug.researcher.spool import Room, Spool
+from fedplug.researcher.spool import Spool
 
-__all__ = ["PATIENCE", "TICK", "Round", "RoundPlan"]
+__all__ = ["TICK", "Round", "RoundPlan"]
 
 TICK = 1.0
 """Seconds between two calls of the strategy when nothing happens."""
 
-PATIENCE = 1.0
-"""Seconds without a fold after which updates no longer wait at their nodes for the transfers before them."""
+MOST_UNSETTLED = 64
+"""So many updates that arrive one right after the other share a flush of the disk."""
 
 
 @dataclass
@@ -61,19 +62,18 @@ class Round:
     monitor: Monitor
     roll: Roll = field(init=False)
     last_attempt: int = field(init=False)  # the highest attempt that a task of this round has used
-    _tasks: dict[str, RoundTask] = field(default_factory=dict)
     _details: list[str] = field(default_factory=list)  # tracebacks of plans, as nodes tell them
     _replies: dict[str, TrainReply] = field(default_factory=dict)
     _fold: Fold = field(init=False)
-    # An event costs the same for ten nodes and for a thousand: these know where to look.
-    _line: list[RoundTask] = field(default_factory=list)  # all tasks in the order of folding
-    _turn: int = 0  # first place in the line that is neither folded nor given up
-    _silent: int = 0  # first place in the line from which an offer is still to come
-    _waiting: list[int] = field(default_factory=list)  # a heap: the places whose update waits at its node
+    _line: Line = field(init=False)
+    _tested: Findings = field(default_factory=Findings)
+    _full: bool = False  # the disk, as was told
 
     def __post_init__(self) -> None:
         self.roll = Roll(self.job.ctx.node_ids)
         self.last_attempt = max(request.key.attempt for request in self.job.requests.values())
+        self._fold = Fold(self.job)
+        self._line = Line(self.pool, self.spool, self.roll, self._fold)
 
     @property
     def replies(self) -> dict[str, TrainReply]:
@@ -90,7 +90,6 @@ class Round:
         try:
             self._send()
             params = self._finish(self._gather())
-            tested = self._fold.tests.result()
         except BaseException:
             self._give_up("the round was stopped")
             raise
@@ -99,10 +98,10 @@ class Round:
             params=params,
             replies=dict(sorted(self._replies.items())),
             dropped=dict(self.roll.reasons),
-            metrics=dict(sorted((weighted_metrics(self._replies.values()) | tested.scalars).items())),
+            metrics=dict(sorted((weighted_metrics(self._replies.values()) | self._tested.scalars).items())),
             seconds=self.roll.elapsed,
             traffic=traffic,
-            values=tested.values,
+            values=self._tested.values,
             node_values=self._fold.tests.node_values(),
             roll=tuple(self.roll.entries),
         )
@@ -111,9 +110,9 @@ class Round:
 
     def _send(self) -> None:
         connected = self.pool.nodes
+        self._fold.begin()
         for node_id in self.job.ctx.node_ids:
-            self._add(node_id)
-        self._fold = Fold(self.job)
+            self._line.put(self.job.requests[node_id].key)
         for key in self.spool.added:
             self._enlist(key.node_id, key.attempt)
         for task in self._line:
@@ -128,10 +127,6 @@ class Round:
                 self._give(node_id)
         crash_point("tasks-sent")
 
-    def _add(self, node_id: str) -> None:
-        task = self._tasks[node_id] = RoundTask(self.job.requests[node_id].key, len(self._line))
-        self._line.append(task)
-
     def _give(self, node_id: str) -> None:
         job, payload = self.job, self.job.payloads[node_id]
         self.pool.train(job.requests[node_id], job.plan, job.params, payload.aux if payload else None)
@@ -139,19 +134,13 @@ class Round:
     def _ask(self, node_id: str) -> None:
         """Give a node its task once more, as a new attempt, or let it take part from now on."""
         self._enlist(node_id, self.last_attempt + 1)
-        self.spool.ask(self._tasks[node_id].key)
+        self.spool.ask(self.job.requests[node_id].key)
         self._give(node_id)
 
     def _enlist(self, node_id: str, attempt: int) -> None:
         self.last_attempt = max(self.last_attempt, attempt)
         self.job = self.job.with_node(node_id, attempt)
-        if node_id in self._tasks:
-            task = self._tasks[node_id]
-            task.key, task.offer = self.job.requests[node_id].key, None
-            self._waiting = sorted(place for place in self._waiting if place != task.place)
-            self._silent = min(self._silent, task.place)
-        else:
-            self._add(node_id)
+        self._line.put(self.job.requests[node_id].key)
         self.roll.ask(node_id)
         self.monitor.asked(node_id)
 
@@ -167,7 +156,7 @@ class Round:
             self._drop(task.key.node_id, "rejected", error.message)
         self.pool.commit(task.key)
         del recalled
-        self._fold_ready()
+        self._line.fold_ready()
         return True
 
     # gathering ---------------------------------------------------------------------------------------------
@@ -198,15 +187,16 @@ class Round:
         """Take the next event in, fold what can be folded, ask for more. Whether the strategy should look again."""
         event = self.pool.next_event(0 if self.spool.unsettled else timeout, self._on_sign)
         changed = event is not None and self._on_event(event)
+        idle = event is None
+        del event  # it holds an update, which must be gone once it is folded
+        self._line.fold_ready()
         try:
-            if event is None or self.spool.unsettled >= MOST_UNSETTLED:  # those that come together share a flush
+            if idle or self.spool.unsettled >= MOST_UNSETTLED:  # those that come together share a flush
                 self._settle()
-            del event  # it holds an update, which must be gone once it is folded
-            self._fold_ready()
-            self._fetch_next()
+            self._line.fetch_next()
             self._full = False
         except DiskFullError as error:
-            self._pause(error, timeout)
+            self._pause(error, timeout if idle else 0)
         return changed
 
     def _settle(self) -> None:
@@ -219,10 +209,11 @@ class Round:
         if not self._full:
             self._full = True
             self.monitor.message(f"{error.message} The round goes on when there is room.")
-        time.sleep(min(timeout, TICK))
+        if self.spool.unsettled:  # else the wait for the next event is pause enough
+            time.sleep(timeout)
 
     def _on_sign(self, sign: Progress | LogLine, node_id: str) -> None:
-        task = self._tasks.get(node_id)
+        task = self._line.get(node_id)
         if task is not None and sign.key == task.key and self.roll.sign(node_id):
             self.monitor.back(node_id)
         self.watch(sign, node_id)
@@ -232,7 +223,7 @@ class Round:
         if isinstance(event, NodeLost):
             # nobody reads events between two rounds: it may be long past, and the node be back
             gone = event.node_id not in self.pool.nodes
-            if gone and event.node_id in self._tasks and event.node_id not in self.roll.outcomes:
+            if gone and self._line.get(event.node_id) and event.node_id not in self.roll.outcomes:
                 self._drop(event.node_id, "lost", event.reason)
                 return True
             return False
@@ -241,7 +232,7 @@ class Round:
         if not isinstance(event, UpdateOffered | UpdateFetched | TaskFailed):
             return False
         key = event.failure.key if isinstance(event, TaskFailed) else event.reply.key
-        task = self._tasks.get(key.node_id)
+        task = self._line.get(key.node_id)
         if task is None or task.key != key:
             self.pool.commit(key)  # a leftover of an earlier round or attempt: its node may forget it
             return False
@@ -256,24 +247,24 @@ class Round:
             if isinstance(event, UpdateOffered):
                 self._on_offer(task, event)
                 return False
-            self._on_update(task, event)
+            if self._on_update(task, event):
+                self.spool.take(event)
+                crash_point("update-fetched")
         except (UpdateRejectedError, ParamsError) as error:
             self._drop(key.node_id, "rejected", error.message)
             self.spool.refuse(key, error.message)
-            if not self.spool.unsettled:
-                self.pool.commit(key)
         return True
 
     def _on_offer(self, task: RoundTask, offer: UpdateOffered) -> None:
         self._welcome_back(task.key.node_id)
         if task.offer is None and task.update is None and not task.folded:
             check_offer(offer, self.job.expected)
-            task.offer = offer
-            heapq.heappush(self._waiting, task.place)
+            self._line.offered(task, offer)
 
-    def _on_update(self, task: RoundTask, event: UpdateFetched) -> None:
+    def _on_update(self, task: RoundTask, event: UpdateFetched) -> bool:
+        """Whether the update is one that was not here before; it is valid."""
         if task.update is not None or task.folded:
-            return
+            return False
         reply = event.reply
         update = Update(
             node_id=task.key.node_id,
@@ -295,42 +286,7 @@ class Round:
         self.monitor.replied(task.key.node_id, reply)
         if task.room:
             task.room.rest()
-        self.spool.take(event)
-        crash_point("update-fetched")
-
-    def _fetch_next(self) -> None:
-        """Ask for the updates whose turn it is, or that fit, or that would wait long for somebody else."""
-        if not self._waiting:
-            return
-        in_order = self._fold.streaming is not None and not self.spool.durable
-        patient = in_order and time.monotonic() - self._fold.latest < PATIENCE
-        while self._silent < len(self._line) and not self._may_offer(self._line[self._silent]):
-            self._silent += 1
-        while self._waiting:
-            place = self._waiting[0]
-            task = self._line[place]
-            if task.offer is not None and not self.roll.is_given_up(task.key.node_id):
-                nbytes = task.offer.spec.nbytes + sum(spec.nbytes for spec in task.offer.aux.values())
-                # the next in line always gets memory: it is folded, and gone, as soon as it is here
-                in_memory = (in_order and place == self._turn) or self.spool.fits(nbytes)
-                if not in_memory and patient and place < self._silent:
-                    return  # its turn comes in a moment; until then its node keeps it
-                task.room = self.spool.room(nbytes, in_file=not in_memory)
-                self.pool.fetch(task.key, task.room.allocate, None if in_memory else task.room.rest)
-            heapq.heappop(self._waiting)
-
-    def _fold_ready(self) -> None:
-        """Fold every update that has no unfinished node before it."""
-        while self._turn < len(self._line):
-            task = self._line[self._turn]
-            if task.update is None and not self.roll.is_given_up(task.key.node_id):
-                return
-            self._fold.add(task)
-            self._turn += 1
-
-    def _may_offer(self, task: RoundTask) -> bool:
-        """Whether an offer is still to come."""
-        return task.offer is None and task.update is None and not self.roll.is_given_up(task.key.node_id)
+        return True
 
     def _welcome_back(self, node_id: str) -> bool:
         """Whether the node was lost or stalled, which it is not any more."""
@@ -342,12 +298,16 @@ class Round:
     # the end -----------------------------------------------------------------------------------------------
 
     def _finish(self, why: str) -> Params:
-        for node_id, task in self._tasks.items():
+        for task in self._line:
+            node_id = task.key.node_id
             if self.roll.outcomes.get(node_id) != "replied":
                 self.pool.cancel(task.key, "the round is complete without it")
             if node_id not in self.roll.outcomes:
                 self.monitor.dropped(node_id, self.roll.left_out(node_id, why))
-        params = self._fold.result(self.job, self._line)
+        for task in self._line:
+            self._fold.add(task)
+        self._tested = self._fold.tests.result()
+        params = self._fold.result(self.job, list(self._line))
         for key in self.spool.conclude(self._replies, params):
             self.pool.commit(key)
         for task in self._line:
@@ -356,8 +316,9 @@ class Round:
 
     def _drop(self, node_id: str, outcome: Outcome, reason: str) -> None:
         reason = self.roll.close(node_id, outcome, reason)
-        if self.roll.is_given_up(node_id) or outcome == "interrupted":
-            self._tasks[node_id].let_go(self.job.params)
+        task = self._line.get(node_id)
+        if task is not None and (self.roll.is_given_up(node_id) or outcome == "interrupted"):
+            task.let_go(self.job.params)
         self.monitor.dropped(node_id, reason)
 
     def _give_up(self, reason: str) -> None:
@@ -365,8 +326,9 @@ class Round:
         with contextlib.suppress(FedplugError):
             self._settle()
         self.spool.stop(reason)
-        for node_id, task in self._tasks.items():
-            if not self.roll.is_given_up(node_id):
+        self._fold.forget()
+        for task in self._line:
+            if not self.roll.is_given_up(task.key.node_id):
                 with contextlib.suppress(FedplugError):  # the pool may be what has failed
                     self.pool.cancel(task.key, reason)
             task.update = None

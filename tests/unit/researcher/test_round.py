@@ -30,7 +30,7 @@ from round_kit import (
 
 from fedplug.core.aggregator import Aggregator
 from fedplug.core.context import RoundContext
-from fedplug.core.errors import RoundError, TransportError, UsageError
+from fedplug.core.errors import DiskFullError, RoundError, TransportError, UsageError
 from fedplug.core.mean import WeightedMean
 from fedplug.core.messages import TaskFailure, TaskKey
 from fedplug.core.params import Params, ParamsSpec
@@ -43,8 +43,8 @@ from fedplug.core.pool import (
 from fedplug.core.quorum import OverSelection, QuorumStrategy
 from fedplug.core.strategy import Decision, RoundState, Strategy
 from fedplug.core.update import Update
-from fedplug.researcher import round as round_module
-from fedplug.researcher.spool import Room, Spool
+from fedplug.researcher import line
+from fedplug.researcher.spool import Spool
 
 
 @given(order=st.permutations([f"node-{i}" for i in range(6)]), eager=st.booleans(), tiny=st.booleans())
@@ -110,7 +110,7 @@ def test_memory_is_not_exceeded_when_all_reply_at_once(tmp_path: Path) -> None:
 
 def test_slow_transfers_are_not_waited_for_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over a slow link the updates behind the first one are fetched side by side, into files."""
-    monkeypatch.setattr(round_module, "PATIENCE", 0.0)
+    monkeypatch.setattr(line, "PATIENCE", 0.0)
     updates = make_updates(3)
     pool = ScriptedPool(updates, [("offer", f"node-{i}") for i in range(3)])
     assert run(pool, tmp_path, budget=0).params == canonical(updates)
@@ -411,7 +411,7 @@ def test_a_failed_round_holds_no_update(tmp_path: Path) -> None:
     round_ = make_round(pool, tmp_path, aggregator=Together())
     with pytest.raises(RoundError):
         round_.run()
-    assert all(task.update is None for task in round_._tasks.values())
+    assert all(task.update is None for task in round_._line)
     assert round_.spool.in_memory == 0
 
 
@@ -422,8 +422,8 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    room = Room(Spool(tmp_path, 0), 100, in_file=True)
-    with pytest.raises(RoundError, match=r"no room for an update of 100 bytes.*No space left"):
+    room = Spool(tmp_path, 0).room(100, in_file=True)
+    with pytest.raises(DiskFullError, match="disk is full: there is no room for an update"):
         room.allocate(100)
 
 
