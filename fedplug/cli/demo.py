@@ -30,8 +30,9 @@ def demo(
     """Train one model over three hospitals, on this machine, for real.
 
     Starts three node processes, each with its own slice of real data, and a researcher; they talk over
-    ZeroMQ on this machine only. Then compares the federated model with what each hospital could do alone
-    and with a model trained on all data in one place. Everything that is started is stopped again.
+    ZeroMQ on this machine only, encrypted, with keys that are made for the demo. Then compares the federated model with
+    what each hospital could do alone and with a model trained on all data in one place. Everything that is started is
+    stopped again.
 
     Example: fedplug demo --data digits --rounds 20
     """
@@ -53,7 +54,7 @@ def demo(
         typer.echo(f"{chosen.summary}\n")
         for hospital, (_, labels) in chosen.hospitals.items():
             typer.echo(f"  {hospital}: {len(labels)} samples ({_shares(labels, chosen.classes)})")
-        typer.echo(f"\nSetting up the nodes in {place}, as their owners would:")
+        typer.echo(f"\nSetting up the researcher's keys and the nodes in {place}, as their owners would:")
     shown = "quiet" if silent else "auto"
     try:
         with ended_by_signals():

@@ -20,16 +20,22 @@ import numpy as np
 from fedplug.core.errors import FedplugError, UsageError
 from fedplug.core.params import Array
 from fedplug.core.plan_source import load_plan
+from fedplug.core.plugins import default_host
 from fedplug.core.pool import NodePool
 from fedplug.core.trainer import Trainer
 from fedplug.core.training_plan import PlanSetup
+from fedplug.core.transport import TransportOptions
 from fedplug.demo.data import DemoData
 from fedplug.demo.signals import held_back
 from fedplug.node.datasets.memory import MemoryDataset
+from fedplug.node.keys import NodeKeys
 from fedplug.researcher.experiment import Experiment
+from fedplug.researcher.keys import ResearcherKeys
 from fedplug.simulation import Federation
+from fedplug.transports.registry import open_transport
 
 ROUNDS = 15
+_URL = "zmq://127.0.0.1:0"
 TRAINING_ARGS: Mapping[str, Any] = {
     "epochs": 2,
     "loader_args": {"batch_size": 16},
@@ -85,20 +91,30 @@ class NodeProcesses:
         self.say = say
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def prepare(self, url: str) -> None:
-        """Make the nodes and register their data.
+    def prepare(self, url: str, keys: ResearcherKeys) -> None:
+        """Make the nodes, register their data, and let researcher and nodes know each other's keys.
+
+        Args:
+            url: Where the researcher listens.
+            keys: The researcher's keys.
 
         Raises:
             FedplugError: A command failed.
         """
+        researcher = keys.own.pair()
+        assert researcher is not None
         for hospital, (features, labels) in self.data.hospitals.items():
             place = self.folder / hospital
             table = write_csv(self.folder / "data" / f"{hospital}.csv", self.data, features, labels)
             # The plan is the demo's own, so nobody needs to approve it.
             self._command(
-                place, "init", "--name", hospital, "--id", hospital, "--researcher", url,
+                place, "init", "--name", hospital, "--id", hospital, "--researcher", url, "--trust", researcher.public,
                 "--data-root", str(table.parent), "--approval", "off",
             )  # fmt: skip
+            node = NodeKeys(place).own.pair()
+            assert node is not None
+            self.say(f"  fedplug researcher --folder {keys.home.name} allow {hospital} {node.public}")
+            keys.allow(hospital, node.public)
             self._command(
                 place, "dataset", "add", str(table), "--name", self.data.name,
                 "--tags", ",".join(self.data.tags), "--target", self.data.target,
@@ -179,6 +195,11 @@ def run_demo(
     Raises:
         FedplugError: Something did not work; everything that was started is stopped.
     """
+    transport = open_transport(_URL, default_host())
+    keys = ResearcherKeys(folder / "researcher")
+    say(f"  fedplug researcher --folder {keys.home.name} init")
+    if keys.own.pair() is None:
+        keys.own.add(transport.new_keys())
     with ExitStack() as stack:
         exp = stack.enter_context(
             Experiment(
@@ -186,7 +207,8 @@ def run_demo(
                 training_args=TRAINING_ARGS,
                 round_limit=rounds,
                 tensorboard=True,
-                transport="zmq://127.0.0.1:0",
+                transport=_URL,
+                transport_options=keys.options(transport, _URL, TransportOptions()),
                 min_nodes=len(data.hospitals),
                 connect_timeout=60,
                 seed=seed,
@@ -195,7 +217,7 @@ def run_demo(
         )
         nodes = NodeProcesses(folder, data, say)
         stack.callback(nodes.stop)
-        nodes.prepare(exp.pool().description)
+        nodes.prepare(exp.pool().description, keys)
         nodes.start()
         try:
             exp.set_tags(list(data.tags))
