@@ -1,4 +1,4 @@
-"""The command line: ``fedplug plugins|node|researcher|keys|run|demo|doctor``.
+"""The command line: ``fedplug plugins|node|researcher|keys|status|run|demo|doctor``.
 
 Groups of commands are imported when they are used, so that ``fedplug --help`` needs neither their modules
 nor a framework. Exit codes: 0 all well, 1 failed, 2 wrong usage or not found, 130 interrupted.
@@ -30,6 +30,7 @@ _COMMANDS = {
     "node": _Place("fedplug.cli.node", "app", "Set up and run a node: its data sets, its training plans."),
     "researcher": _Place("fedplug.cli.researcher", "app", "Say which nodes may connect, and see what data they hold."),
     "keys": _Place("fedplug.cli.keys", "app", "See the keys on this machine, and what to send to the other side."),
+    "status": _Place("fedplug.cli.status", "status", "What experiments do, and what was refused or dropped."),
     "run": _Place("fedplug.cli.run", "run", "Run an experiment script, with errors that say what to do."),
     "doctor": _Place("fedplug.cli.doctor", "doctor", "Say what is wrong on this machine or with a node, and the cure."),
     "plugins": _Place("fedplug.cli.plugins", "app", "See which plugins are installed, and test them."),

@@ -35,6 +35,7 @@ from fedplug.researcher.info import ExperimentInfo, describe
 from fedplug.researcher.round_loop import RoundLoop
 from fedplug.researcher.settings import check_arguments, known_arguments
 from fedplug.researcher.settings.arguments import Problems
+from fedplug.researcher.status import StatusMonitor
 
 
 class Experiment(RoundLoop, Closing):
@@ -143,6 +144,7 @@ class Experiment(RoundLoop, Closing):
         self._kept = {}
         self._plan_path = None if training_plan_path is None else Path(training_plan_path)
         self._take_history(History())
+        self._monitors.add(StatusMonitor(lambda: self.pool().traffic(), lambda: self.pool().description))
         self._apply(
             problems,
             ("tensorboard", tensorboard, self.set_tensorboard),
