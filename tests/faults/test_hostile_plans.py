@@ -6,10 +6,7 @@ or ended, the researcher is told in words, and the next, honest training runs as
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from node_kit import Node, nodes_below
 
 from fedplug import DataManager, NumpyTrainingPlan
 from fedplug.core.messages import LogLine, Progress, TaskKey, TrainRequest
@@ -38,7 +36,7 @@ def needs(layer: str) -> Any:
     return pytest.mark.skipif(layer in LACKING, reason=f"this system cannot enforce the layer {layer!r}")
 
 
-# ruff: noqa: F821, SIM115, PLW1510, PTH107, PTH118 - what plans import stands in init_dependencies
+# ruff: noqa: F821, SIM115, PTH107, PTH118 - what plans import stands in init_dependencies
 class Hostile(NumpyTrainingPlan):
     def init_dependencies(self):
         return [
@@ -198,48 +196,32 @@ class Hostile(NumpyTrainingPlan):
             pass
 
 
-class Node:
+class Clinic:
     """A node process with two data sets, the owner's secrets beside them, and a researcher who talks to it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.place = folder / "clinic"
+    def __init__(self, node: Node, folder: Path) -> None:
+        self.node, self.folder, self.output = node, folder, node.output
         self.scratch = folder / "tmp"
         self.scratch.mkdir()
-        for name in ("mine", "other"):
-            np.savez(folder / f"{name}.npz", x=np.ones((20, 2)), y=np.zeros(20))
         (folder / "secret.txt").write_text("secret")
         self.pool = ResearcherEndpoint(
             open_transport("zmq://127.0.0.1:0", default_host()), "zmq://127.0.0.1:0", TransportOptions()
         )
-        self.type("init", "--name", "clinic", "--id", "clinic", "--approval", "off", "--data-root", str(folder))
-        rules = self.place / "node.toml"
+        node.init("--approval", "off")
+        rules = node.place / "node.toml"
         text = rules.read_text().replace('# memory = "8 GiB"', 'memory = "3 GiB"')
         text = text.replace('scratch = "2 GiB"', 'scratch = "64 MiB"')
         rules.write_text(text.replace('progress_silence = "10 min"', 'progress_silence = "4 s"'))
         for name in ("mine", "other"):
-            self.type("dataset", "add", str(folder / f"{name}.npz"), "--tags", name)
-        self.dataset_id = json.loads(self.type("dataset", "show", "mine", "--json"))["dataset_id"]
+            np.savez(folder / f"{name}.npz", x=np.ones((20, 2)), y=np.zeros(20))
+            node.add(folder / f"{name}.npz", tags=[name])
+        self.dataset_id = node.ask("dataset", "show", "mine")["dataset_id"]
         self.plan = bundle_plan(Hostile)
         self.rounds = 0
         self.signs: list[Any] = []
-        command = [sys.executable, "-m", "fedplug", "node", "-C", str(self.place), "start"]
-        with (folder / "output").open("wb") as output:
-            self.process = subprocess.Popen(
-                [*command, "--researcher", self.pool.address], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env={**os.environ, "TMPDIR": str(self.scratch), "OWNERS_KEY": "secret"},
-            )  # fmt: skip
+        node.start(self.pool.address, env={"TMPDIR": str(self.scratch), "OWNERS_KEY": "secret"})
         while not isinstance(event := self.pool.next_event(60), NodeJoined):
             assert event is not None, self.output()
-
-    def type(self, *words: str) -> str:
-        command = [sys.executable, "-m", "fedplug", "node", "-C", str(self.place), *words]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def output(self) -> str:
-        return (self.folder / "output").read_text(errors="replace")
 
     def train(self, do: str, **more: Any) -> Any:
         """What becomes of a training: a `TaskFailure`, or the parameters."""
@@ -268,21 +250,20 @@ class Node:
         found = self.train("nothing")
         assert isinstance(found, Params), found
         assert found["w"].tolist() == [1.0] * 4
-        assert self.process.poll() is None
-        below = psutil.Process(self.process.pid).children(recursive=True)
+        assert self.node.process.poll() is None
+        below = psutil.Process(self.node.process.pid).children(recursive=True)
         assert len(below) <= 2, below  # the worker and its guard
         assert len(list(self.scratch.glob("fedplug-scratch-*"))) == 1
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def clinic() -> Iterator[Clinic]:
     with tempfile.TemporaryDirectory() as folder:
-        node = Node(Path(folder))
-        yield node
-        node.process.terminate()
-        assert node.process.wait(60) == 0
-        node.pool.close()
-        assert list(node.scratch.iterdir()) == []
+        with nodes_below(Path(folder)) as make:
+            clinic = Clinic(make("clinic"), Path(folder))
+            yield clinic
+        clinic.pool.close()
+        assert list(clinic.scratch.iterdir()) == []
 
 
 REFUSED = [
@@ -291,11 +272,11 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("do", REFUSED)
-def test_what_is_not_allowed_is_refused_in_words_and_the_node_lives(node, do):
-    failure = node.train(do, port=9)
+def test_what_is_not_allowed_is_refused_in_words_and_the_node_lives(clinic, do):
+    failure = clinic.train(do, port=9)
     assert failure.code == "policy", failure
     assert "the node does not allow that" in failure.text
-    node.is_well()
+    clinic.is_well()
 
 
 @pytest.mark.parametrize(
@@ -308,45 +289,45 @@ def test_what_is_not_allowed_is_refused_in_words_and_the_node_lives(node, do):
         ("reads_the_supervisor", "files"),
     ],
 )
-def test_the_kernel_refuses_what_python_does_not_see(node, do, layer):
+def test_the_kernel_refuses_what_python_does_not_see(clinic, do, layer):
     if layer in LACKING:
         pytest.skip(f"this system cannot enforce the layer {layer!r}")
-    failure = node.train(do)
+    failure = clinic.train(do)
     assert failure.code == "plan-raised", failure
     assert "Operation not permitted" in failure.text or "Permission denied" in failure.text or "Errno" in failure.text
-    node.is_well()
+    clinic.is_well()
 
 
-def secrets(node: Node) -> list[str]:
-    return [str(node.folder / name) for name in ("secret.txt", "other.npz", "clinic/node.sqlite", "clinic/node.toml")]
+def secrets(clinic: Clinic) -> list[str]:
+    return [str(clinic.folder / name) for name in ("secret.txt", "other.npz", "clinic/node.sqlite", "clinic/node.toml")]
 
 
 @pytest.mark.parametrize("which", range(5))
 @pytest.mark.parametrize("do", ["reads", "reads_behind_pythons_back"])
-def test_no_file_but_its_own_data_set_can_be_read(node, do, which):
+def test_no_file_but_its_own_data_set_can_be_read(clinic, do, which):
     if do != "reads" and "files" in LACKING:
         pytest.skip("this system cannot enforce the layer 'files'")
-    failure = node.train(do, path=[*secrets(node), "/etc/shadow"][which])
+    failure = clinic.train(do, path=[*secrets(clinic), "/etc/shadow"][which])
     assert failure.code == ("policy" if do == "reads" else "plan-raised"), failure
-    node.is_well()
+    clinic.is_well()
 
 
-def test_its_own_data_set_can_be_read_and_not_written(node):
-    path = node.folder / "mine.npz"
-    assert isinstance(node.train("reads", path=str(path)), Params)
+def test_its_own_data_set_can_be_read_and_not_written(clinic):
+    path = clinic.folder / "mine.npz"
+    assert isinstance(clinic.train("reads", path=str(path)), Params)
     before = path.read_bytes()
     for do in ("writes", "removes"):
-        assert node.train(do, path=str(path)).code == "policy"
+        assert clinic.train(do, path=str(path)).code == "policy"
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("do", ["writes", "removes"])
-def test_nothing_outside_the_scratch_folder_can_be_changed(node, do):
-    target = node.folder / "secret.txt"
-    failure = node.train(do, path=str(target))
+def test_nothing_outside_the_scratch_folder_can_be_changed(clinic, do):
+    target = clinic.folder / "secret.txt"
+    failure = clinic.train(do, path=str(target))
     assert failure.code == "policy", failure
     assert target.read_text() == "secret"
-    node.is_well()
+    clinic.is_well()
 
 
 @pytest.mark.parametrize(
@@ -357,36 +338,36 @@ def test_nothing_outside_the_scratch_folder_can_be_changed(node, do):
         ("opens_thousands_of_files", "plan-raised", "Too many open files"),
     ],
 )
-def test_what_takes_more_than_its_share_is_ended(node, do, code, said):
-    failure = node.train(do)
+def test_what_takes_more_than_its_share_is_ended(clinic, do, code, said):
+    failure = clinic.train(do)
     assert (failure.code, said in failure.text) == (code, True), failure
-    node.is_well()
+    clinic.is_well()
 
 
-def test_a_gigabyte_of_output_is_read_cut_and_forgotten(node):
-    before = len(node.output())
-    assert isinstance(node.train("prints_a_gigabyte"), Params)
-    assert len(node.output()) - before < 2_000_000
-    assert "the rest is not logged" in node.output()
-    node.is_well()
+def test_a_gigabyte_of_output_is_read_cut_and_forgotten(clinic):
+    before = len(clinic.output())
+    assert isinstance(clinic.train("prints_a_gigabyte"), Params)
+    assert len(clinic.output()) - before < 2_000_000
+    assert "the rest is not logged" in clinic.output()
+    clinic.is_well()
 
 
-def test_a_flood_of_lines_is_capped_and_cannot_move_a_cursor(node):
-    assert isinstance(node.train("floods_the_log"), Params)
-    lines = [sign for sign in node.signs if isinstance(sign, LogLine)]
+def test_a_flood_of_lines_is_capped_and_cannot_move_a_cursor(clinic):
+    assert isinstance(clinic.train("floods_the_log"), Params)
+    lines = [sign for sign in clinic.signs if isinstance(sign, LogLine)]
     assert 0 < len(lines) <= 210
     assert all("\x1b" not in line.text and len(line.text) < 2100 for line in lines)
-    assert all(isinstance(sign, LogLine | Progress) for sign in node.signs)
-    assert sum("zzz" in line for line in node.output().splitlines()) <= 210
-    node.is_well()
+    assert all(isinstance(sign, LogLine | Progress) for sign in clinic.signs)
+    assert sum("zzz" in line for line in clinic.output().splitlines()) <= 210
+    clinic.is_well()
 
 
 @pytest.mark.parametrize("do", ["adds_a_tensor", "changes_a_shape", "changes_a_type"])
-def test_only_the_declared_tensors_leave(node, do):
-    failure = node.train(do)
+def test_only_the_declared_tensors_leave(clinic, do):
+    failure = clinic.train(do)
     assert failure.code == "policy", failure
     assert "other tensors than those of the model" in failure.text
-    node.is_well()
+    clinic.is_well()
 
 
 @pytest.mark.parametrize(
@@ -400,30 +381,30 @@ def test_only_the_declared_tensors_leave(node, do):
         ("kills_itself", "worker-died", "SIGKILL"),
     ],
 )
-def test_however_a_training_ends_the_researcher_is_told_how(node, do, code, said):
-    failure = node.train(do)
+def test_however_a_training_ends_the_researcher_is_told_how(clinic, do, code, said):
+    failure = clinic.train(do)
     assert (failure.code, said in failure.text) == (code, True), failure
-    node.is_well()
+    clinic.is_well()
 
 
 @pytest.mark.parametrize("do", ["sleeps", "holds_the_interpreter", "spins"])
-def test_a_training_without_progress_is_ended(node, do):
-    failure = node.train(do)
+def test_a_training_without_progress_is_ended(clinic, do):
+    failure = clinic.train(do)
     assert failure.code == "stalled", failure
     assert "no progress for" in failure.text
-    node.is_well()
+    clinic.is_well()
 
 
-def test_a_worker_sees_nothing_of_the_owners_environment(node):
-    workers = psutil.Process(node.process.pid).children()
+def test_a_worker_sees_nothing_of_the_owners_environment(clinic):
+    workers = psutil.Process(clinic.node.process.pid).children()
     assert workers
     for worker in workers:
         assert "OWNERS_KEY" not in worker.environ()
 
 
-def test_every_refusal_is_in_the_audit_log(node):
-    node.train("forks")
-    entries = json.loads(node.type("audit", "show", "--json", "--limit", "5"))
+def test_every_refusal_is_in_the_audit_log(clinic):
+    clinic.train("forks")
+    entries = clinic.node.ask("audit", "show", "--limit", "5")
     failed = [entry for entry in entries if entry["event"].startswith(("training-failed", "training-refused"))]
     assert any(entry["facts"].get("code") == "policy" for entry in failed)
-    assert "are as they were written" in node.type("audit", "verify")
+    assert "are as they were written" in clinic.node.type("audit", "verify")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from node_kit import Node
 
 from fedplug import DataManager, Experiment, NumpyTrainingPlan
 from fedplug.core.errors import PlanError, RoundError
@@ -38,41 +37,13 @@ class Mean(NumpyTrainingPlan):
         return float(error[0] ** 2), {"w": 2 * error}
 
 
-class Owner:
-    """Somebody who types at the node."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def type(self, *words: str) -> str:
-        command = [sys.executable, "-m", "fedplug", "node", "-C", str(self.place), *words]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-
 @pytest.fixture
-def owner(tmp_path: Path, fedplug_dir: Path) -> Owner:
+def owner(make_node: Callable[[str], Node], tmp_path: Path) -> Node:
+    """A node with the data set ``patients``, whose owner approves nothing unread."""
     np.savez(tmp_path / "patients.npz", x=np.zeros((12, 1)), y=np.arange(12.0))
-    owner = Owner(tmp_path / "clinic")
-    owner.type("init", "--name", "clinic", "--id", "clinic", "--data-root", str(tmp_path))
-    owner.type("dataset", "add", str(tmp_path / "patients.npz"), "--tags", "wards")
-    return owner
-
-
-@pytest.fixture
-def start(owner: Owner) -> Iterator[Any]:
-    running = []
-
-    def start(url: str) -> None:
-        command = [sys.executable, "-m", "fedplug", "node", "-C", str(owner.place), "start", "--researcher", url]
-        with (owner.place / "output").open("wb") as output:
-            running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output))
-
-    yield start
-    for process in running:
-        process.terminate()
-        assert process.wait(60) == 0
+    node = make_node("clinic").init()
+    node.type("dataset", "add", tmp_path / "patients.npz", "--tags", "wards")
+    return node
 
 
 def experiment(**settings: Any) -> Experiment:
@@ -89,9 +60,9 @@ def experiment(**settings: Any) -> Experiment:
     return Experiment(**{**given, **settings})
 
 
-def test_from_the_first_request_to_the_update_with_a_node_that_never_stops(owner, start):
+def test_from_the_first_request_to_the_update_with_a_node_that_never_stops(owner):
     with experiment() as exp:
-        start(exp.pool().description)
+        owner.start(exp.pool().description)
         exp.set_tags("wards")
         assert exp.check_training_plan_status()["clinic"].status == "unknown"
         with pytest.raises(RoundError) as caught:
@@ -153,14 +124,13 @@ class Bench:
         return event
 
 
-def test_one_byte_changed_after_approval_is_another_plan_and_both_hashes_are_named(owner, start, tmp_path):
+def test_one_byte_changed_after_approval_is_another_plan_and_both_hashes_are_named(owner):
     bench = Bench()
     with bench.pool:
-        start(bench.pool.address)
+        owner.start(bench.pool.address)
         bench.wait(NodeJoined)
         plan = bundle_plan(Mean)
-        dataset = owner.type("dataset", "show", "patients", "--json")
-        dataset_id = dataset.partition('"dataset_id": "')[2].partition('"')[0]
+        dataset_id = owner.ask("dataset", "show", "patients")["dataset_id"]
         bench.pool.ask_plan(1, plan, {"clinic": dataset_id}, "why")
         assert bench.wait(PlanAnswered).answer.status == "pending"
         owner.type("plan", "approve", plan.hash)
@@ -182,10 +152,10 @@ def test_one_byte_changed_after_approval_is_another_plan_and_both_hashes_are_nam
         assert isinstance(bench.train(plan, dataset_id), UpdateOffered)
 
 
-def test_a_plan_too_large_to_ride_along_is_pulled(owner, start):
+def test_a_plan_too_large_to_ride_along_is_pulled(owner):
     bench = Bench()
     with bench.pool:
-        start(bench.pool.address)
+        owner.start(bench.pool.address)
         bench.wait(NodeJoined)
         plan = PlanBundle("Big", "class Big:\n    x = 1\n" + "# remark\n" * 200_000)
         bench.pool.ask_plan(1, plan, {"clinic": "x"}, "Long.")
@@ -193,23 +163,16 @@ def test_a_plan_too_large_to_ride_along_is_pulled(owner, start):
         assert plan.hash[:12] in owner.type("plan", "list")
 
 
-def test_two_researchers_ask_for_one_plan_and_one_decision_serves_both(owner, start):
+def test_two_researchers_ask_for_one_plan_and_one_decision_serves_both(owner):
     with experiment() as first, experiment() as second:
-        # One node, started for both.
-        command = [sys.executable, "-m", "fedplug", "node", "-C", str(owner.place), "start"]
-        urls = [word for exp in (first, second) for word in ("--researcher", exp.pool().description)]
-        process = subprocess.Popen([*command, *urls], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            for exp, why in ((first, "mine"), (second, "mine too")):
-                exp.set_tags("wards")
-                assert exp.training_plan_approve(why)["clinic"].status == "pending"
-            shown = owner.type("plan", "show", "Mean")
-            assert f"{first.pool().description}" in shown
-            assert "mine too" in shown
-            owner.type("plan", "approve", "Mean")
-            for exp in (first, second):
-                assert exp.wait_for_approval(30, interval=0.05)["clinic"].is_allowed
-                assert exp.run(rounds=1) == 1
-        finally:
-            process.terminate()
-            process.wait(60)
+        owner.start(first.pool().description, second.pool().description)
+        for exp, why in ((first, "mine"), (second, "mine too")):
+            exp.set_tags("wards")
+            assert exp.training_plan_approve(why)["clinic"].status == "pending"
+        shown = owner.type("plan", "show", "Mean")
+        assert f"{first.pool().description}" in shown
+        assert "mine too" in shown
+        owner.type("plan", "approve", "Mean")
+        for exp in (first, second):
+            assert exp.wait_for_approval(30, interval=0.05)["clinic"].is_allowed
+            assert exp.run(rounds=1) == 1

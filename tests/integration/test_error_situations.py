@@ -398,13 +398,13 @@ def test_a_node_is_killed_and_comes_back(free_url, start_node, tmp_path, fedplug
     gate = tmp_path / "gate"
     node = start_node("clinic", free_url, ARRAYS)
     with experiment(free_url, tags="#data", model_args={"gate": str(gate)}) as exp:
-        said = mid_round(exp, lambda: node.signal(signal.SIGKILL))
+        said = mid_round(exp, lambda: node.send(signal.SIGKILL))
         assert said == f"Round 1 was given up: node 'clinic' lost: the connection was lost{AGAIN}"
         assert node.wait() == -signal.SIGKILL
         node.start()
 
         def restart() -> None:
-            node.signal(signal.SIGKILL)
+            node.send(signal.SIGKILL)
             node.wait()
             node.start()
 
@@ -420,10 +420,10 @@ def test_a_node_is_killed_and_comes_back(free_url, start_node, tmp_path, fedplug
 def test_a_node_is_told_to_stop(free_url, start_node, tmp_path, fedplug_dir):
     node = start_node("clinic", free_url, ARRAYS)
     with experiment(free_url, tags="#data", model_args={"gate": str(tmp_path / "gate")}) as exp:
-        said = mid_round(exp, lambda: node.signal(signal.SIGTERM))
+        said = mid_round(exp, lambda: node.send(signal.SIGTERM))
         assert said == f"Round 1 was given up: node 'clinic' lost: it said goodbye (the node stops){AGAIN}"
         assert node.wait() == 0
-    assert node.log().splitlines()[-1].endswith("INFO    Node stopped.")
+    assert node.output().splitlines()[-1].endswith("INFO    Node stopped.")
 
 
 @pytest.mark.slow
@@ -431,7 +431,7 @@ def test_a_node_is_frozen(free_url, start_node, tmp_path, fedplug_dir):
     node = start_node("clinic", free_url, ARRAYS)
     gate = tmp_path / "gate"
     with experiment(free_url, tags="#data", model_args={"gate": str(gate)}) as exp:
-        said = mid_round(exp, lambda: node.signal(signal.SIGSTOP))
+        said = mid_round(exp, lambda: node.send(signal.SIGSTOP))
         silence = re.fullmatch(
             r"Round 1 was given up: node 'clinic' lost: nothing was heard of it for (\d+\.\d) s" + re.escape(AGAIN),
             said,
@@ -439,7 +439,7 @@ def test_a_node_is_frozen(free_url, start_node, tmp_path, fedplug_dir):
         assert silence is not None, said
         assert float(silence[1]) >= 6.0
         gate.touch()
-        node.signal(signal.SIGCONT)
+        node.send(signal.SIGCONT)
         assert exp.run() == 2, "the node that was thawed goes on"
 
 
@@ -483,10 +483,10 @@ def test_the_researcher_dies_in_the_middle_of_a_round(free_url, start_node, scri
         assert any(json.loads(line)["event"] == "progress" for line in researcher.stdout)
         researcher.kill()
     gate.touch()
-    wait_until(lambda: "Round 1 trained in" in node.log())
+    wait_until(lambda: "Round 1 trained in" in node.output())
     with experiment(free_url, tags="#data", model_args={"gate": str(gate)}) as exp:
         assert exp.run() == 2
-    lines = node.log().splitlines()
+    lines = node.output().splitlines()
     told = [line.split(maxsplit=3)[3] for line in lines if " INFO " in line or " ERROR " in line]
     assert len(told) == len(lines), "no traceback"
     gone = f"No researcher at {free_url} (the connection was lost); trying again every 2 s."

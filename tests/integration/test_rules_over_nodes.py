@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from node_kit import Node
 from torch import nn
 
 from fedplug import DataManager, Experiment, NumpyTrainingPlan
@@ -95,7 +94,7 @@ def experiment(
     )  # fmt: skip
 
 
-def rules(node: Any, *changes: tuple[str, str]) -> str:
+def rules(node: Node, *changes: tuple[str, str]) -> str:
     """Change the rules of a node, running or not; returns the text."""
     text = policy_text(approval="off")
     for before, after in changes:
@@ -115,19 +114,12 @@ def refusal(exp: Experiment) -> str:
     return str(caught.value)
 
 
-def ask(node: Any, *words: str) -> Any:
-    """What a command prints with ``--json``."""
-    command = [sys.executable, "-m", "fedplug", "node", "-C", str(node.place), *words, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
-    return json.loads(done.stdout)
-
-
-def account(node: Any) -> dict[str, Any]:
-    (found,) = ask(node, "check")["budgets"]
+def account(node: Node) -> dict[str, Any]:
+    (found,) = node.ask("check")["budgets"]
     return dict(found)
 
 
-def test_a_request_out_of_range_is_refused_with_the_line_and_one_within_it_trains(start_node, fedplug_dir):
+def test_a_request_out_of_range_is_refused_with_the_line_and_one_within_it_trains(start_node):
     with experiment() as exp:
         node = start_node("clinic", exp.pool().description, ROWS)
         exp.set_tags("#data")
@@ -137,16 +129,14 @@ def test_a_request_out_of_range_is_refused_with_the_line_and_one_within_it_train
                       "the request comes to 4", "Change it in training_args"):  # fmt: skip
             assert words in said
         assert str(node.place) not in said
-        refused = [entry for entry in ask(node, "audit", "show") if entry["event"] == "training-refused"]
+        refused = [entry for entry in node.ask("audit", "show") if entry["event"] == "training-refused"]
         assert refused
         assert "batch_size" in json.dumps(refused[-1])
         rules(node, ("# batch_size = { min = 8, max = 1024 }", "batch_size = { min = 4 }"))
         assert exp.run(rounds=1) == 1
 
 
-def test_a_plan_that_draws_other_batches_than_the_request_says_is_refused_before_its_first_step(
-    start_node, fedplug_dir
-):
+def test_a_plan_that_draws_other_batches_than_the_request_says_is_refused_before_its_first_step(start_node):
     with experiment(SmallBatches) as exp:
         node = start_node("clinic", exp.pool().description, ROWS)
         exp.set_tags("#data")
@@ -157,13 +147,13 @@ def test_a_plan_that_draws_other_batches_than_the_request_says_is_refused_before
         assert "DataManager" in said
 
 
-def test_a_budget_of_rounds_survives_kill_and_restart_and_holds_for_all_experiments(start_node, fedplug_dir):
+def test_a_budget_of_rounds_survives_kill_and_restart_and_holds_for_all_experiments(start_node):
     with experiment() as exp:
         node = start_node("clinic", exp.pool().description, ROWS)
         exp.set_tags("#data")
         text = rules(node, ("# rounds = 1000", "rounds = 2"))
         assert exp.run(rounds=1) == 1
-        node.signal(signal.SIGKILL)
+        node.send(signal.SIGKILL)
         assert node.wait() == -signal.SIGKILL
     node.start()
     with experiment(transport=node.url) as exp:
@@ -174,17 +164,15 @@ def test_a_budget_of_rounds_survives_kill_and_restart_and_holds_for_all_experime
         assert f"training.rounds, node.toml, line {line_of(text, 'rounds')}" in said
 
 
-def test_a_round_is_charged_before_its_first_batch_and_stays_charged_when_the_node_is_killed_in_it(
-    start_node, fedplug_dir
-):
+def test_a_round_is_charged_before_its_first_batch_and_stays_charged_when_the_node_is_killed_in_it(start_node):
     with experiment(Stuck) as exp:
         node = start_node("clinic", exp.pool().description, ROWS)
         exp.set_tags("#data")
 
         def kill() -> None:
-            while not any(entry["event"] == "training-started" for entry in ask(node, "audit", "show")):
+            while not any(entry["event"] == "training-started" for entry in node.ask("audit", "show")):
                 pass
-            node.signal(signal.SIGKILL)
+            node.send(signal.SIGKILL)
 
         killer = threading.Thread(target=kill)
         killer.start()
@@ -201,7 +189,7 @@ def test_a_round_is_charged_before_its_first_batch_and_stays_charged_when_the_no
         assert f"line {line_of(text, 'rounds')}" in said
 
 
-def test_privacy_is_spent_over_all_experiments_and_refused_when_it_is_used_up(start_node, fedplug_dir):
+def test_privacy_is_spent_over_all_experiments_and_refused_when_it_is_used_up(start_node):
     local = {"type": "local", "sigma": 2.0, "clip": 1.0}
     one, two = epsilon([(2.0, 4 / 12, 3)], 1e-5), epsilon([(2.0, 4 / 12, 6)], 1e-5)
     with experiment(Private, dp_args=local) as exp:

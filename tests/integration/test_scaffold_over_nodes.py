@@ -63,7 +63,7 @@ def test_it_has_the_bits_of_a_simulation_although_a_node_is_killed_and_sends_one
         nodes = {node: start_node(node, exp.pool().description, arrays) for node, arrays in data().items()}
         exp.set_tags("#data")
         exp.run(KILLED_AFTER)
-        nodes["nice"].signal(signal.SIGKILL)
+        nodes["nice"].send(signal.SIGKILL)
         assert nodes["nice"].wait() == -signal.SIGKILL
         while "nice" in exp.pool().nodes:
             exp.pool().next_event(0.1)
