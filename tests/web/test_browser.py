@@ -248,11 +248,11 @@ def add_a_folder_by_keyboard(tour, folder):
     page = tour.page
     page.goto(f"{tour.base}/data-sets/add?folder={folder}")
     tour.press(on="Use this folder as a data set")
-    expect(page.get_by_role("alert").first).to_contain_text("what kind of data it holds cannot be told")
+    expect(page.get_by_role("status").first).to_contain_text("What kind of data this folder holds cannot be told")
     tour.look("folder-of-no-type")
     tour.press("m", on="Type[^A-Z]*")
     assert page.get_by_label("Type").input_value() == "medical"
-    tour.press(on="Look again")
+    tour.press(on="Look")
     for number in (1, 2):
         name = page.get_by_label(f"Modality {number}: name in plans")
         expect(name).to_have_value(("T1_philips", "T1_siemens")[number - 1])

@@ -122,6 +122,13 @@ def test_only_types_that_fit_a_file_or_a_folder_are_offered(owner, table, folder
     assert "csv" not in of_folder
 
 
+def test_a_folder_whose_type_cannot_be_told_is_asked_for_it(owner, scans):
+    answer = owner.get("/data-sets/add/describe", params={"path": str(scans)})
+    assert answer.status_code == 200
+    assert "Choose its type." in answer.text
+    assert "Add the data set" not in answer.text
+
+
 def test_modalities_of_two_scanners_become_one(owner, store, scans):
     page = look(owner, scans, "medical").text
     assert values(page, "plan-modalities") == values(page, "here-modalities") == ["T1_philips", "T1_siemens", "", ""]

@@ -109,8 +109,8 @@ def problems_of(record: DatasetRecord, policy: Policy) -> list[str]:
             path.stat()
         if record.fingerprint and fingerprint_of(record.paths) != record.fingerprint:
             problems.append(
-                f"The content has changed since it was added ({record.added}). Nothing is trained on it before you "
-                "accept the change."
+                f"The content has changed since it was added on {record.added[:10]}. "
+                "Nothing is trained on it before you accept the change."
             )
         kind = dataset_type(record.type)
         found = kind.inspect(record.paths[0], record.label, list(record.sources), record.options)

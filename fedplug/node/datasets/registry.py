@@ -57,7 +57,7 @@ def guess_type(path: Path) -> str:
     for offer in default_host().components("dataset_type"):
         if offer.load()().fits(path):
             return offer.component.name
-    cure = f"Say it with --type: {', '.join(type_names())}."
+    cure = f"Say which type it is (--type): {', '.join(type_names())}."
     if path.is_dir():
         raise UsageError(f"{path} is a folder, and what kind of data it holds cannot be told.", cure=cure)
     ending = path.suffix.lower()

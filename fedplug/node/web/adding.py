@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.responses import RedirectResponse, Response
 
 from fedplug.core.dataset_type import DatasetRecord, DatasetType
-from fedplug.core.errors import FedplugError
+from fedplug.core.errors import FedplugError, UsageError
 from fedplug.node.datasets.registry import (
     dataset_type,
     guess_type,
@@ -121,6 +122,8 @@ def _page(visit: Visit, filled: Filled, *, problem: FedplugError | None = None) 
         policy = visit.site.policy()
         path = browse.allowed(filled.path, browse.roots_of(policy))
         types = types_for(path)
+        if path.is_dir() and not filled.type and not _looks_like_a_type(path):
+            return _show(visit, filled, types=types, ask=True)
         kind = _type_of(path, filled.type)
         options = option_fields(kind, path, filled.form)
         values = option_values(kind, filled.form)
@@ -128,18 +131,40 @@ def _page(visit: Visit, filled: Filled, *, problem: FedplugError | None = None) 
         found, notes = inspect_file(path, type=kind.name, tags=("none yet",), options=values, roots=policy.data.roots)
     except FedplugError as worse:
         problem = worse
+    return _show(visit, filled, types=types, options=options, found=found, notes=notes, problem=problem)
+
+
+def _show(
+    visit: Visit,
+    filled: Filled,
+    *,
+    types: Mapping[str, str],
+    options: Sequence[OptionField] = (),
+    found: DatasetRecord | None = None,
+    notes: Sequence[str] = (),
+    problem: FedplugError | None = None,
+    ask: bool = False,
+) -> Response:
     return visit.page(
         "dataset_describe.html", "datasets", status=400 if problem else 200, filled=filled, found=found, notes=notes,
         problem=problem, wrong=_beside(problem, filled, options), types=types, options=options, most=MOST_COLUMNS,
-        folder=Path(filled.path).parent,
+        ask=ask, folder=Path(filled.path).parent,
     )  # fmt: skip
+
+
+def _looks_like_a_type(path: Path) -> bool:
+    try:
+        guess_type(path)
+    except UsageError:
+        return False
+    return True
 
 
 def _type_of(path: Path, said: str) -> DatasetType:
     return dataset_type(said or guess_type(path))
 
 
-def _beside(problem: FedplugError | None, filled: Filled, options: list[OptionField]) -> dict[str, str]:
+def _beside(problem: FedplugError | None, filled: Filled, options: Sequence[OptionField]) -> dict[str, str]:
     target = filled.columns.target
     fields = [(rf"\boption '{re.escape(each.name)}'", f"option-{each.name}") for each in options]
     fields += [(rf"name of a {re.escape(each.about.renames)}\b", f"option-{each.name}") for each in options

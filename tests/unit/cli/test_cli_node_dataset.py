@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from fedplug.cli import main
 from fedplug.cli.node import app, dataset
+from fedplug.node.datasets.registry import dataset_type
 from fedplug.node.store import NodeStore
 
 
@@ -189,18 +190,59 @@ def ask(answers, monkeypatch, words=()):
 
 def test_what_is_missing_is_asked_and_every_wrong_answer_asked_again(cli, table, monkeypatch):
     answers = [
-        "nothing.csv", str(table), "nonsense", "csv", "", "", "x, y", "weight", "befund", "of 2024", "y",
+        "nothing.csv", str(table), "nonsense", "csv", "age", "age=Alter", "age=AlterJahre", "", "", "x, y", "weight",
+        "befund", "of 2024", "y",
     ]  # fmt: skip
     done = ask(answers, monkeypatch)
     assert done.exit_code == 0, done.output
-    for said in ("There is no file or folder nothing.csv", "named 'nonsense'", "no column 'weight'", "1 missing"):
+    for said in (
+        "There is no file or folder nothing.csv",
+        "named 'nonsense'",
+        "no column 'weight'",
+        "1 missing",
+        "'age' does not say which name stands for which",
+        "no column 'Alter'",
+    ):
         assert said in done.output
     (record,) = records()
     assert (record.name, record.type, record.tags, record.target) == ("wards", "csv", ("x", "y"), "befund")
     assert record.description == "of 2024"
+    assert record.mapping == {"age": "AlterJahre"}
 
 
-@pytest.mark.parametrize("answers", [["{table}"], ["{table}", "csv", "", "x", "-", "-", "n"]])
+def test_what_a_type_wants_to_know_is_asked_until_its_files_can_be_read(cli, tmp_path, monkeypatch):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    dataset_type("medical").example(scans)
+    (scans / "demographics.csv").rename(scans / "a.csv")
+    (scans / "b.csv").write_text("x,y\n1,2\n")
+    first = ["medical", "T=T1|", "-", "-"]  # which table it is has not been said
+    second = ["medical", "T1", "T1w=T1; T1w=T2", "T1w=T1", "a.csv", "subject"]
+    done = ask([str(scans), *first, *second, "", "", "mri", "", "", "y"], monkeypatch)
+    assert done.exit_code == 0, done.output
+    for said in ("several tables in its folder", "Modalities: T1.", "cannot be understood", "Without it: demographics"):
+        assert said in done.output
+    (record,) = records()
+    assert record.options == {"modalities": "T1w=T1", "demographics": "a.csv", "index": "subject"}
+    assert record.columns == ("T1w", "age")
+
+
+def test_what_was_said_on_the_command_line_is_not_asked_for_again(cli, table, monkeypatch):
+    words = [str(table), "--type", "csv", "--map", "age=AlterJahre"]
+    done = ask(["", "x", "age", "", "y"], monkeypatch, words)
+    assert done.exit_code == 0, done.output
+    (record,) = records()
+    assert (record.mapping, record.target) == ({"age": "AlterJahre"}, "age")
+
+
+def test_a_file_that_cannot_be_read_as_was_said_is_refused_and_not_asked_about_for_ever(cli, table, monkeypatch):
+    table.write_text("a,b\n1\n")
+    done = ask([], monkeypatch, [str(table), "--type", "csv"])
+    assert done.exit_code == 1
+    assert "row 2 has 1 cell" in str(done.exception)
+
+
+@pytest.mark.parametrize("answers", [["{table}"], ["{table}", "csv", "", "", "x", "-", "-", "n"]])
 def test_who_breaks_off_registers_nothing(cli, table, monkeypatch, answers):
     done = ask([answer.format(table=table) for answer in answers], monkeypatch)
     assert done.exit_code == 1
