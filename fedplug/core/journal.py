@@ -22,8 +22,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from fedplug.core.closing import Closing
-from fedplug.core.errors import DiskFullError, JournalError, StoreError
+from fedplug.core.errors import DiskFullError, StoreError
 from fedplug.core.file_lock import FileLock, holder
+from fedplug.core.journal_errors import damaged, journal_error
 from fedplug.core.wal_check import is_damaged
 from fedplug.core.whole_file import sync
 
@@ -78,6 +79,11 @@ class Journal(Closing, Generic[T]):
             ``<path>-wal`` beside it, and ``<path>.lock`` says who writes.
         kinds: What a record may be, for msgspec: a `msgspec.Struct`, or a union of tagged ones.
         noted: A head that was noted earlier; it must still be there.
+        verified: A head up to which this process has verified the journal before: the records up to it are not looked
+            at again, if it is still there.
+
+    Attributes:
+        known: ``verified``, if it is still there; else that of an empty journal.
 
     Raises:
         JournalError: A record was changed or is missing, or the file is no journal.
@@ -85,8 +91,9 @@ class Journal(Closing, Generic[T]):
         DiskFullError: There is no room to make it.
     """
 
-    def __init__(self, path: Path, kinds: Any, *, noted: Head | None = None) -> None:
+    def __init__(self, path: Path, kinds: Any, *, noted: Head | None = None, verified: Head | None = None) -> None:
         self.path = path
+        self.known = verified or Head(0, "")
         self._decoder = msgspec.msgpack.Decoder(kinds)
         self._lock = threading.Lock()  # of all below
         self._writing = threading.Lock()  # of the file; taken before the other one
@@ -97,14 +104,15 @@ class Journal(Closing, Generic[T]):
             fresh = not path.exists()
             self._db = self._connect(fresh)
             try:
-                self._durable, self._hash = self._verify(noted)
+                number, self._hash = self._verify(noted)
             except BaseException:
                 self._db.close()
                 raise
         except BaseException:
             self._taken.release()
             raise
-        self._number = self._durable
+        self._number = number
+        self._written = Head(number, self._hash.hex())
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -132,7 +140,7 @@ class Journal(Closing, Generic[T]):
         with self._lock:
             wanted = self._number
         with self._writing:
-            if self._durable >= wanted:
+            if self._written.number >= wanted:
                 return  # another thread has taken them along
             if self._broken is not None:
                 raise self._broken
@@ -141,7 +149,7 @@ class Journal(Closing, Generic[T]):
             self._transact([("INSERT INTO records VALUES (?, ?, ?, ?)", row) for row in rows])
             with self._lock:
                 del self._pending[: len(rows)]
-            self._durable = rows[-1][0]
+                self._written = Head(rows[-1][0], rows[-1][3].hex())
 
     def write(self, *records: T) -> None:
         """Append records and wait until they are on the disk; raises what `flush` does."""
@@ -182,6 +190,12 @@ class Journal(Closing, Generic[T]):
         with self._lock:
             return Head(self._number, self._hash.hex())
 
+    @property
+    def written(self) -> Head:
+        """The last record on the disk."""
+        with self._lock:
+            return self._written
+
     def close(self) -> None:
         """Write what was appended, and let somebody else have the journal. May be called twice.
 
@@ -220,13 +234,13 @@ class Journal(Closing, Generic[T]):
                 self.path.touch(mode=0o600)
                 sync(self.path.parent)
             elif is_damaged(wal):
-                raise self._damaged(f"{wal.name} has a record that was changed, with others behind it")
+                raise damaged(self.path, f"{wal.name} has a record that was changed, with others behind it")
             db = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
             db.text_factory = _text
         except OSError as error:
             raise StoreError(f"The journal {self.path} cannot be opened: {error.strerror}.") from None
         except sqlite3.Error as error:
-            raise self._error(error) from error
+            raise journal_error(self.path, error) from error
         try:
             # Exclusive: no other process may look, so that SQLite needs no shared memory beside the file.
             for name, value in (("locking_mode", "EXCLUSIVE"), ("journal_mode", "WAL"), ("synchronous", "FULL")):
@@ -236,7 +250,7 @@ class Journal(Closing, Generic[T]):
             if (application, version) == (0, 0) and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
                 self._transact([(statement, ()) for statement in _TABLES])
             elif application != _APPLICATION_ID:
-                raise self._damaged("it was not made by FedPlug, or its beginning was changed")
+                raise damaged(self.path, "it was not made by FedPlug, or its beginning was changed")
             elif version != VERSION:
                 raise StoreError(
                     f"The journal {self.path} was written by another version of FedPlug (layout {version}, this one "
@@ -245,7 +259,7 @@ class Journal(Closing, Generic[T]):
                 )
         except sqlite3.Error as error:
             db.close()
-            raise self._error(error) from error
+            raise journal_error(self.path, error) from error
         except BaseException:
             db.close()
             raise
@@ -256,24 +270,29 @@ class Journal(Closing, Generic[T]):
         try:
             starts = self._db.execute("SELECT number, hash FROM start").fetchall()
             if len(starts) != 1:
-                raise self._damaged("it does not say where it begins")
+                raise damaged(self.path, "it does not say where it begins")
             number, previous = starts[0]
+            known = self._db.execute("SELECT hash FROM records WHERE number = ?", (self.known.number,)).fetchone()
+            if known is not None and known[0].hex() == self.known.hash:
+                number, previous = self.known.number, known[0]
+            else:
+                self.known = Head(0, "")
             seen = noted is None or noted.number < number or (number, previous.hex()) == noted
             while rows := self._rows(number):
                 for found, time, body, digest in rows:
                     if found != number + 1:
-                        raise self._damaged(f"record {number + 1} is missing", number + 1)
+                        raise damaged(self.path, f"record {number + 1} is missing", number + 1)
                     if _digest(previous, found, time, body) != digest:
-                        raise self._damaged(f"record {found} was changed after it was written", found)
+                        raise damaged(self.path, f"record {found} was changed after it was written", found)
                     self._decode(found, body)
                     number, previous = found, digest
                     seen = seen or (number, previous.hex()) == noted
         except sqlite3.Error as error:
-            raise self._error(error) from error
+            raise journal_error(self.path, error) from error
         except (TypeError, AttributeError, OverflowError) as error:
-            raise self._damaged(f"a value is of the wrong kind ({error})") from None
+            raise damaged(self.path, f"a value is of the wrong kind ({error})") from None
         if not seen and noted is not None:
-            raise self._damaged(f"record {noted.number} is not the one that it once had", noted.number)
+            raise damaged(self.path, f"record {noted.number} is not the one that it once had", noted.number)
         return number, previous
 
     def _rows(self, after: int) -> list[tuple[int, str, bytes, bytes]]:
@@ -282,13 +301,13 @@ class Journal(Closing, Generic[T]):
             with self._writing:
                 return self._db.execute(query, (after, _BATCH)).fetchall()
         except sqlite3.Error as error:
-            raise self._error(error) from error
+            raise journal_error(self.path, error) from error
 
     def _decode(self, number: int, body: bytes) -> None:
         try:
             self._decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise self._damaged(f"record {number} is nothing that this version writes ({error})", number) from None
+            raise damaged(self.path, f"record {number} is nothing that this version writes ({error})", number) from None
 
     def _transact(self, statements: list[tuple[str, tuple[Any, ...]]]) -> None:
         try:
@@ -303,39 +322,14 @@ class Journal(Closing, Generic[T]):
                 retry = True
             except sqlite3.Error:
                 retry = False
-            failure = self._error(error)
+            failure = journal_error(self.path, error)
             if not (retry and isinstance(failure, DiskFullError)):
                 # After a failed flush nobody knows what the disk has: to try again might only seem to succeed.
                 self._broken = failure
             raise failure from error
 
-    def _error(self, error: sqlite3.Error) -> StoreError:
-        if isinstance(error, sqlite3.ProgrammingError):
-            return StoreError(f"The journal {self.path} has been closed.")
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            return DiskFullError(
-                f"The disk is full: the journal {self.path} cannot be written.",
-                cure="Free some disk space; nothing is lost.",
-            )
-        if code in _DAMAGES:
-            return self._damaged(str(error))
-        return StoreError(
-            f"The journal {self.path} cannot be used: {error}.",
-            cure="Check the disk, and that this user may write the folder.",
-        )
-
-    def _damaged(self, what: str, record: int = 0) -> JournalError:
-        return JournalError(
-            f"The journal {self.path} is damaged: {what}.",
-            record=record,
-            cure="Restore it from a back-up, or move it away: what it says of work under way is lost then.",
-        )
-
 
 _MARKS = ("application_id", "user_version")
-# What SQLite says of a file whose pages, or whose description of the tables, are not as they were written.
-_DAMAGES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT})
 
 
 def _text(data: bytes) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from fedplug.core.closing import Closing
 from fedplug.core.crash_points import crash_point
+from fedplug.core.errors import StoreError
 from fedplug.core.journal import Head, Journal
 from fedplug.researcher.durable_spool import DurableSpool
 from fedplug.researcher.round_plan import RoundPlan
-from fedplug.researcher.round_records import AnyRecord, Asked, Begun, RoundState, asked_digest
+from fedplug.researcher.round_records import AnyRecord, Asked, Begun, RoundState, Stopped, asked_digest
 from fedplug.researcher.spool import Spool
 from fedplug.researcher.update_file import UpdateFile
 
@@ -26,40 +27,58 @@ _UPDATES = "updates_{:04d}.bin"
 
 
 class RoundJournal(Closing):
-    """The journal of an experiment, open for writing.
+    """The journal of an experiment. It is open while rounds run, and only one process at a time can have it open.
 
     Args:
         folder: The experiment's folder.
         noted: What a breakpoint of it says of the journal; None if it says nothing.
-
-    Raises:
-        JournalError: The journal is damaged; the record is named.
-        StoreError: Another process works in this folder, or the disk fails.
     """
 
     def __init__(self, folder: Path, noted: Head | None = None) -> None:
         self._folder = folder
-        path = folder / FILE
-        self._journal: Journal[AnyRecord] = Journal(path, AnyRecord, noted=noted if path.exists() else None)
+        self._noted = noted
+        self._known: Head | None = None
+        self._journal: Journal[AnyRecord] | None = None
         self._last: RoundState | None = None
         self._file: UpdateFile | None = None
-        for entry in self._journal.entries():
+
+    def open(self) -> None:
+        """Verify what is there, and begin to write.
+
+        Raises:
+            JournalError: The journal is damaged; the record is named.
+            StoreError: Another process works in this folder, or the disk fails.
+        """
+        path = self._folder / FILE
+        # One that is not there any more was moved away by somebody who knew what that means.
+        noted = self._noted if path.exists() else None
+        journal = self._journal = Journal(path, AnyRecord, noted=noted, verified=self._known)
+        if journal.known.number == 0:
+            self._last = None
+        for entry in journal.entries(after=journal.known.number):
             if isinstance(entry.record, Begun):
                 self._last = RoundState(entry.record)
             elif self._last is not None:
                 self._last.apply(entry.record)
 
-    @property
-    def head(self) -> Head:
-        """The last record, for `noted` when it is opened again."""
-        return self._journal.head
+    def note(self) -> Head | None:
+        """What a breakpoint is to say of the journal: all of it is on the disk. None if there is none.
 
-    def begin(self, job: RoundPlan, budget: int) -> tuple[RoundPlan, Spool]:
+        Raises:
+            StoreError: It cannot be put there.
+        """
+        if self._journal is not None:
+            self._journal.flush()
+            self._noted = self._journal.head
+        return self._noted
+
+    def begin(self, job: RoundPlan, budget: int, *, again: bool) -> tuple[RoundPlan, Spool]:
         """Begin a round, or go on with it if it was cut off.
 
         Args:
             job: The round. Its attempts are used for tasks that have to be given out anew.
             budget: Bytes of memory that waiting updates may take together.
+            again: Whether this process has tried the round before, and given its tasks up.
 
         Returns:
             The round with the attempts that count, and where its updates go.
@@ -69,11 +88,12 @@ class RoundJournal(Closing):
             StoreError: The disk fails.
         """
         self._close_file()
+        journal = self._opened()
         asked, state = asked_digest(job), self._last
         if state is None or not self._is_open(state, job, asked):
-            state = self._last = self._begin(job, asked)
-        elif state.stopped and state.committed is None:
-            self._ask_again(state, job)
+            state = self._last = self._begin(journal, job, asked)
+        elif state.committed is None and (again or state.stopped):
+            self._ask_again(journal, state, job)
         path = self._folder / state.begun.file
         if self._file is None:
             ends = (received.place.start + received.place.nbytes for received in state.received.values())
@@ -82,18 +102,32 @@ class RoundJournal(Closing):
             if state.attempts[node] != job.requests[node].key.attempt:
                 job = job.with_node(node, state.attempts[node])
         crash_point("round-begun")
-        return job, DurableSpool(self._folder, budget, self._journal, state, self._file)
+        return job, DurableSpool(self._folder, budget, journal, state, self._file)
 
     def forget_updates(self) -> None:
-        """The round is in a breakpoint: nobody needs its updates any more."""
+        """There is a breakpoint: nobody needs the updates of a round that is complete any more."""
+        if self._last is not None and self._last.committed is None:
+            return
+        self._remove_files()
+
+    def _remove_files(self) -> None:
         self._close_file()
         for path in self._folder.glob(_UPDATES.format(0).replace("0000", "*")):
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let another process work here. May be called twice."""
+        """Let another process work here. May be called twice.
+
+        Raises:
+            StoreError: What was to be written last cannot be; it is closed all the same.
+        """
         self._close_file()
-        self._journal.close()
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            try:
+                journal.close()
+            finally:
+                self._known = self._noted = journal.written
 
     def _is_open(self, state: RoundState, job: RoundPlan, asked: str) -> bool:
         """Whether what the journal says last is about this very round, and of use."""
@@ -104,8 +138,13 @@ class RoundJournal(Closing):
             return False
         return (self._folder / begun.file).exists() or not (state.received or state.committed)
 
-    def _begin(self, job: RoundPlan, asked: str) -> RoundState:
-        self.forget_updates()
+    def _opened(self) -> Journal[AnyRecord]:
+        if self._journal is None:
+            raise StoreError(f"The journal of the experiment in {self._folder} is not open.")
+        return self._journal
+
+    def _begin(self, journal: Journal[AnyRecord], job: RoundPlan, asked: str) -> RoundState:
+        self._remove_files()
         begun = Begun(
             experiment=job.ctx.experiment_id,
             round=job.ctx.round,
@@ -116,17 +155,21 @@ class RoundJournal(Closing):
             file=_UPDATES.format(job.ctx.round),
         )
         self._file = UpdateFile(self._folder / begun.file, fresh=True)
-        self._journal.write(begun)
+        journal.write(begun)
         return RoundState(begun)
 
-    def _ask_again(self, state: RoundState, job: RoundPlan) -> None:
+    def _ask_again(self, journal: Journal[AnyRecord], state: RoundState, job: RoundPlan) -> None:
         """The tasks that were given up get a new attempt: nodes may have forgotten the one before."""
-        for node, request in job.requests.items():
-            if node not in state.received:
-                record = Asked(node=node, attempt=request.key.attempt)
-                self._journal.append(record)
-                state.apply(record)
-        self._journal.flush()
+        records: list[AnyRecord] = [] if state.stopped else [Stopped(reason="it ended without a word")]
+        records += [
+            Asked(node=node, attempt=request.key.attempt)
+            for node, request in job.requests.items()
+            if node not in state.received
+        ]
+        for record in records:
+            journal.append(record)
+            state.apply(record)
+        journal.flush()
 
     def _close_file(self) -> None:
         if self._file is not None:

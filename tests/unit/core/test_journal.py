@@ -39,6 +39,14 @@ def told(path: Path) -> list[Kinds]:
         return [entry.record for entry in journal.entries()]
 
 
+def change(path: Path, statement: str) -> None:
+    """Change a journal behind our back."""
+    db = sqlite3.connect(path)
+    db.execute(statement)
+    db.commit()
+    db.close()
+
+
 def opened(path: Path) -> tuple[list[Kinds], StoreError | None]:
     """Return the records of a journal that may be damaged, or the error."""
     try:
@@ -264,7 +272,7 @@ def test_row_08_a_bit_flipped_in_the_file_stops_the_start_or_harms_no_record(pat
 
 
 @pytest.mark.parametrize(
-    ("change", "record", "words"),
+    ("statement", "record", "words"),
     [
         ("DELETE FROM records WHERE number = 2", 2, "record 2 is missing"),
         ("DELETE FROM records WHERE number = 1", 1, "record 1 is missing"),
@@ -277,13 +285,10 @@ def test_row_08_a_bit_flipped_in_the_file_stops_the_start_or_harms_no_record(pat
         ("PRAGMA application_id = 7", 0, "not made by FedPlug"),
     ],
 )
-def test_row_08_what_was_changed_or_is_missing_is_named(path: Path, change: str, record: int, words: str) -> None:
+def test_row_08_what_was_changed_or_is_missing_is_named(path: Path, statement: str, record: int, words: str) -> None:
     with Journal[Kinds](path, Kinds) as journal:
         journal.write(*STORY)
-    db = sqlite3.connect(path)
-    db.execute(change)
-    db.commit()
-    db.close()
+    change(path, statement)
     with pytest.raises(JournalError, match=words) as caught:
         told(path)
     assert (caught.value.record, "back-up" in caught.value.cure) == (record, True)
@@ -295,10 +300,7 @@ def test_records_that_were_cut_off_are_missed_by_who_has_noted_the_head(path: Pa
     with Journal[Kinds](path, Kinds) as journal:
         journal.write(*STORY)
         head = journal.head
-    db = sqlite3.connect(path)
-    db.execute("DELETE FROM records WHERE number > 3")
-    db.commit()
-    db.close()
+    change(path, "DELETE FROM records WHERE number > 3")
     with pytest.raises(JournalError, match="record 5 is not the one"):
         Journal[Kinds](path, Kinds, noted=head)
     assert told(path) == STORY[:3]  # the chain alone cannot know
@@ -321,9 +323,7 @@ def test_a_foreign_file_is_refused_and_stays_as_it_is(path: Path, content: bytes
 
 def test_a_journal_of_another_version_is_left_alone(path: Path) -> None:
     told(path)
-    db = sqlite3.connect(path)
-    db.execute("PRAGMA user_version = 99")
-    db.close()
+    change(path, "PRAGMA user_version = 99")
     with pytest.raises(StoreError, match="another version of FedPlug"):
         told(path)
 
@@ -336,3 +336,24 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_process_that_died_while_it_made_the_journal_leaves_one_to_begin_with(path: Path) -> None:
     path.touch()
     assert told(path) == []
+
+
+def test_what_this_process_has_verified_is_not_looked_at_again_unless_it_is_another_journal(path: Path) -> None:
+    with Journal[Kinds](path, Kinds) as journal:
+        journal.write(*STORY[:3])
+        verified = journal.head
+        assert journal.written == verified
+        journal.append(STORY[3])
+        assert journal.written == verified
+    with Journal[Kinds](path, Kinds, verified=verified) as journal:
+        assert (journal.known, journal.head.number) == (verified, 4)
+        journal.write(STORY[4])
+    change(path, "UPDATE records SET time = '2001' WHERE number = 2")
+    with Journal[Kinds](path, Kinds, verified=verified) as journal:
+        assert [entry.record for entry in journal.entries(after=journal.known.number)] == STORY[3:]
+    change(path, "UPDATE records SET hash = x'00' WHERE number = 3")  # it is not the one that was verified
+    with pytest.raises(JournalError, match="record 2 was changed"):
+        Journal[Kinds](path, Kinds, verified=verified)
+    path.unlink()
+    with Journal[Kinds](path, Kinds, verified=verified) as journal:
+        assert journal.known == Head(0, "")
