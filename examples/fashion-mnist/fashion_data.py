@@ -99,7 +99,7 @@ def commands(folder: Path, names: list[str]) -> list[str]:
         node = f"fedplug node --folder {shlex.quote(str(folder / name))}"
         file = shlex.quote(str(folder / f"{name}.npz"))
         lines += [
-            f"{node} init --name {name} --id {name}",
+            f"{node} init --name {name} --id {name} --approval off",
             f"{node} dataset add {file} --tags '#fashion-mnist' --target labels",
             f"{node} start",
         ]
