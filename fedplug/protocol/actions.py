@@ -49,7 +49,14 @@ class Sign:
     message: Progress | LogLine
 
 
-Action = Send | Drop | Reconnect | Deliver | Sign
+@dataclass(slots=True)
+class Say:
+    """Write a warning into the log of whoever runs this side."""
+
+    text: str
+
+
+Action = Send | Drop | Reconnect | Deliver | Sign | Say
 
 
 class Ledger:

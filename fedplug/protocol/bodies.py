@@ -1,16 +1,17 @@
-"""The blobs of one message: which ride in its body, which are to be pulled, and when all are there."""
+"""The blobs of one message: which ride in its body, which are pulled in chunks, and when all are there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fedplug.core.errors import CodecError
 from fedplug.core.params import Params, ParamsSpec
 from fedplug.core.transport import MAX_BODY
-from fedplug.wire import Blob, BlobRef, Tables, decode_table, params_of, start_digest
-from fedplug.wire.headers import Offer, Task
+from fedplug.protocol.limits import Limits
+from fedplug.wire import Blob, BlobRef, Tables, decode_table, encode_header, params_of, start_digest
+from fedplug.wire.headers import Chunk, Get, Offer, Session, Task
 
 PLAN = "plan"
 PARAMS = "params"
@@ -118,3 +119,19 @@ def place(data: memoryview, dest: Any) -> Any:
     if data.nbytes:
         memoryview(dest).cast("B")[: data.nbytes] = data
     return dest[: data.nbytes]
+
+
+def chunks(blob: Blob, header: Get, session: Session, limits: Limits) -> Iterator[tuple[bytes, memoryview]]:
+    """The CHUNK frames that answer a GET.
+
+    Raises:
+        CodecError: It asks for more than the credit allows, or for chunks that do not exist.
+    """
+    count = -(-blob.nbytes // limits.chunk)
+    asked = sum(number for _, number in header.ranges)
+    if asked > limits.peer_credit or any(first + number > count for first, number in header.ranges):
+        raise CodecError(f"GET asks for {asked} chunks of a blob of {count}; {limits.peer_credit} are the most.")
+    for first, number in header.ranges:
+        for index in range(first, first + number):
+            body, crc = blob.chunk(index, limits.chunk)
+            yield encode_header(Chunk(session=session, blob=blob.id, index=index, crc=crc)), body

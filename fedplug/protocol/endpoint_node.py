@@ -15,8 +15,9 @@ from fedplug.core.link import EarlierTasks, LinkEvent, ResearcherLink
 from fedplug.core.messages import DatasetCard, LogLine, NodeInfo, PlanAnswer, Progress, TaskFailure, TrainReply
 from fedplug.core.params import Params
 from fedplug.core.pool import Allocate
-from fedplug.core.transport import Channel, Closed, Traffic, Transport, TransportOptions
+from fedplug.core.transport import Channel, Closed, Item, Opened, Traffic, Transport, TransportOptions
 from fedplug.protocol.actions import Deliver, Reconnect, Send
+from fedplug.protocol.handshakes import Handshakes
 from fedplug.protocol.limits import Limits
 from fedplug.protocol.node import NodeMachine
 
@@ -60,7 +61,7 @@ class NodeEndpoint(ResearcherLink):
         given = options or TransportOptions()
         self._current_options = given if callable(given) else lambda: given
         self._options = self._current_options()
-        self._retry = retry
+        self._handshakes = Handshakes(info.node_id, retry, random.Random())
         limits = limits or Limits(heartbeat=self._options.heartbeat)
         self._machine = NodeMachine(info, limits, incarnation=incarnation, earlier=earlier, place=allocate)
         self._lock = Lock()
@@ -191,13 +192,12 @@ class NodeEndpoint(ResearcherLink):
     # -- the I/O thread -----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        jitter = random.Random()
         try:
             while not self._stop:
                 if self._channel is not None:
                     self._serve(self._channel)
                     self._hang_up()
-                after = max(self._again or 0.0, self._retry * jitter.uniform(0.75, 1.25))
+                after = max(self._again or 0.0, self._handshakes.wait())
                 self._again = None
                 if not self._closing.wait(after):
                     self._connect()
@@ -244,8 +244,8 @@ class NodeEndpoint(ResearcherLink):
             now = time.monotonic()
             with self._lock:
                 self._woken = False
-                if item is not None:
-                    self._machine.on(item, now)
+                if (heard := self._heard(item)) is not None:
+                    self._machine.on(heard, now)
                 due = self._machine.deadline(now)
                 if now >= due and (item is None or now > due + 0.5):
                     self._machine.tick(now)
@@ -254,7 +254,13 @@ class NodeEndpoint(ResearcherLink):
             self._write(channel, outbox)
             if isinstance(item, Closed):
                 return
-            del item  # A chunk's memory goes back before the next one comes.
+            del item, heard  # A chunk's memory goes back before the next one comes.
+
+    def _heard(self, item: Item | None) -> Item | None:
+        """What the machine is told of an item: a refusal in words."""
+        if isinstance(item, Opened):
+            self._handshakes.opened()
+        return self._handshakes.ended(item, self._options) if isinstance(item, Closed) else item
 
     def _timeout(self) -> float:
         if self._outbox:

@@ -6,6 +6,7 @@ while it gives an order. Only the I/O thread touches the listener; orders that l
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -28,9 +29,11 @@ from fedplug.core.pool import (
     Watcher,
 )
 from fedplug.core.transport import Transport, TransportOptions
-from fedplug.protocol.actions import Deliver, Drop, Send, Sign
+from fedplug.protocol.actions import Deliver, Drop, Say, Send, Sign
 from fedplug.protocol.limits import Limits
 from fedplug.protocol.researcher import ResearcherMachine
+
+_log = logging.getLogger("fedplug.experiment")
 
 _SIGNS = 1024
 """Signs of life that wait for a watcher; the oldest give way."""
@@ -66,7 +69,8 @@ class ResearcherEndpoint(NodePool):
         name: str = "researcher",
     ) -> None:
         options = options or TransportOptions()
-        self._machine = ResearcherMachine(limits or Limits(heartbeat=options.heartbeat), name=name, epoch=uuid4().hex)
+        limits = limits or Limits(heartbeat=options.heartbeat)
+        self._machine = ResearcherMachine(limits, name=name, epoch=uuid4().hex, enrolled=options.enrolled)
         self._listener = transport.listen(url, options)
         self.address = self._listener.address
         self._lock = Lock()
@@ -195,6 +199,8 @@ class ResearcherEndpoint(NodePool):
                 events.append(action.event)  # type: ignore[arg-type]  # a researcher's machine delivers PoolEvents
             elif isinstance(action, Sign):
                 signs.append(action)
+            elif isinstance(action, Say):
+                _log.warning("%s", action.text)
         if events or signs:
             with self._ready:
                 self._events.extend(events)

@@ -131,7 +131,7 @@ class Membership(ABC):
         elif isinstance(item, Opened):
             self._greet(now)
         elif isinstance(item, Closed):
-            self._lost(item.reason or "the connection was lost")
+            self._lost(item.reason or "the connection was lost", refused=item.refusal is not None)
 
     def tick(self, now: float) -> None:
         """Time has passed: heartbeats, silence, acknowledgements, repetitions."""
@@ -246,10 +246,10 @@ class Membership(ABC):
         self._lost(f"the researcher said goodbye{': ' + header.reason if header.reason else ''}")
         self._do(Reconnect())
 
-    def _lost(self, reason: str) -> None:
+    def _lost(self, reason: str, *, refused: bool = False) -> None:
         self.phase = OFF
         self._puller.pause("")
-        self._trouble_with(reason, refused=False)
+        self._trouble_with(reason, refused=refused)
 
     def _trouble_with(self, reason: str, *, refused: bool) -> None:
         """Report that the researcher cannot be reached, once per change."""

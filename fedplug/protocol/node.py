@@ -18,11 +18,10 @@ from fedplug.core.messages import DatasetCard, LogLine, PlanAnswer, Progress, Ta
 from fedplug.core.params import Params, allocate
 from fedplug.core.plan_source import MAX_SOURCE, PlanBundle
 from fedplug.protocol.actions import Deliver, Send
-from fedplug.protocol.bodies import PARAMS, PLAN, Assembly, Slot, place, unpack, verified
+from fedplug.protocol.bodies import PARAMS, PLAN, Assembly, Slot, chunks, place, unpack, verified
 from fedplug.protocol.jobs import FETCHING, FINISHED, RUNNING, Job
 from fedplug.protocol.membership import Membership
 from fedplug.protocol.pulls import Arrived
-from fedplug.protocol.roster import chunks
 from fedplug.wire import encode_header, plan_of
 from fedplug.wire import headers as h
 from fedplug.wire.checks import MAX_DETAILS, MAX_LINE, check_header

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
 from fedplug.core.errors import CodecError
 from fedplug.core.messages import NodeInfo, TaskKey
 from fedplug.core.pool import NodeJoined, NodeLost
-from fedplug.core.transport import Buffer, Closed, Frame, Item, Opened
-from fedplug.protocol.actions import Action, Deliver, Drop, Ledger, Send
+from fedplug.core.transport import Buffer, Closed, Frame, Item, Opened, TurnedAway
+from fedplug.protocol.actions import Action, Deliver, Drop, Ledger, Say, Send
+from fedplug.protocol.admission import No, copy_alarm, outranked, replaced, unfit
+from fedplug.protocol.bodies import chunks
 from fedplug.protocol.limits import Limits
 from fedplug.protocol.pulls import Puller
 from fedplug.protocol.questions import Question
-from fedplug.protocol.sessions import VERSIONS, Node, Peer, identify, negotiate
+from fedplug.protocol.sessions import VERSIONS, Node, Peer, negotiate
+from fedplug.protocol.visitors import Visitors
 from fedplug.wire import AnyHeader, Blob, VersionError, decode_header, encode_header
 from fedplug.wire import headers as h
 
@@ -28,7 +31,7 @@ class Roster(ABC):
         limits: Figures.
         name: What the nodes are told about who they work for.
         epoch: Names this run of the researcher.
-        identity: Decides who is behind a connection.
+        enrolled: The id of the node that a public key is enrolled for, as in `TransportOptions`.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class Roster(ABC):
         *,
         name: str = "researcher",
         epoch: str = "",
-        identity: Callable[[bytes, h.Hello], str] = identify,
+        enrolled: Callable[[str], str] | None = None,
     ) -> None:
         self.nodes: dict[str, NodeInfo] = {}
         self.stats: Counter[str] = Counter()
@@ -45,7 +48,8 @@ class Roster(ABC):
         self._limits = limits or Limits()
         self._name = name
         self._epoch = epoch
-        self._identify = identity
+        self._enrolled = enrolled
+        self._visitors = Visitors()
         self._peers: dict[bytes, Peer] = {}
         self._known: dict[str, Node] = {}
         self._actions: list[Action] = []
@@ -87,7 +91,12 @@ class Roster(ABC):
         if isinstance(item, Frame):
             self._on_frame(item, now)
         elif isinstance(item, Opened):
-            self._peers.setdefault(item.peer, Peer(item.peer, now))
+            self._peers.setdefault(item.peer, Peer(item.peer, now, item.key))
+            self._visitors.let_in(item.key)
+        elif isinstance(item, TurnedAway):
+            self.stats[f"turned_away_{item.refusal}"] += 1
+            if line := self._visitors.turned_away(item, now):
+                self._do(Say(line))
         elif isinstance(item, Closed):
             peer = self._peers.pop(item.peer, None)
             if peer is not None and peer.node is not None:
@@ -134,12 +143,12 @@ class Roster(ABC):
     def _on_frame(self, frame: Frame, now: float) -> None:
         peer = self._peers.get(frame.peer)
         if peer is None:
-            peer = self._peers[frame.peer] = Peer(frame.peer, now)
+            peer = self._peers[frame.peer] = Peer(frame.peer, now, frame.key)
         try:
             header = decode_header(frame.header)
         except CodecError as error:
             if isinstance(error, VersionError) and peer.node is None:
-                self._refuse(peer, (0, 0), "version", str(error), 30.0)
+                self._refuse(peer, (0, 0), No("version", str(error), 30.0))
             self._count_malformed(peer, error.message)
             return
         if isinstance(header, h.Hello):
@@ -166,30 +175,25 @@ class Roster(ABC):
             self._do(Send(peer.token, encode_header(h.Rehello(session=header.session))))
 
     def _on_hello(self, peer: Peer, hello: h.Hello, now: float) -> None:
-        version = negotiate(hello.versions)
-        if version is None:
-            text = (
-                f"The researcher speaks versions {VERSIONS[0]} to {VERSIONS[1]} of the protocol, this node "
-                f"{hello.versions[0]} to {hello.versions[1]}. Upgrade FedPlug on the older side."
-            )
-            self._refuse(peer, hello.session, "version", text, 30.0)
+        if (no := unfit(peer, hello, self._enrolled)) is not None:
+            self._refuse(peer, hello.session, no)
             return
-        node = self._node(self._identify(peer.token, hello))
+        node = self._node(hello.node.node_id)
         other = node.peer
         if other is not None and hello.session[0] == node.session[0] and hello.session <= node.session:
             if other is peer and hello.session == node.session:
-                self._welcome(node, version, now)
+                self._welcome(node, hello, now)
             else:
                 self.stats["hellos_stale"] += 1
             return
         if other is not None and other is not peer:
-            if hello.session[0] != node.session[0] and now - node.heard <= self._limits.silence:
-                text = (
-                    f"A node with the id {node.node_id!r} is connected already. Ids must be unique: a copied "
-                    "node folder needs a new one."
-                )
-                self._refuse(peer, hello.session, "duplicate-node", text, self._limits.silence)
-                return
+            if hello.session[0] != node.session[0]:
+                if (no := outranked(peer, hello, node, self._limits, now)) is not None:
+                    self._refuse(peer, hello.session, no)
+                    self._raise_alarm(node, peer)
+                    return
+                if peer.key:
+                    self._refuse(other, node.session, replaced(self._limits))
             self._drop(other)
         if peer.node is not None and peer.node is not node:
             self._lose(peer.node, "its connection was taken over by another node")
@@ -201,7 +205,7 @@ class Roster(ABC):
         node.known_plan = node.known_params = ""
         node.strangers.clear()
         self.nodes[node.node_id] = hello.node
-        self._welcome(node, version, now)
+        self._welcome(node, hello, now)
         if new:
             self._do(Deliver(NodeJoined(hello.node)))
         self._puller.resume(node.node_id)
@@ -210,11 +214,17 @@ class Roster(ABC):
         self._ask(self._plan_question, node, now)
         self._grant(now)
 
-    def _welcome(self, node: Node, version: int, now: float) -> None:
+    def _raise_alarm(self, node: Node, peer: Peer) -> None:
+        """A node is here twice. Said once for each of its processes that took part."""
+        if peer.key and node.alarmed != node.session[0]:
+            node.alarmed = node.session[0]
+            self._do(Say(copy_alarm(node.node_id)))
+
+    def _welcome(self, node: Node, hello: h.Hello, now: float) -> None:
         limits = self._limits
         welcome = h.Welcome(
             session=node.session,
-            version=version,
+            version=negotiate(hello.versions) or VERSIONS[1],
             chunk=limits.chunk,
             credit=limits.peer_credit,
             heartbeat=limits.heartbeat,
@@ -223,9 +233,9 @@ class Roster(ABC):
         )
         self._tell(node, welcome, now)
 
-    def _refuse(self, peer: Peer, session: h.Session, code: str, text: str, retry_after: float) -> None:
-        self.stats[f"refused_{code}"] += 1
-        header = h.Refuse(session=session, code=code, text=text[:1024], retry_after=retry_after)
+    def _refuse(self, peer: Peer, session: h.Session, no: No) -> None:
+        self.stats[f"refused_{no.code}"] += 1
+        header = h.Refuse(session=session, code=no.code, text=no.text[:1024], retry_after=no.retry_after)
         self._do(Send(peer.token, encode_header(header)))
 
     def _on_hb(self, node: Node, header: h.Hb, body: memoryview, now: float) -> None:
@@ -331,19 +341,3 @@ class Roster(ABC):
     def _on_get(self, node: Node, header: h.Get, body: memoryview, now: float) -> None: ...
     @abstractmethod
     def _on_chunk(self, node: Node, header: h.Chunk, body: memoryview, now: float) -> None: ...
-
-
-def chunks(blob: Blob, header: h.Get, session: h.Session, limits: Limits) -> Iterator[tuple[bytes, memoryview]]:
-    """The CHUNK frames that answer a GET.
-
-    Raises:
-        CodecError: It asks for more than the credit allows, or for chunks that do not exist.
-    """
-    count = -(-blob.nbytes // limits.chunk)
-    asked = sum(number for _, number in header.ranges)
-    if asked > limits.peer_credit or any(first + number > count for first, number in header.ranges):
-        raise CodecError(f"GET asks for {asked} chunks of a blob of {count}; {limits.peer_credit} are the most.")
-    for first, number in header.ranges:
-        for index in range(first, first + number):
-            body, crc = blob.chunk(index, limits.chunk)
-            yield encode_header(h.Chunk(session=session, blob=blob.id, index=index, crc=crc)), body

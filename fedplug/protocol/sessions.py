@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fedplug.core.messages import NodeInfo, TaskKey
 from fedplug.wire import VERSION
-from fedplug.wire.headers import Hello, Session
+from fedplug.wire.headers import Session
 
 if TYPE_CHECKING:
     from fedplug.protocol.tasks import Task
@@ -25,15 +25,6 @@ it does not hold: it takes it if it had not begun it, and says how it ended if i
 CAPABILITIES: tuple[str, ...] = (PLAN_STATUS,)
 
 
-def identify(peer: bytes, hello: Hello) -> str:  # noqa: ARG001 - keys will need the connection
-    """The id of the node behind a connection. The one place where identity is decided.
-
-    On plain connections a node is who it says it is. With keys the transport will vouch for the key that
-    ``peer`` proved to hold, and the answer will be the node that is enrolled under it.
-    """
-    return hello.node.node_id
-
-
 def negotiate(versions: tuple[int, int]) -> int | None:
     """The highest version that both sides speak; None if there is none."""
     best = min(versions[1], VERSIONS[1])
@@ -46,6 +37,7 @@ class Peer:
 
     Attributes:
         token: The transport's name for it.
+        key: The public key that the other end has proved to hold; empty without keys.
         node: The node that has a session on it.
         opened: When it was first heard of.
         malformed: Unreadable messages that came over it.
@@ -53,6 +45,7 @@ class Peer:
 
     token: bytes
     opened: float
+    key: str = ""
     node: Node | None = None
     malformed: int = 0
 
@@ -73,6 +66,7 @@ class Node:
         known_plan: Id of the plan that it was last sent in this session.
         known_params: Id of the model that it was last sent in this session.
         capabilities: Optional things that it can do.
+        alarmed: The incarnation of it beside which another one has turned up, if that was told.
     """
 
     node_id: str
@@ -87,6 +81,7 @@ class Node:
     known_plan: str = ""
     known_params: str = ""
     capabilities: frozenset[str] = frozenset()
+    alarmed: int = 0
 
     @property
     def known(self) -> frozenset[str]:
