@@ -128,8 +128,11 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     """  # noqa: D301
     import msgspec
 
+    from fedplug.core.errors import KeysError
+    from fedplug.core.keys import fingerprint
     from fedplug.node.approval.approvals import Approvals
     from fedplug.node.audit.log import AuditLog
+    from fedplug.node.keys import NodeKeys
     from fedplug.node.policy.schema import Policy
     from fedplug.node.status import read_status
 
@@ -139,6 +142,13 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
         approvals = Approvals(store, Policy())
         known, pending = approvals.count(), approvals.pending()
         now = read_status(store.folder or ctx.obj)
+        keys = NodeKeys(store.folder or ctx.obj)
+    trouble, public = "", ""
+    try:
+        pair, trusted = keys.own.pair(), keys.researchers.entries()
+        public = pair.public if pair else ""
+    except KeysError as error:
+        trouble, trusted = error.message, ()
     if as_json:
         say_json(
             {
@@ -151,6 +161,9 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
                 "links": [msgspec.to_builtins(link) for link in _links(now, who.researchers)],
                 "datasets": [record.name for record in records],
                 "plans": known,
+                "public_key": public,
+                "trusted_keys": [{"researcher": entry.name, "key": entry.key} for entry in trusted],
+                "keys_trouble": trouble,
                 "pending_plans": [{"hash": each.hash, "class": each.bundle.class_name} for each in pending],
             }
         )
@@ -160,6 +173,9 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     say(f"{'state':<12} {_state(now)}")
     for link in _links(now, who.researchers):
         say(f"{'researcher':<12} {link.url}{_way(link)}")
+    say(f"{'key':<12} {trouble or (fingerprint(public) if public else 'none: traffic is not encrypted')}")
+    for entry in trusted:
+        say(f"{'trusts':<12} {fingerprint(entry.key)} at {entry.name}")
     say(f"{'data sets':<12} {', '.join(record.name for record in records) or 'none'}")
     waiting = ", ".join(f"{each.bundle.class_name} ({each.hash[:8]})" for each in pending)
     say(f"{'plans':<12} {known} seen" + (f"; not decided: {waiting}" if waiting else ""))

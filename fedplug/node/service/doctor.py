@@ -14,11 +14,17 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from fedplug.core.errors import FedplugError
+from fedplug.core.errors import AddressError, FedplugError
+from fedplug.core.journal import Journal
+from fedplug.core.keys import fingerprint
 from fedplug.core.plugins import default_host
+from fedplug.core.transport import TransportOptions
 from fedplug.node.audit.log import AuditLog
 from fedplug.node.commands import node_command
 from fedplug.node.datasets.freshness import check_unchanged
+from fedplug.node.journal.records import Record
+from fedplug.node.journal.tasks import JOURNAL_FILE
+from fedplug.node.keys import NodeKeys, keys_command
 from fedplug.node.lock import is_locked, locked_by
 from fedplug.node.migrations import APPLICATION_ID, MIGRATIONS
 from fedplug.node.policy.file import POLICY_FILE, parse_policy, read_text
@@ -28,9 +34,10 @@ from fedplug.node.service.findings import Finding, guarded, ok, problem, warning
 from fedplug.node.service.machine import disk_findings, machine_findings
 from fedplug.node.status import STATUS_FILE, NodeStatus
 from fedplug.node.store import STORE_FILE, NodeStore
+from fedplug.transports.registry import open_transport
 
 _CONNECT_SECONDS = 2.0
-_SECRET = re.compile(r"node\.(sqlite|toml)")
+_SECRET = re.compile(r"(node|journal)\.(sqlite|toml)")
 _CLOCK_ERROR = timedelta(minutes=2)
 
 
@@ -123,6 +130,8 @@ def _store(folder: Path, policy: Policy) -> Iterator[Finding]:
     with NodeStore.open(folder) as store:
         yield ok("store", f"version {store.version}, and whole")
         yield from guarded("audit log", _audit(store, folder))
+        yield from guarded("journal", _journal(folder))
+        yield from guarded("keys", _keys(store, folder))
         yield from guarded("data sets", _datasets(store, folder, policy))
         yield from guarded("researcher", _researchers(store.identity.researchers))
 
@@ -160,6 +169,44 @@ def _audit(store: NodeStore, folder: Path) -> Iterator[Finding]:
         yield ok("clock", f"{now:%Y-%m-%d %H:%M} UTC")
 
 
+def _journal(folder: Path) -> Iterator[Finding]:
+    if is_locked(folder):
+        yield ok("journal", "It was whole when the node was started.")
+    elif (folder / JOURNAL_FILE).exists():
+        with Journal[Record](folder / JOURNAL_FILE, Record) as journal:
+            yield ok("journal", f"{sum(1 for _ in journal.entries()):,} records, all as they were written")
+
+
+def _keys(store: NodeStore, folder: Path) -> Iterator[Finding]:
+    keys = NodeKeys(folder)
+    pair, trusted = keys.own.pair(), keys.researchers.entries()
+    if pair is not None:
+        yield ok(
+            "keys", f"The node's own have the fingerprint {fingerprint(pair.public)}; only its owner can read them."
+        )
+    elif trusted:
+        yield problem("keys", "This node has no keys of its own.", f"Make them: {keys_command(folder, 'new')}")
+    else:
+        yield ok("keys", "This node has no keys of its own yet. They are made when it first trusts a researcher's.")
+    for url in store.identity.researchers:
+        if not trusted:
+            try:
+                open_transport(url, default_host()).check(url, TransportOptions())
+            except AddressError as error:
+                yield warning("keys", error.message, error.cure)
+            else:
+                yield ok("keys", f"No key is trusted at {url}: traffic is not encrypted, and stays on this machine.")
+        elif not keys.trusted(url):
+            yield problem(
+                "keys", f"No key is trusted at {url}, and some are elsewhere: the node does not start.",
+                f"Trust one: {node_command(folder, 'trust', 'KEY', '--researcher', url)}, or leave that researcher: "
+                f"{node_command(folder, 'untrust', url)}",
+            )  # fmt: skip
+        else:
+            prints = " or ".join(fingerprint(key) for key in keys.trusted(url))
+            yield ok("keys", f"The researcher at {url} must have the key {prints}.")
+
+
 def _datasets(store: NodeStore, folder: Path, policy: Policy) -> Iterator[Finding]:
     records = store.datasets()
     if not records:
@@ -177,8 +224,6 @@ def _datasets(store: NodeStore, folder: Path, policy: Policy) -> Iterator[Findin
 
 
 def _researchers(urls: Sequence[str]) -> Iterator[Finding]:
-    from fedplug.transports.registry import open_transport
-
     for url in urls:
         try:
             open_transport(url, default_host())

@@ -13,9 +13,13 @@ import msgspec
 import pytest
 
 from fedplug.cli import main
+from fedplug.core.keys import fingerprint
+from fedplug.core.messages import TaskKey
 from fedplug.core.plugin_checks import PluginRecord
 from fedplug.node.audit.log import AuditLog
 from fedplug.node.datasets.registry import inspect_file
+from fedplug.node.journal.tasks import JOURNAL_FILE, DiskTaskJournal
+from fedplug.node.keys import NodeKeys, trust
 from fedplug.node.lock import FolderLock
 from fedplug.node.policy.file import save_policy
 from fedplug.node.policy.template import policy_text
@@ -100,6 +104,22 @@ def test_an_audit_log_that_was_changed(node):
     assert "Entry 1 was changed" in the_one(node, "audit log").text
 
 
+def test_a_journal_that_was_changed(node):
+    with NodeStore.open(node) as store:
+        journal = DiskTaskJournal(store)
+        journal.begin("zmq://r", TaskKey(experiment_id="e", round=0, node_id="n"))
+        journal.close()
+    (found,) = [each for each in node_findings(node) if each.area == "journal"]
+    assert (found.state, found.text) == ("ok", "1 records, all as they were written")
+    lock = FolderLock(node)
+    (found,) = [each for each in node_findings(node) if each.area == "journal"]
+    assert (found.state, found.text) == ("ok", "It was whole when the node was started.")
+    lock.release()
+    with contextlib.closing(sqlite3.connect(node / JOURNAL_FILE, isolation_level=None)) as db:
+        db.execute("UPDATE records SET time = 'x'")
+    assert "record 1 was changed" in the_one(node, "journal").text
+
+
 def test_a_clock_that_was_set_back(node, monkeypatch):
     class Early(module.datetime):
         @classmethod
@@ -128,6 +148,34 @@ def test_a_data_set_that_is_gone_or_was_changed(node):
     assert "patients" in the_one(node, "data sets").text
     table.unlink()
     assert "patients" in the_one(node, "data sets").text
+
+
+def test_keys_that_do_not_fit_together_are_found(node, listener):
+    keys = NodeKeys(node)
+    with NodeStore.open(node) as store:
+        trust(store, "aa" * 32)
+    assert wrong(node) == []
+    told = [each.text for each in node_findings(node) if each.area == "keys"]
+    assert fingerprint(keys.own.pair().public) in told[0]
+    assert f"The researcher at {listener} must have the key {fingerprint('aa' * 32)}" in told[1]
+    (keys.own.path / "own.key").chmod(0o640)
+    assert "chmod 600" in the_one(node, "keys").cure
+    (keys.own.path / "own.key").unlink()
+    assert "keys" in the_one(node, "keys").cure
+    keys.researchers.remove("aa" * 32)
+    keys.researchers.add("zmq://lab.example:7400", "bb" * 32)
+    found = [each for each in wrong(node) if each.area == "keys"]
+    assert [each.state for each in found] == ["problem", "problem"]
+    assert f"trust KEY --researcher {listener}" in found[1].cure
+
+
+def test_a_researcher_elsewhere_whose_key_is_not_trusted(node):
+    with NodeStore.open(node) as store:
+        with store.transaction() as db:
+            db.execute("UPDATE node SET researcher = 'zmq://192.0.2.1:1'")
+        found = [each for each in module._keys(store, node) if each.state != "ok"]
+    assert [each.state for each in found] == ["warning"]
+    assert "fedplug node trust KEY" in found[0].cure
 
 
 def test_a_node_without_data(node):
