@@ -87,7 +87,7 @@ class Contact:
     def _on_disconnected(self, event: Disconnected) -> None:
         self.connected.clear()
         if event.refused:
-            _log.error("The researcher at %s refuses this node: %s", self.url, event.reason)
+            _log.error("The researcher at %s and this node do not work together: %s", self.url, event.reason)
             self._node.audit.note_if_possible("refused-by-researcher", researcher=self.url, reason=event.reason)
         else:
             why = event.reason.removeprefix(f"{self.url}: ").rstrip(".")

@@ -286,8 +286,8 @@ def test_another_version_of_the_protocol(inproc_url, inline, monkeypatch, caplog
     refusals = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert refusals == [
         (
-            f"The researcher at {inproc_url} refuses this node: The researcher speaks versions 1 to 1 of the protocol, "
-            "this node 7 to 9. Upgrade FedPlug on the older side."
+            f"The researcher at {inproc_url} and this node do not work together: The researcher speaks versions 1 to 1 "
+            "of the protocol, this node 7 to 9. Upgrade FedPlug on the older side."
         )
     ]
 

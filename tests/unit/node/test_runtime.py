@@ -246,7 +246,7 @@ def test_every_change_of_the_connection_is_one_line(node, caplog):
     texts = [record.getMessage() for record in caplog.records]
     assert texts[0] == "No researcher at inproc://r (connection refused); trying again every 2 s."
     assert texts[1] == "Connected to researcher lab at inproc://r."
-    assert "refuses this node: version 9" in texts[2]
+    assert "do not work together: version 9" in texts[2]
     assert not node.contact.connected.is_set()
     assert node.board.now.links[0].connection == "refused"
 
