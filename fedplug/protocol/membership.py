@@ -17,7 +17,7 @@ from fedplug.core.plan_source import PlanBundle
 from fedplug.core.pool import Allocate
 from fedplug.core.transport import Buffer, Closed, Frame, Item, Opened
 from fedplug.protocol.actions import Action, Deliver, Ledger, Reconnect, Send
-from fedplug.protocol.jobs import Job
+from fedplug.protocol.jobs import FETCHING, Job
 from fedplug.protocol.limits import Limits
 from fedplug.protocol.pulls import Puller
 from fedplug.protocol.sessions import CAPABILITIES, JOURNAL, VERSIONS
@@ -79,6 +79,7 @@ class Membership(ABC):
         self._told = 0.0
         self._swept = 0.0
         self._seq = 0
+        self._epoch = ""
         self._trouble: str | None = None
         self._handlers: dict[type, Callable[[Any, memoryview, float], None]] = {
             h.Welcome: self._on_welcome,
@@ -220,6 +221,12 @@ class Membership(ABC):
         self._query = self._cards = None
         self._plan_asked = self._plan_answer = None
         self._puller.drop("", lambda token: token[0] is None)
+        if header.epoch != self._epoch:
+            # A researcher that was restarted has nothing to give for what is still being fetched, and will ask anew.
+            for key in [key for key, job in self._jobs.items() if job.state == FETCHING]:
+                del self._jobs[key]
+                self._puller.drop("", lambda token, key=key: token[0] == key)  # type: ignore[misc]
+        self._epoch = header.epoch
         self._do(Deliver(Connected(header.researcher)))
         self._puller.resume("")
         for job in self._jobs.values():

@@ -30,6 +30,9 @@ FAILED = "failed"
 RUNS_ALL = "not required"
 """What is to be said for a node that was made before there was approval: it runs every plan."""
 
+_FORGOTTEN = frozenset((COMMITTED, CANCELLED, "expired"))
+"""Ends of a task after which its update is not to be had any more: only another attempt brings one."""
+
 INTERRUPTED = "The node was restarted while it worked on this task."
 
 
@@ -168,9 +171,9 @@ class ResearcherMachine(Roster):
             return
         task.acked = True
         if header.state != "held" and task.state in (WAITING, SENT):
-            ended = f"The node has had this task before, and it ended: {header.state}."
-            text = INTERRUPTED if header.state == "interrupted" else ended
-            self._give_up(task, header.state, text, now)
+            code = "update-lost" if header.state in _FORGOTTEN else header.state
+            ended = f"The node has had this task before, and keeps nothing of it: {header.state}."
+            self._give_up(task, code, INTERRUPTED if code == "interrupted" else ended, now)
 
     def _on_offer(self, node: Node, header: h.Offer, body: memoryview, now: float) -> None:
         key = header.reply.key
@@ -243,9 +246,8 @@ class ResearcherMachine(Roster):
     def _resume_tasks(self, node: Node, held: frozenset[TaskKey], now: float) -> None:
         """A new session with a node: make its tasks and ours agree."""
         for task in list(node.tasks.values()):
-            if task.key in held:
-                task.acked, task.state = True, SENT if task.state == WAITING else task.state
-                task.incarnation = node.session[0]
+            if task.key in held and task.state != WAITING:
+                task.acked, task.incarnation = True, node.session[0]
             elif task.state == WAITING or (task.state == SENT and _may_resend(task, node)):
                 self._send_task(node, task, now)
             elif task.state == SENT:

@@ -21,7 +21,8 @@ import pytest
 from fedplug.core.errors import CodecError
 from fedplug.core.params import ParamsSpec, TensorSpec
 from fedplug.protocol.bodies import unpack
-from fedplug.protocol.simulated_users import Violation
+from fedplug.protocol.simulated_experiment import SimulatedExperiment
+from fedplug.protocol.simulated_node import SimulatedNode, Violation
 from fedplug.protocol.simulator import Simulator, Story
 from fedplug.wire import decode_header, decode_table, encode_header, plan_of
 from fedplug.wire import headers as h
@@ -174,6 +175,29 @@ def test_mutants_of_plans_are_taken_or_refused_with_a_typed_error():
     assert refused > 2_900
 
 
+class Deaf(SimulatedExperiment):
+    """Believes everything, and goes on."""
+
+    def on(self, event):
+        try:
+            super().on(event)
+        except Violation:
+            self._world.faults["believed"] += 1
+
+    def check_end(self):
+        pass
+
+
+class DeafNode(SimulatedNode):
+    """Likewise."""
+
+    def on(self, event):
+        try:
+            super().on(event)
+        except Violation:
+            self._world.faults["believed"] += 1
+
+
 class Fuzzed(Simulator):
     """Before each frame arrives, some mutants of it arrive on the same connection, as from somebody who lies.
 
@@ -184,20 +208,20 @@ class Fuzzed(Simulator):
     """
 
     def __init__(self, seed: int, *, readable: bool) -> None:
-        super().__init__(seed, Story(nodes=3, rounds=4, calm=30.0, patience=60.0 if readable else 400.0))
         self.mutants = 0
         self._readable = readable
         self._mutator = Mutator(seed)
-        if readable:
-            self.experiment.on = self._deaf(self.experiment.on)
-            self.experiment.check_end = lambda: None
+        story = Story(nodes=3, rounds=4, calm=30.0, patience=60.0 if readable else 400.0)
+        users = {"experiment": Deaf, "runtime": DeafNode} if readable else {}
+        super().__init__(seed, story, **users)
+        self._arrive, self.network.arrive = self.network.arrive, self._with_mutants
 
-    def _arrive(self, line, way, header, body):
+    def _with_mutants(self, line, way, header, body):
         for mutant in self._some_of(header):
             self.mutants += 1
             damaged = body if self._mutator.rng.random() < 0.7 else memoryview(self._mutator.rng.randbytes(50))
-            super()._arrive(line, way, mutant, damaged)
-        super()._arrive(line, way, header, body)
+            self._arrive(line, way, mutant, damaged)
+        self._arrive(line, way, header, body)
 
     def _some_of(self, header: bytes) -> Iterator[bytes]:
         if self._readable:
@@ -208,20 +232,6 @@ class Fuzzed(Simulator):
                 decode_header(mutant)
             except CodecError:
                 yield mutant
-
-    def _boot(self, index):
-        super()._boot(index)
-        if self._readable:
-            self.nodes[index].on = self._deaf(self.nodes[index].on)
-
-    def _deaf(self, on):
-        def call(event):
-            try:
-                on(event)
-            except Violation:
-                self.faults["believed"] += 1
-
-        return call
 
 
 def test_a_hundred_thousand_mutants_of_frames_make_no_machine_raise():
@@ -245,8 +255,8 @@ def test_unreadable_frames_change_nothing():
     fuzzed = [Fuzzed(seed, readable=False) for seed in range(30)]
     for each in fuzzed:
         each.run()
-    assert sum(each.machine.stats["messages_malformed"] for each in fuzzed) > 1_000
-    assert sum(each.machine.stats["peers_dropped"] for each in fuzzed) > 5, "who sends too many is dropped, and returns"
+    assert sum(each.stats["messages_malformed"] for each in fuzzed) > 1_000
+    assert sum(each.stats["peers_dropped"] for each in fuzzed) > 5, "who sends too many is dropped, and returns"
 
 
 def _offer(*tensors: TensorSpec, nbytes: int) -> bytes:

@@ -816,15 +816,17 @@ def test_without_a_journal_nobody_knows_whether_it_was_begun(world):
     assert world.kinds(world.at_node) == [Connected]
 
 
-@pytest.mark.parametrize("how", ["committed", "plan-raised"])
-def test_row_06_both_were_restarted_and_the_node_remembers_how_a_task_ended(world, how):
+@pytest.mark.parametrize(
+    ("how", "code"), [("committed", "update-lost"), ("expired", "update-lost"), ("plan-raised", "plan-raised")]
+)
+def test_row_06_both_were_restarted_and_the_node_remembers_how_a_task_ended(world, how, code):
     key = TaskKey(experiment_id="e", round=0, node_id="n1")
     world.researcher = ResearcherMachine(world.limits)
     restart(world, EarlierTasks(ends={key: how}))
     world.give()
     assert world.kinds(world.at_node) == [Connected]
     failure = world.at_researcher[-1].failure
-    assert (failure.code, how in failure.text) == (how, True)
+    assert (failure.code, how in failure.text) == (code, True)
 
 
 def test_row_06_both_were_restarted_and_the_update_is_offered_to_the_same_task(world):
@@ -865,6 +867,27 @@ def test_row_05_a_restarted_researcher_says_which_updates_it_has_already(world, 
     assert [event.key for event in world.at_node if isinstance(event, UpdateCommitted)] == [key]
     assert world.kinds(world.at_researcher) == [NodeJoined], "nothing is trained or fetched again"
     assert list(world.node._jobs) == [other], "the other one is kept until somebody asks for it, or moves on"
+
+
+@pytest.mark.parametrize("first", ["the node is back", "the task is given out"])
+def test_row_05_what_was_being_fetched_from_a_researcher_that_was_killed_is_fetched_from_the_next_run_of_it(first):
+    world = World()
+    world.researcher = ResearcherMachine(LIMITS, epoch="1")
+    world.connect()
+    key = TaskKey(experiment_id="e", round=0, node_id="n1")
+    world.researcher.train(TrainRequest(key=key, dataset_id="d", plan_class="Plan"), PLAN, LARGE, None, world.now)
+    world.settle(down=lambda header: not isinstance(header, h.Chunk))
+    world.researcher.on(Closed(world.token, "killed"), world.now)
+    world.researcher, world.at_node = ResearcherMachine(LIMITS, epoch="2"), []
+    if first == "the node is back":
+        world.connect(b"c2")
+    world.researcher.train(TrainRequest(key=key, dataset_id="d", plan_class="Plan"), PLAN, LARGE, None, world.now)
+    if first != "the node is back":
+        world.connect(b"c2")
+    world.settle()
+    (task,) = [event for event in world.at_node if isinstance(event, TaskReceived)]
+    assert task.request.key == key
+    assert bytes(task.params.buffer) == bytes(LARGE.buffer)
 
 
 @pytest.mark.parametrize("huge", ["arrays", "plan"])
