@@ -29,6 +29,16 @@ _REFUSALS = {
     "upgrade FedPlug on the older side.",
     "refused_duplicate-node": "A node that tried was refused, since its id is that of a node that is connected: "
     "a copied node folder needs a new id.",
+    "refused_wrong-id": "A node that tried was refused, since its key is allowed for a node with another id: "
+    "its owner sees in its log what you are to type.",
+    "turned_away_unknown-key": "A node that tried was not let in, since its key is not allowed: "
+    "the log says how to allow it.",
+    "turned_away_wrong-key": "A node that tried did not come in, since it trusts another key than yours: "
+    "compare what 'fedplug keys show' says with its owner.",
+    "turned_away_plaintext-node": "Somebody tried without encryption: a node needs your key, by 'fedplug node trust'.",
+    "turned_away_plaintext-researcher": "Somebody tried with encryption, for which you need keys: "
+    "make them with 'fedplug researcher init'.",
+    "turned_away_no-answer": "It cannot be found out which keys are allowed: 'fedplug researcher list' says why.",
 }
 """Counter of the pool's traffic → what it means."""
 

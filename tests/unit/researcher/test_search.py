@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fedplug.core.errors import DatasetError, FedplugError, TransportError, UsageError
+from fedplug.core.keys import Refusal
 from fedplug.core.messages import DatasetCard, NodeInfo, TaskKey, TrainRequest
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
@@ -191,8 +192,14 @@ def test_a_search_in_vain_says_what_is_missing_and_what_to_do(
 @pytest.mark.parametrize(
     ("counter", "said"),
     [
-        ("refused_version", "it speaks another version of the protocol: upgrade FedPlug on the older side."),
-        ("refused_duplicate-node", "its id is that of a node that is connected: a copied node folder needs a new id."),
+        ("refused_version", "since it speaks another version of the protocol: upgrade FedPlug on the older side."),
+        ("refused_duplicate-node", "since its id is that of a node that is connected: a copied node folder needs a"),
+        ("refused_wrong-id", "its key is allowed for a node with another id"),
+        ("turned_away_unknown-key", "its key is not allowed: the log says how to allow it."),
+        ("turned_away_wrong-key", "it trusts another key than yours"),
+        ("turned_away_plaintext-node", "by 'fedplug node trust'"),
+        ("turned_away_plaintext-researcher", "make them with 'fedplug researcher init'"),
+        ("turned_away_no-answer", "'fedplug researcher list' says why"),
     ],
 )
 def test_a_node_that_was_refused_is_told_of(clock: Clock, counter: str, said: str) -> None:
@@ -204,7 +211,13 @@ def test_a_node_that_was_refused_is_told_of(clock: Clock, counter: str, said: st
         search = NodeSearch(Refusing(clock, script), ["#breast"], None, 2, 3.0, lambda text: None)
         with pytest.raises(TransportError) as caught:
             search.run(1)
-        assert caught.value.cure.startswith(f"A node that tried was refused, since {said} Start a node with: ")
+        sentence, _, rest = caught.value.cure.partition(" Start a node with: ")
+        assert said in sentence
+        assert rest
+
+
+def test_each_reason_why_somebody_is_turned_away_is_told_of() -> None:
+    assert {f"turned_away_{refusal}" for refusal in Refusal} <= set(search_module._REFUSALS)
 
 
 def test_an_unmatched_tag_is_told_as_soon_as_no_more_nodes_come(clock: Clock) -> None:
