@@ -9,11 +9,11 @@ from __future__ import annotations
 import zmq
 
 from fedplug.core.errors import AddressError, ConnectionLostError
-from fedplug.core.transport import MAX_BODY, MAX_HEADER, Buffer, Channel, Closed, Frame, Item, Opened, TransportOptions
+from fedplug.core.transport import Buffer, Channel, Closed, Frame, Item, Opened, TransportOptions
 from fedplug_zmq.address import endpoint
 from fedplug_zmq.curve import carry, check_pair
 from fedplug_zmq.handshakes import refusal_at_node
-from fedplug_zmq.sockets import LINGER, End, owned
+from fedplug_zmq.sockets import DAMAGED, LINGER, End, owned
 
 _NEVER = 86_400_000
 """Milliseconds until a DEALER would reconnect by itself. Its channel is closed long before."""
@@ -102,16 +102,16 @@ class ZmqChannel(Channel):
         self._end.close(LINGER if self._open else 0)
 
     def _next(self) -> Frame | None:
-        while (parts := self._end.parts(0)) is not None:
-            if not parts or len(parts[0]) > MAX_HEADER or len(parts[1]) > MAX_BODY:
-                self.traffic.frames_refused += 1
-                continue
-            header, body = parts
-            assert isinstance(header, bytes) and isinstance(body, zmq.Frame)  # noqa: PT018
-            self.traffic.frames_received += 1
-            self.traffic.bytes_received += len(header) + len(body)
-            return Frame(b"", header, owned(body), self._peer_key)
-        return None
+        if self._closing is not None or (message := self._end.message(0)) is None:
+            return None
+        header, body = message.header, message.body
+        if header is None or body is None:
+            self.traffic.frames_refused += 1
+            self._closing = Closed(b"", f"{self._url}: {DAMAGED}")
+            return None
+        self.traffic.frames_received += 1
+        self.traffic.bytes_received += len(header) + len(body)
+        return Frame(b"", header, owned(body), self._peer_key)
 
     def _end_of(self, event: int, value: int) -> Closed:
         """What an end means, in words."""

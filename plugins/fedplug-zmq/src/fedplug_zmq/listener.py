@@ -17,8 +17,6 @@ import zmq
 from fedplug.core.errors import AddressError, ConnectionLostError
 from fedplug.core.keys import Refusal
 from fedplug.core.transport import (
-    MAX_BODY,
-    MAX_HEADER,
     Buffer,
     Closed,
     Frame,
@@ -31,7 +29,7 @@ from fedplug.core.transport import (
 from fedplug_zmq.address import endpoint
 from fedplug_zmq.curve import check_pair
 from fedplug_zmq.handshakes import refusal_at_researcher
-from fedplug_zmq.sockets import LINGER, End, key_of, owned
+from fedplug_zmq.sockets import DAMAGED, LINGER, End, hang_up, key_of, owned
 
 _GONE = 4096
 _LOOK = 64
@@ -62,6 +60,7 @@ class ZmqListener(Listener):
             raise _bind_error(error, url, port) from None
         bound = self._end.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._address = bound.rstrip("\0").replace("tcp://", "zmq://", 1)
+        self._port = int(self._address.rpartition(":")[2])
         self._by_fd: dict[int, bytes] = {}
         self._fd_of: dict[bytes, int] = {}
         self._key_of: dict[bytes, str] = {}
@@ -126,15 +125,16 @@ class ZmqListener(Listener):
 
     def _next(self) -> Item | None:
         """The next message of a known or new connection, without waiting."""
-        while (parts := self._end.parts(1)) is not None:
+        while (message := self._end.message(1)) is not None:
             self._row += 1
-            if not parts:
+            peer, header, body = message.peer, message.header, message.body
+            if peer in self._gone:
                 self.traffic.frames_refused += 1
                 continue
-            peer, header, body = parts
-            assert isinstance(peer, bytes) and isinstance(header, bytes) and isinstance(body, zmq.Frame)  # noqa: PT018
-            if len(header) > MAX_HEADER or len(body) > MAX_BODY or peer in self._gone:
+            if header is None or body is None:
                 self.traffic.frames_refused += 1
+                if (closed := self._break_off(peer, body)) is not None:
+                    return closed
                 continue
             key = key_of(body) if self._keeper else ""
             if self._keeper and (refusal := self._keeper.refuses(key)):
@@ -173,12 +173,22 @@ class ZmqListener(Listener):
             self.traffic.handshakes_failed += 1
             self._ready.append(refused)
 
+    def _break_off(self, peer: bytes, body: zmq.Frame | None) -> Item | None:
+        """End a connection over which something unusable came."""
+        fd = self._fd_of.get(peer, -1 if body is None else int(body.get(zmq.SRCFD)))
+        hang_up(fd, self._port)
+        if peer in self._fd_of:
+            self._forget(peer)
+            return Closed(peer, DAMAGED)
+        self._bury(peer)
+        return None
+
     def _turn_out(self, peer: bytes, refusal: Refusal, key: str = "", place: str = "") -> Item:
         """A connection whose key is not enrolled, or not any more, is over."""
         if peer in self._fd_of:
             self._forget(peer)
             return Closed(peer, "its key is not enrolled any more", refusal)
-        self._gone[peer] = None
+        self._bury(peer)
         return TurnedAway(refusal, key, place)
 
     def _ended(self) -> Item | None:
@@ -196,6 +206,10 @@ class ZmqListener(Listener):
         del self._key_of[peer]
         if self._by_fd.get(fd) == peer:
             del self._by_fd[fd]
+        self._bury(peer)
+
+    def _bury(self, peer: bytes) -> None:
+        """Remember that nothing more is to be read of a connection."""
         self._gone[peer] = None
         if len(self._gone) > _GONE:
             self._gone.popitem(last=False)

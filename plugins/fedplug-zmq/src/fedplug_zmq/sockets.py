@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import socket as sockets
+import zlib
+from dataclasses import dataclass
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -26,11 +29,38 @@ SMALL = 256 * 1024
 COPY_BELOW = 64 * 1024
 """Bodies smaller than this are copied: it costs less than keeping track of them."""
 
+SEAL = 4
+"""Bytes before the header of a plain message."""
+
+DAMAGED = "what came over the connection was damaged on the way"
+
+
+@dataclass(slots=True)
+class Message:
+    """What was received as one.
+
+    Attributes:
+        peer: The connection that it came over; empty at a node.
+        header: None if it cannot be used: it was damaged on the way, or is nothing that the other side would send.
+            Either way the rest of what the connection brings is worth nothing, and it has to end.
+        body: Empty where a message has too few parts.
+    """
+
+    peer: bytes
+    header: bytes | None
+    body: zmq.Frame | None
+
 
 class End:
-    """A ZeroMQ socket with its context, its monitor and a way to wake its poll."""
+    """A ZeroMQ socket with its context, its monitor and a way to wake its poll.
+
+    Encryption finds out what was changed on the way. Without it each header travels under a seal, because the checksum
+    of TCP misses some damage, and a header that still makes sense could ask for another training. Bodies need none:
+    headers tell whether they are whole.
+    """
 
     def __init__(self, kind: int, events: int, options: TransportOptions) -> None:
+        self._sealed = options.keys is None
         self.context = zmq.Context()
         self.socket: zmq.Socket[bytes] = self.context.socket(kind)
         self._monitor: zmq.Socket[bytes] | None = None
@@ -89,25 +119,31 @@ class End:
         """Let in or turn away who waits at the door."""
         return [] if self._door is None else self._door.answer()
 
-    def parts(self, extra: int) -> list[bytes | zmq.Frame] | None:
-        """The next message as ``extra`` leading parts, header and body.
-
-        Returns:
-            None if there is none; an empty list for a message of another number of parts.
-        """
-        parts: list[bytes | zmq.Frame] = []
+    def message(self, lead: int) -> Message | None:
+        """The next message of ``lead`` parts that name its connection, header and body; None if there is none."""
+        parts: list[bytes] = []
+        body, count = None, 0
         try:
-            count = 0
             while True:
-                last = count == extra + 1
-                part = self.socket.recv(zmq.DONTWAIT, copy=not last)
-                count += 1
-                if count <= extra + 2:
+                part = self.socket.recv(zmq.DONTWAIT, copy=count != lead + 1)
+                if isinstance(part, zmq.Frame):
+                    body = part
+                elif len(parts) <= lead:
                     parts.append(part)
+                count += 1
                 if not self.socket.getsockopt(zmq.RCVMORE):
-                    return parts if count == extra + 2 else []
+                    break
         except zmq.Again:
             return None
+        peer = parts[0] if lead else b""
+        if count != lead + 2 or body is None or len(body) > MAX_BODY:
+            return Message(peer, None, body)
+        header = parts[-1]
+        if self._sealed:
+            seal, header = header[:SEAL], header[SEAL:]
+            if seal_of(header, len(body)) != seal:
+                return Message(peer, None, body)
+        return Message(peer, header if len(header) <= MAX_HEADER else None, body)
 
     def send(self, lead: list[bytes], header: Buffer, body: Buffer, traffic: Traffic) -> bool:
         """Queue a message without blocking. False if there is no room."""
@@ -121,6 +157,8 @@ class End:
             # Only the first part can find no room: a message is queued whole or not at all.
             for part in lead:
                 self.socket.send(part, zmq.SNDMORE | zmq.DONTWAIT)
+            if self._sealed:
+                header = seal_of(header, view.nbytes) + bytes(header)
             self.socket.send(header, zmq.SNDMORE | zmq.DONTWAIT)
             self.socket.send(view, zmq.DONTWAIT, copy=view.nbytes < COPY_BELOW)
         except zmq.Again:
@@ -152,6 +190,27 @@ def configure(socket: zmq.Socket[bytes], options: TransportOptions) -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, int(2.5 * options.heartbeat * 1000))
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, patience)
     socket.setsockopt(zmq.HEARTBEAT_TTL, patience)
+
+
+def seal_of(header: Buffer, size: int) -> bytes:
+    """The checksum (CRC-32) of a header and of the size of its body."""
+    return zlib.crc32(header, size).to_bytes(SEAL)
+
+
+def hang_up(fd: int, port: int) -> None:
+    """End a connection that libzmq would keep. It notices, and reports it as any other end.
+
+    Args:
+        fd: The connection's file descriptor. It may serve another one by now, which then has to be made anew.
+        port: Where this side listens: the descriptor may also serve something that is none of our business.
+    """
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        copy = os.dup(fd)
+        stack.callback(os.close, copy)
+        line = sockets.socket(fileno=copy)
+        stack.callback(line.detach)
+        if line.getsockname()[1] == port:
+            line.shutdown(sockets.SHUT_RDWR)
 
 
 def key_of(body: zmq.Frame) -> str:
