@@ -48,6 +48,7 @@ class FaultProxy(Closing):
         self._changed = Condition()
         self._happenings: list[Happening] = []
         self._carried: Counter[Way] = Counter()
+        self._sent: Counter[Way] = Counter()
         self._script: dict[Way, deque[Fault]] = {"up": deque(), "down": deque()}
         self._pace = Pace()
         self._dark = False
@@ -82,6 +83,7 @@ class FaultProxy(Closing):
             self._pace = pace or Pace()
             with self._changed:
                 self._carried.clear()
+                self._sent.clear()
                 self._happenings.clear()
 
         self._call(begin)
@@ -102,6 +104,11 @@ class FaultProxy(Closing):
         """Bytes that were handed on in a direction."""
         with self._changed:
             return self._carried[way]
+
+    def sent(self, way: Way) -> int:
+        """Bytes that were sent into a direction, those that did not get through among them."""
+        with self._changed:
+            return self._sent[way]
 
     def happenings(self) -> list[Happening]:
         """What has happened since `play`, in order."""
@@ -203,6 +210,8 @@ class FaultProxy(Closing):
                 data = await self._loop.sock_recv(source, _READ)
             except OSError:
                 data = b""
+            with self._changed:
+                self._sent[way] += len(data)
             if not data:
                 self._note("node-left" if way == "up" else "researcher-left", line)
             travel = self._pace.latency + self._rng.uniform(0, self._pace.jitter)

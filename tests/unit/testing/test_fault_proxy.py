@@ -131,6 +131,8 @@ def a_hole_swallows_both_ways_and_tells_nobody(rig: Rig) -> None:
     rig.settled()
     assert waits(researcher)
     assert waits(node)
+    sent, carried = rig.proxy.sent("up"), rig.proxy.carried("up")
+    assert (sent, carried) == (2000 + len(TEXT) + 1, 1001)  # with a byte each for settling
     node.close()
     rig.proxy.wait("node-left")
     rig.settled()
