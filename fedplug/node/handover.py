@@ -21,11 +21,13 @@ class Handover:
     Args:
         patience: Seconds that `wait` leaves a researcher to take its update.
         absence: Seconds of them for researchers that are not connected.
+        lasting: Whether an update that is not taken stays on the node's disk.
     """
 
-    def __init__(self, patience: float = 600.0, absence: float = 60.0) -> None:
+    def __init__(self, patience: float = 600.0, absence: float = 60.0, *, lasting: bool = False) -> None:
         self._patience = patience
         self._absence = absence
+        self._lasting = lasting
         self._changed = threading.Condition()
         self._offered: dict[Contact, TaskKey] = {}
         self._given_up = False
@@ -60,7 +62,8 @@ class Handover:
                 here = any(contact.connected.is_set() for contact in self._offered)
                 if time.monotonic() - began > (self._patience if here else self._absence):
                     urls = ", ".join(contact.url for contact in self._offered)
-                    _log.warning("The last update is given up: the researcher at %s does not take it.", urls)
+                    fate = "stays on the disk, and is offered at the next start" if self._lasting else "is given up"
+                    _log.warning("The last update %s: the researcher at %s does not take it.", fate, urls)
                     break
                 self._changed.wait(_LOOK)  # nothing announces the end of a connection here
             return not self._offered

@@ -16,7 +16,8 @@ from fedplug.node.contact import Contact
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.gate import Gate
 from fedplug.node.jobs import Worker
-from fedplug.node.journal.tasks import TaskJournal, open_tasks
+from fedplug.node.journal.contract import TaskJournal
+from fedplug.node.journal.tasks import open_tasks
 from fedplug.node.lock import FolderLock
 from fedplug.node.policy.in_force import PolicyInForce
 from fedplug.node.policy.schema import OPEN, Policy

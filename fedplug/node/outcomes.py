@@ -13,7 +13,7 @@ from fedplug.node.jobs import Trained, failure
 if TYPE_CHECKING:
     from fedplug.node.audit.log import AuditLog
     from fedplug.node.handover import Handover
-    from fedplug.node.journal.tasks import TaskJournal
+    from fedplug.node.journal.contract import TaskJournal
     from fedplug.node.queued_task import QueuedTask
     from fedplug.node.status import StatusBoard
 

@@ -26,7 +26,7 @@ from fedplug.node.gate import Gate
 from fedplug.node.handover import Handover
 from fedplug.node.holdings import Holdings
 from fedplug.node.jobs import Job, Trained, Worker, failure
-from fedplug.node.journal.tasks import NoTaskJournal, TaskJournal
+from fedplug.node.journal.contract import NoTaskJournal, TaskJournal
 from fedplug.node.outcomes import Outcomes
 from fedplug.node.privacy import noise_key
 from fedplug.node.queued_task import QueuedTask
@@ -72,8 +72,8 @@ class Runtime:
         self._current: QueuedTask | None = None
         self._stopping = False
         self._draining = False
-        self._handover = Handover()
         self._journal = journal or NoTaskJournal()
+        self._handover = Handover(lasting=self._journal.lasting)
         self._outcomes = Outcomes(self.audit, self._journal, board, self._handover)
 
     def add_researcher(self, url: str, link: ResearcherLink, *, retry: float = 2.0) -> Contact:

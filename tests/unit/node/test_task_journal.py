@@ -14,7 +14,8 @@ from fedplug.core.errors import DiskFullError, JournalError, RefusedError
 from fedplug.core.messages import TaskKey, TrainReply
 from fedplug.core.params import Params
 from fedplug.node.journal import tasks
-from fedplug.node.journal.tasks import JOURNAL_FILE, RESERVE, DiskTaskJournal, NoTaskJournal, open_tasks
+from fedplug.node.journal.contract import NoTaskJournal
+from fedplug.node.journal.tasks import JOURNAL_FILE, RESERVE, DiskTaskJournal, open_tasks
 from fedplug.node.journal.updates import FOLDER, SMALL
 from fedplug.node.store import STORE_FILE, NodeStore
 

@@ -1,0 +1,110 @@
+"""What the rest of a node asks of its journal of tasks, and the one of nodes that keep none."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from fedplug.core.link import EarlierTasks
+from fedplug.core.messages import TaskKey, TrainReply
+from fedplug.core.params import Params
+
+
+class TaskJournal(ABC):
+    """What a node remembers of its tasks. Methods may be called from any thread.
+
+    A task is named by its researcher (the address where the owner has chosen to reach them) and its key.
+    """
+
+    lasting: ClassVar[bool] = True
+    """Whether any of it outlives the node's process."""
+
+    @abstractmethod
+    def earlier(self, researcher: str) -> EarlierTasks | None:
+        """What earlier runs of the node have left for a researcher; None if nothing is ever remembered."""
+
+    @abstractmethod
+    def require_room(self, researcher: str, nbytes: int) -> None:
+        """Refuse a training whose update would not find room.
+
+        Args:
+            researcher: Who asks for it.
+            nbytes: How large its update will be, as far as that is known.
+
+        Raises:
+            RefusedError: The disk, or what the researcher may leave on it, is full (code ``"no-space"``).
+        """
+
+    @abstractmethod
+    def begin(self, researcher: str, key: TaskKey) -> None:
+        """Write down that a training begins; on disk when this returns.
+
+        Raises:
+            RefusedError: It was begun before; the code says how it ended.
+            DiskFullError: There is no room even for that.
+            StoreError: The journal cannot be used.
+        """
+
+    @abstractmethod
+    def keep(self, researcher: str, reply: TrainReply, params: Params, aux: Mapping[str, Params]) -> bool:
+        """Write the update of a training, which is on disk no later than the store's next flushed transaction.
+
+        Returns:
+            Whether it is kept. If not, the disk is full, and there is nothing to `finish`.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
+
+    @abstractmethod
+    def finish(self, researcher: str, key: TaskKey) -> bool:
+        """Write down that an update is on disk; so is that when this returns, and the update may be offered.
+
+        Returns:
+            Whether that could be written. If not, the disk is full.
+
+        Raises:
+            StoreError: The journal cannot be used.
+        """
+
+    @abstractmethod
+    def end(self, researcher: str, key: TaskKey, how: str) -> None:
+        """Write down how a task ended, and forget its update. Nothing happens if it was not begun, or has ended.
+
+        If that cannot be written, it is said in the log, and the node works on that task once more after a restart.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the files back. May be called twice."""
+
+
+class NoTaskJournal(TaskJournal):
+    """For nodes without a folder: what they know ends with their process."""
+
+    lasting = False
+
+    def earlier(self, researcher: str) -> EarlierTasks | None:
+        """As `TaskJournal.earlier`."""
+        return None
+
+    def require_room(self, researcher: str, nbytes: int) -> None:
+        """As `TaskJournal.require_room`."""
+
+    def begin(self, researcher: str, key: TaskKey) -> None:
+        """As `TaskJournal.begin`."""
+
+    def keep(self, researcher: str, reply: TrainReply, params: Params, aux: Mapping[str, Params]) -> bool:
+        """As `TaskJournal.keep`: the link holds it in memory, which is all that is promised."""
+        return True
+
+    def finish(self, researcher: str, key: TaskKey) -> bool:
+        """As `TaskJournal.finish`."""
+        return True
+
+    def end(self, researcher: str, key: TaskKey, how: str) -> None:
+        """As `TaskJournal.end`."""
+
+    def close(self) -> None:
+        """As `TaskJournal.close`."""
