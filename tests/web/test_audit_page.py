@@ -104,3 +104,11 @@ def test_trainings_of_the_past_say_what_came_of_them(owner, log):
     assert "40 samples, 30 steps in 1.5 s, loss 0.25; 2.0 KiB left the node" in page
     assert "Too many rounds." in page
     assert page.index("Too many rounds.") < page.index("40 samples")
+
+
+def test_facts_are_told_in_words(owner, site):
+    site.audit.note("search-answered", actor="researcher:r", datasets=["wards", "scans"], metrics={"loss": 0.5})
+    page = owner.get("/audit").text
+    assert "<summary>datasets wards, scans, metrics loss 0.5</summary>" in page
+    site.audit.note("logged-in", actor="web")
+    assert "<summary>none</summary>" in owner.get("/audit").text

@@ -68,9 +68,22 @@ def figure(value: float) -> str:
 
 def facts(data: Mapping[str, Any]) -> str:
     """What an entry of the audit log says, in one line; its identities and what is empty are left out."""
-    shown = [f"{name} {value}" for name, value in data.items() if name not in _IDENTITIES and value not in ("", [], {})]
+    shown = [
+        f"{name} {plain(value)}"
+        for name, value in data.items()
+        if name not in _IDENTITIES and value not in ("", [], {})
+    ]
     text = visible(", ".join(shown)).replace("\n", " ")
     return text if len(text) <= _WIDE else text[: _WIDE - 1] + "…"
+
+
+def plain(value: Any) -> str:
+    """A fact in words: lists and tables without the signs of a program."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {plain(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    return str(value)
 
 
 def short(digest: str) -> str:
@@ -94,6 +107,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "ago": ago,
     "figure": figure,
     "facts": facts,
+    "plain": plain,
     "short": short,
     "visible": visible,
 }
