@@ -12,28 +12,27 @@ import msgspec
 from fedplug import __version__
 from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.aggregator import Aggregator
-from fedplug.core.component_config import config_of, make
-from fedplug.core.components import Kind, label
-from fedplug.core.errors import BreakpointError, FedplugError, FedplugWarning, SettingsError, UsageError
+from fedplug.core.crash_points import crash_point
+from fedplug.core.errors import BreakpointError, FedplugWarning, SettingsError, UsageError
 from fedplug.core.messages import NodeInfo
 from fedplug.core.params import Params
 from fedplug.core.plain_state import freeze, thaw
-from fedplug.core.plan_source import PlanBundle, load_plan
-from fedplug.core.plugins import PluginHost
+from fedplug.core.plan_source import load_plan
 from fedplug.core.privacy_ledger import PrivacyLedger
 from fedplug.core.strategy import Strategy
 from fedplug.core.training_args import TrainingArgs
 from fedplug.researcher.breakpoints import cannot_save, write_breakpoint
+from fedplug.researcher.component_records import bundle_of, component_record, load_state, remake
 from fedplug.researcher.experiment_results import ExperimentResults
 from fedplug.researcher.federated_dataset import FederatedDataset
 from fedplug.researcher.history import History
 from fedplug.researcher.node_check import ask_nodes, differences
 from fedplug.researcher.privacy_file import load_ledger
+from fedplug.researcher.round_journal import RoundJournal
 from fedplug.researcher.round_log import LogPlace, RoundLog
 from fedplug.researcher.search import usable_nodes
 from fedplug.researcher.settings.base import QUERIES
-from fedplug.researcher.shown import shown
-from fedplug.researcher.snapshot import VERSION, Acked, ComponentRecord, PlanRecord, Saved, Snapshot
+from fedplug.researcher.snapshot import VERSION, Acked, PlanRecord, Saved, Snapshot
 
 T = TypeVar("T")
 
@@ -49,6 +48,8 @@ class Resumable(ExperimentResults):
     _privacy: PrivacyLedger
     _log: RoundLog | None = None
     _last_breakpoint: int = -1
+    _saved_rounds: int = -1  # so many rounds are in a breakpoint on the disk
+    _journal: RoundJournal | None = None
     _kept: dict[int, str]
     _unwritable_told = False
 
@@ -78,7 +79,10 @@ class Resumable(ExperimentResults):
         snapshot, arrays = self._snapshot(folder.name, place)
         text, number = self._bundle.text if self._bundle else "", self._round_current
         path = write_breakpoint(folder, snapshot, arrays, text, replace=self._last_breakpoint == number)
-        self._last_breakpoint = number
+        crash_point("breakpoint-written")
+        self._last_breakpoint = self._saved_rounds = number
+        if self._journal is not None:
+            self._journal.forget_updates()
         self._tell_unwritable(snapshot)
         return path
 
@@ -150,9 +154,11 @@ class Resumable(ExperimentResults):
             model_args=freeze(self._model_args, arrays, "model_args"),
             training_args=self._training_args.dict(),
             wanted_tests=tuple(sorted(self._wanted_tests)),
-            aggregator=_record("aggregator", self.aggregator(), self.host, arrays),
-            agg_optimizer=None if optimizer is None else _record("agg_optimizer", optimizer, self.host, arrays),
-            strategy=_record("strategy", self._strategy, self.host, arrays),
+            aggregator=component_record("aggregator", self.aggregator(), self.host, arrays),
+            agg_optimizer=(
+                component_record("agg_optimizer", optimizer, self.host, arrays) if optimizer is not None else None
+            ),
+            strategy=component_record("strategy", self._strategy, self.host, arrays),
             privacy=freeze(self._privacy.state_dict(), arrays, "the account of privacy"),
             acked=dict(self._acked),
             kept=dict(self._kept),
@@ -167,6 +173,7 @@ class Resumable(ExperimentResults):
             rounds=place,
             has_params=bool(self._bundle),
             arrays=len(arrays),
+            journal=self._journal.note() if self._journal is not None else None,
         )  # fmt: skip
         return snapshot, arrays
 
@@ -182,11 +189,16 @@ class Resumable(ExperimentResults):
 
         Raises:
             BreakpointError: Something of it cannot be made again.
+            JournalError: The journal beside it is damaged.
+            StoreError: Another process goes on with the experiment.
             FedplugError: A part of it is refused by its setter.
         """
         snapshot, arrays = saved.snapshot, saved.arrays
         self.id, self._folder, self._folder_name = snapshot.experiment_id, folder, folder.name
         self._round_current, self._round_limit = snapshot.round_current, snapshot.round_limit
+        self._saved_rounds = snapshot.round_current
+        self._journal = RoundJournal(folder, snapshot.journal)
+        self._journal.check()
         self._tags = None if snapshot.tags is None else list(snapshot.tags)
         self._nodes = None if snapshot.nodes is None else list(snapshot.nodes)
         if snapshot.training_data:
@@ -196,7 +208,7 @@ class Resumable(ExperimentResults):
         self._training_args = TrainingArgs.from_dict(snapshot.training_args)
         self._wanted_tests = set(snapshot.wanted_tests)
         if snapshot.plan is not None:
-            self._bundle = _bundle(snapshot.plan)
+            self._bundle = bundle_of(snapshot.plan)
             self._plan_class = load_plan(self._bundle)
         self._params = arrays[0] if snapshot.has_params and arrays else None
         self._kept = dict(snapshot.kept)
@@ -212,25 +224,25 @@ class Resumable(ExperimentResults):
         except msgspec.MsgspecError as error:
             raise BreakpointError(f"The rounds of the breakpoint cannot be read: {error}.") from None
         self._take_history(History.from_plain({**snapshot.history, "rounds": rounds}))
-        self._aggregator = _remake(
+        self._aggregator = remake(
             "aggregator", "aggregator", snapshot.aggregator, aggregator,
             Aggregator, self.host,  # type: ignore[type-abstract]
         )  # fmt: skip
-        self._strategy = _remake(
+        self._strategy = remake(
             "strategy", "node_selection_strategy", snapshot.strategy, node_selection_strategy,
             Strategy, self.host,  # type: ignore[type-abstract]
         )  # fmt: skip
         if snapshot.agg_optimizer is not None:
             record = snapshot.agg_optimizer
-            self._agg_optimizer = _remake(
+            self._agg_optimizer = remake(
                 "agg_optimizer", "agg_optimizer", record, agg_optimizer,
                 AggOptimizer, self.host,  # type: ignore[type-abstract]
             )  # fmt: skip
-            _load_state(self._agg_optimizer, record, arrays)
+            load_state(self._agg_optimizer, record, arrays)
         elif agg_optimizer is not None:
             self.set_agg_optimizer(agg_optimizer)
-        _load_state(self._aggregator, snapshot.aggregator, arrays)
-        _load_state(self._strategy, snapshot.strategy, arrays)
+        load_state(self._aggregator, snapshot.aggregator, arrays)
+        load_state(self._strategy, snapshot.strategy, arrays)
 
     def _tell_differences(self, version: str) -> None:
         """Look for the nodes of a breakpoint, and warn about what is not as it was."""
@@ -255,77 +267,3 @@ class Resumable(ExperimentResults):
 
 def _lines(entries: list[Any]) -> list[bytes]:
     return [msgspec.json.encode(entry) for entry in entries]
-
-
-def _record(kind: Kind, component: Any, host: PluginHost, arrays: list[Params]) -> ComponentRecord:
-    """A component as it can be written down."""
-    cls = type(component)
-    what = f"{cls.__module__}.{cls.__qualname__}"
-    config, problem = None, ""
-    name = _offered_as(kind, cls, host)
-    try:
-        config = config_of(component)
-    except UsageError as error:
-        problem = error.message
-    if not name:
-        problem = problem or f"no installed plugin offers {what}"
-    state = freeze(component.state_dict(), arrays, f"the state of {cls.__name__}")
-    return ComponentRecord(name=name, type=what, config=config, problem=problem, state=state)
-
-
-def _offered_as(kind: Kind, cls: type, host: PluginHost) -> str:
-    for offer in host.components(kind):
-        if offer.component.target in (cls, f"{cls.__module__}:{cls.__qualname__}"):
-            return offer.qualified
-    return ""
-
-
-def _remake(kind: Kind, argument: str, record: ComponentRecord, given: Any, base: type[T], host: PluginHost) -> T:
-    """The component of a breakpoint: the one that was given, or one made from what was written down."""
-    what = label(kind)
-    if given is None:
-        if not record.name or record.config is None:
-            raise BreakpointError(
-                f"The breakpoint's {what}, {record.type}, {_UNSAVED} ({record.problem}).",
-                cure=f"Make it yourself: load_breakpoint(..., {argument}=...). What it had learnt is in the breakpoint "
-                "and will be given to it.",
-            )
-        given = make(host.component(kind, record.name), record.config)
-    made = host.component(kind, given) if isinstance(given, str) else given
-    made = made() if isinstance(made, type) else made
-    if not isinstance(made, base):
-        raise UsageError(f"load_breakpoint: {argument} must be a fedplug.{base.__name__}, got {shown(given)}.")
-    return made
-
-
-def _load_state(component: Any, record: ComponentRecord, arrays: tuple[Params, ...]) -> None:
-    state = thaw(record.state, arrays)
-    cls = type(component)
-    if not state:
-        return
-    if f"{cls.__module__}.{cls.__qualname__}" != record.type and cls.__qualname__ != record.type.rpartition(".")[2]:
-        warnings.warn(
-            f"The breakpoint's {record.type} is replaced by {cls.__name__}, which begins without what it had learnt.",
-            FedplugWarning,
-            stacklevel=4,
-        )
-        return
-    try:
-        component.load_state_dict(state)
-    except FedplugError:
-        raise
-    except Exception as error:
-        raise BreakpointError(
-            f"{cls.__name__} cannot take its state from the breakpoint: {type(error).__name__}: {error}.",
-            cure="Pass an object of the class that it was saved with.",
-        ) from error
-
-
-def _bundle(record: PlanRecord) -> PlanBundle:
-    bundle = PlanBundle(record.class_name, record.source, record.dependencies, record.helpers)
-    if bundle.hash != record.hash:
-        raise BreakpointError(
-            f"The training plan {record.class_name!r} in the breakpoint was changed: its text has another hash.",
-            cure="Load an earlier breakpoint.",
-        )
-    return bundle

@@ -32,10 +32,13 @@ class RoundJournal(Closing):
     Args:
         folder: The experiment's folder.
         noted: What a breakpoint of it says of the journal; None if it says nothing.
+
+    Attributes:
+        folder: The experiment's folder.
     """
 
     def __init__(self, folder: Path, noted: Head | None = None) -> None:
-        self._folder = folder
+        self.folder = folder
         self._noted = noted
         self._known: Head | None = None
         self._journal: Journal[AnyRecord] | None = None
@@ -49,7 +52,8 @@ class RoundJournal(Closing):
             JournalError: The journal is damaged; the record is named.
             StoreError: Another process works in this folder, or the disk fails.
         """
-        path = self._folder / FILE
+        path = self.folder / FILE
+        self.folder.mkdir(parents=True, exist_ok=True)  # it may have been removed
         # One that is not there any more was moved away by somebody who knew what that means.
         noted = self._noted if path.exists() else None
         journal = self._journal = Journal(path, AnyRecord, noted=noted, verified=self._known)
@@ -60,6 +64,12 @@ class RoundJournal(Closing):
                 self._last = RoundState(entry.record)
             elif self._last is not None:
                 self._last.apply(entry.record)
+
+    def check(self) -> None:
+        """Verify what is there, if there is anything; raises what `open` does."""
+        if (self.folder / FILE).exists():
+            self.open()
+            self.close()
 
     def note(self) -> Head | None:
         """What a breakpoint is to say of the journal: all of it is on the disk. None if there is none.
@@ -94,7 +104,7 @@ class RoundJournal(Closing):
             state = self._last = self._begin(journal, job, asked)
         elif state.committed is None and (again or state.stopped):
             self._ask_again(journal, state, job)
-        path = self._folder / state.begun.file
+        path = self.folder / state.begun.file
         if self._file is None:
             ends = (received.place.start + received.place.nbytes for received in state.received.values())
             self._file = UpdateFile(path, fresh=not path.exists(), end=max(ends, default=0))
@@ -102,7 +112,7 @@ class RoundJournal(Closing):
             if state.attempts[node] != job.requests[node].key.attempt:
                 job = job.with_node(node, state.attempts[node])
         crash_point("round-begun")
-        return job, DurableSpool(self._folder, budget, journal, state, self._file)
+        return job, DurableSpool(self.folder, budget, journal, state, self._file)
 
     def forget_updates(self) -> None:
         """There is a breakpoint: nobody needs the updates of a round that is complete any more."""
@@ -112,7 +122,7 @@ class RoundJournal(Closing):
 
     def _remove_files(self) -> None:
         self._close_file()
-        for path in self._folder.glob(_UPDATES.format(0).replace("0000", "*")):
+        for path in self.folder.glob(_UPDATES.format(0).replace("0000", "*")):
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -136,11 +146,11 @@ class RoundJournal(Closing):
             return False
         if set(begun.attempts) != set(job.requests):
             return False
-        return (self._folder / begun.file).exists() or not (state.received or state.committed)
+        return (self.folder / begun.file).exists() or not (state.received or state.committed)
 
     def _opened(self) -> Journal[AnyRecord]:
         if self._journal is None:
-            raise StoreError(f"The journal of the experiment in {self._folder} is not open.")
+            raise StoreError(f"The journal of the experiment in {self.folder} is not open.")
         return self._journal
 
     def _begin(self, journal: Journal[AnyRecord], job: RoundPlan, asked: str) -> RoundState:
@@ -154,7 +164,7 @@ class RoundJournal(Closing):
             attempts={node: request.key.attempt for node, request in job.requests.items()},
             file=_UPDATES.format(job.ctx.round),
         )
-        self._file = UpdateFile(self._folder / begun.file, fresh=True)
+        self._file = UpdateFile(self.folder / begun.file, fresh=True)
         journal.write(begun)
         return RoundState(begun)
 

@@ -20,6 +20,7 @@ from fedplug.researcher.model_file import save_model
 from fedplug.researcher.privacy_file import write_ledger
 from fedplug.researcher.resume import Resumable
 from fedplug.researcher.round import Round, RoundPlan
+from fedplug.researcher.round_journal import RoundJournal
 from fedplug.researcher.schedule import Schedule, rounds_to_run
 from fedplug.researcher.search import await_nodes, usable_nodes
 from fedplug.researcher.settings.base import checked_flag
@@ -37,6 +38,7 @@ class RoundLoop(Resumable):
     _first_attempt: int
     _attempt: int
     _metrics_told = False
+    _tried: int = -1  # the round that this process has begun last
     _given_up: set[str]  # nodes that a round of this run has waited for in vain
 
     def training_replies(self) -> dict[int, dict[str, dict[str, Any]]]:
@@ -98,8 +100,9 @@ class RoundLoop(Resumable):
         try:
             self._monitors.started(path, self.pool().nodes, count)
             try:
-                for _ in range(count):
-                    self._run_round()
+                with self._journalling():
+                    for _ in range(count):
+                        self._run_round()
             finally:
                 if self._round_current > first:
                     save_model(self.params(), path / "model.safetensors")
@@ -193,23 +196,51 @@ class RoundLoop(Resumable):
     def _run_round(self) -> RoundResult:
         number = self._round_current
         with self._learning() as keep:
-            job = self._plan_round(number)
-            ctx, asked = job.ctx, job.asked()
-            self.host.round_start(ctx, ctx.node_ids)
-            self._monitors.round_started(ctx, ctx.node_ids)
-            spool = Spool(self.experimentation_path(), MEMORY_BUDGET)
-            self._attempt += 1  # whatever becomes of it, this attempt is used up
+            job, spool = self._begin_round(self._plan_round(number))
+            self.host.round_start(job.ctx, job.ctx.node_ids)
+            self._monitors.round_started(job.ctx, job.ctx.node_ids)
             work = Round(self.pool(), job, spool, self._watch, self._monitors)
             try:
-                result = self._privacy.note(ctx, work.run(), asked)
+                result = work.run()
+                job = work.job  # with the nodes that it has asked besides
+                result = self._privacy.note(job.ctx, result, job.asked())
             except BaseException:
-                self._privacy.note_unfinished(ctx, work.replies, asked)
+                self._privacy.note_unfinished(work.job.ctx, work.replies, work.job.asked())
                 with suppress(FedplugError):  # what is under way says more
                     write_ledger(self._privacy, self.experimentation_path(), self.id)
                 raise
+            finally:
+                self._attempt = max(self._attempt, work.last_attempt + 1)  # whatever becomes of it, they are used up
             keep()
         self._take_result(number, job, result)
         return result
+
+    def _begin_round(self, job: RoundPlan) -> tuple[RoundPlan, Spool]:
+        """The round as it is carried out, and where its updates go; with a journal, it is written down now."""
+        again, self._tried = self._tried == job.ctx.round, job.ctx.round
+        if self._journal is None or not self._save_breakpoints:
+            return job, Spool(self.experimentation_path(), MEMORY_BUDGET)
+        if self._saved_rounds != self._round_current:
+            self.breakpoint()  # what the journal says is about the one before; a full disk may have kept us from it
+        return self._journal.begin(job, MEMORY_BUDGET, again=again)
+
+    @contextmanager
+    def _journalling(self) -> Iterator[None]:
+        """The journal is open meanwhile, if the experiment keeps one: nobody else can go on with it."""
+        if not self._save_breakpoints:
+            yield
+            return
+        folder = self.experimentation_path()
+        if self._journal is None or self._journal.folder != folder:
+            self._journal = RoundJournal(folder)
+        self._journal.open()
+        try:
+            yield
+        except BaseException:
+            with suppress(FedplugError):  # what is under way says more
+                self._journal.close()
+            raise
+        self._journal.close()
 
     @contextmanager
     def _learning(self) -> Iterator[Callable[[], None]]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from fedplug.core.journal import Head
 from fedplug.core.messages import DatasetCard
 from fedplug.core.params import Params
 from fedplug.researcher.round_log import LogPlace
@@ -84,6 +85,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         connect_timeout: As for `Experiment`.
         history: What ``history`` holds but for the rounds, frozen.
         rounds: Where the rounds lie.
+        journal: The last record of the journal; None if there was none.
         has_params: Whether there are global parameters yet; they are the first of the arrays.
         arrays: Number of `Params` that belong to it.
     """
@@ -121,6 +123,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rounds: LogPlace
     has_params: bool
     arrays: int
+    journal: Head | None = None
 
 
 class Saved(msgspec.Struct, frozen=True):

@@ -69,7 +69,7 @@ def test_after_going_back_the_last_breakpoint_is_of_the_new_way() -> None:
     with load(folder / "breakpoint_0002") as exp:
         exp.set_training_args({**ARGS, "epochs": 1})
         exp.run(1)
-    assert [point.name for point in breakpoints_of(folder)] == [f"breakpoint_000{n}" for n in (1, 2, 3)]
+    assert [point.name for point in breakpoints_of(folder)] == [f"breakpoint_000{n}" for n in range(4)]
     with load() as exp:
         assert (exp.round_current(), exp.training_args()["epochs"]) == (3, 1)
     assert {entry.name for entry in folder.glob("*.replaced-1")} == {f"breakpoint_000{n}.replaced-1" for n in (3, 4, 5)}
@@ -161,7 +161,7 @@ def test_a_test_after_the_last_round_is_in_the_breakpoint() -> None:
     with load() as exp:
         assert exp.history.records() == entries
         names = sorted(entry.name for entry in exp.experimentation_path().glob("breakpoint_*"))
-        assert names == ["breakpoint_0001", "breakpoint_0002"]
+        assert names == ["breakpoint_0000", "breakpoint_0001", "breakpoint_0002"]
 
 
 class Marks(NumpyTrainingPlan):
