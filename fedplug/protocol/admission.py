@@ -93,6 +93,25 @@ def replaced(limits: Limits) -> No:
     return No("copied-key", text, limits.silence)
 
 
+def muted(limits: Limits, left: float) -> No:
+    """What a node is told that has sent too many unusable messages."""
+    text = (
+        f"This node has sent {limits.malformed} messages that make no sense, so the researcher does not listen to it "
+        f"for {limits.mute:g} s. Upgrade FedPlug on both sides; if it happens again, tell the researcher."
+    )
+    return No("muted", text, left)
+
+
+def mute_notice(sender: str, limits: Limits, what: str) -> str:
+    """What the researcher is told of a node, or of a key, that is muted."""
+    deny = shlex.join(["fedplug", "researcher", "deny", sender])
+    return (
+        f"{sender} has sent {limits.malformed} messages that make no sense and is not listened to for {limits.mute:g} "
+        f"s. The last one: {what} If it happens again, upgrade FedPlug on both sides; with keys you keep it out with: "
+        f"{deny}"
+    )
+
+
 def copy_alarm(node_id: str) -> str:
     """What the researcher is told of two processes with one key."""
     return (

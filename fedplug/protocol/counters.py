@@ -31,6 +31,7 @@ COUNTERS: Mapping[str, str] = {
     "peers_silent": "connections that were ended because nobody said who he is",
     "refused_copied-key": "nodes that were turned away because another machine has connected with the same key",
     "refused_duplicate-node": "nodes that were turned away because their id was connected already",
+    "refused_muted": "nodes that were turned away because of too many messages that make no sense shortly before",
     "refused_unknown-key": "nodes that were turned away because their key is not on the list",
     "refused_version": "nodes that were turned away because of their version",
     "refused_wrong-id": "nodes that were turned away because their key is on the list for another id",

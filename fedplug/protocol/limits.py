@@ -27,7 +27,8 @@ class Limits:
             no acknowledgement: its result is one.
         sign_rate: Signs of life and log lines that a node sends per second.
         sign_backlog: How many of them wait at most; the oldest give way.
-        malformed: A peer that sent so many unreadable messages is dropped.
+        malformed: Whoever sends so many unusable messages within `mute` seconds is dropped ...
+        mute: ... and not let in again for so long.
         bad_chunks: A blob of which so many chunks arrived damaged is given up.
         peer_backlog: Frames that may wait for one peer before its requests for chunks are ignored.
         remembered: Ended tasks that are remembered, to recognise what comes late.
@@ -49,6 +50,7 @@ class Limits:
     sign_rate: float = 50.0
     sign_backlog: int = 256
     malformed: int = 16
+    mute: float = 60.0
     bad_chunks: int = 64
     peer_backlog: int = 256
     remembered: int = 65_536

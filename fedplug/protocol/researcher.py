@@ -178,8 +178,7 @@ class ResearcherMachine(Roster):
     def _on_offer(self, node: Node, header: h.Offer, body: memoryview, now: float) -> None:
         key = header.reply.key
         if key.node_id != node.node_id:
-            self._strike(node, f"it offered the update of another node ({key})")
-            return
+            raise CodecError(f"It offered the update of another node ({key}).")
         task = node.tasks.get(key)
         if task is None:
             self._answer_end(node, key)
@@ -209,8 +208,7 @@ class ResearcherMachine(Roster):
                     self._arrived(arrived, now)
             return
         if failure.key.node_id != node.node_id:
-            self._strike(node, f"it reported the failure of another node's task ({failure.key})")
-            return
+            raise CodecError(f"It reported the failure of another node's task ({failure.key}).")
         if failure.key in node.tasks:
             self._close(failure.key, FAILED)
             self._do(Deliver(TaskFailed(failure)))

@@ -13,12 +13,13 @@ from fedplug.core.messages import NodeInfo, TaskKey
 from fedplug.core.pool import NodeJoined, NodeLost
 from fedplug.core.transport import Buffer, Closed, Frame, Item, Opened, TurnedAway
 from fedplug.protocol.actions import Action, Deliver, Drop, Ledger, Say, Send
-from fedplug.protocol.admission import No, copy_alarm, outranked, replaced, unfit
+from fedplug.protocol.admission import No, copy_alarm, mute_notice, muted, outranked, replaced, unfit
 from fedplug.protocol.bodies import chunks
 from fedplug.protocol.limits import Limits
 from fedplug.protocol.pulls import Puller
 from fedplug.protocol.questions import Question
 from fedplug.protocol.sessions import VERSIONS, Node, Peer, negotiate
+from fedplug.protocol.strikes import Strikes
 from fedplug.protocol.visitors import Visitors
 from fedplug.wire import AnyHeader, Blob, VersionError, decode_header, encode_header
 from fedplug.wire import headers as h
@@ -55,6 +56,7 @@ class Roster(ABC):
         self._actions: list[Action] = []
         self._search = Question(self._limits)
         self._plan_question = Question(self._limits)
+        self._strikes = Strikes(self._limits)
         self._ends = Ledger(self._limits.remembered)
         self._puller = Puller(self._limits, self.stats)
         self._blobs: WeakValueDictionary[str, Blob] = WeakValueDictionary()
@@ -149,7 +151,7 @@ class Roster(ABC):
         except CodecError as error:
             if isinstance(error, VersionError) and peer.node is None:
                 self._refuse(peer, (0, 0), No("version", str(error), 30.0))
-            self._count_malformed(peer, error.message)
+            self._strike(peer, error.message, now)
             return
         if isinstance(header, h.Hello):
             self._on_hello(peer, header, now)
@@ -161,12 +163,12 @@ class Roster(ABC):
         node.heard = now
         handler = self._handlers.get(type(header))
         if handler is None:
-            self._count_malformed(peer, f"{type(header).__name__} is nothing that a node says")
+            self._strike(peer, f"{type(header).__name__} is nothing that a node says", now)
             return
         try:
             handler(node, header, frame.body, now)
         except CodecError as error:
-            self._count_malformed(peer, error.message)
+            self._strike(peer, error.message, now)
 
     def _on_stale(self, peer: Peer, header: AnyHeader, now: float) -> None:
         """A message of no session, or of another: it is not acted on, and it is no sign of life."""
@@ -175,7 +177,10 @@ class Roster(ABC):
             self._do(Send(peer.token, encode_header(h.Rehello(session=header.session))))
 
     def _on_hello(self, peer: Peer, hello: h.Hello, now: float) -> None:
-        if (no := unfit(peer, hello, self._enrolled)) is not None:
+        no = unfit(peer, hello, self._enrolled)
+        if no is None and (left := self._strikes.muted(hello.node.node_id, now) or self._strikes.muted(peer.key, now)):
+            no = muted(self._limits, left)
+        if no is not None:
             self._refuse(peer, hello.session, no)
             return
         node = self._node(hello.node.node_id)
@@ -261,18 +266,19 @@ class Roster(ABC):
         self._puller.pause(node.node_id)
         self._do(Deliver(NodeLost(node.node_id, reason)))
 
-    def _strike(self, node: Node, what: str) -> None:
-        if node.peer is not None:
-            self._count_malformed(node.peer, what)
-
-    def _count_malformed(self, peer: Peer, what: str) -> None:
+    def _strike(self, peer: Peer, what: str, now: float) -> None:
+        """Something unusable came. Who sends too much of that is dropped, and muted if it can be told who it is."""
         self.stats["messages_malformed"] += 1
-        peer.malformed += 1
-        if peer.malformed >= self._limits.malformed:
-            self.stats["peers_dropped"] += 1
-            self._drop(peer)
-            if peer.node is not None:
-                self._lose(peer.node, f"it sent too many unusable messages; the last one: {what}")
+        node = peer.node
+        sender = node.node_id if node is not None else peer.key or peer.token
+        if not (known_for_it := self._strikes.muted(sender, now) > 0) and not self._strikes.add(sender, now):
+            return
+        self.stats["peers_dropped"] += 1
+        self._drop(peer)
+        if isinstance(sender, str) and not known_for_it:
+            self._do(Say(mute_notice(sender, self._limits, what)))
+        if node is not None:
+            self._lose(node, f"it sent too many unusable messages; the last one: {what}")
 
     # -- for the machine ----------------------------------------------------------------------------------------
 

@@ -40,14 +40,12 @@ class Peer:
         key: The public key that the other end has proved to hold; empty without keys.
         node: The node that has a session on it.
         opened: When it was first heard of.
-        malformed: Unreadable messages that came over it.
     """
 
     token: bytes
     opened: float
     key: str = ""
     node: Node | None = None
-    malformed: int = 0
 
 
 @dataclass(slots=True, eq=False)

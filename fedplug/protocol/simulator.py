@@ -35,7 +35,9 @@ from fedplug.protocol.simulated_experiment import SimulatedExperiment, Witness
 from fedplug.protocol.simulated_network import Line, SimulatedNetwork
 from fedplug.protocol.simulated_node import SimulatedNode, Violation
 
-SMALL = Limits(chunk=64, inline=96, peer_credit=4, pool_credit=6, offer=16_384, task=16_384, remembered=10_000)
+SMALL = Limits(
+    chunk=64, inline=96, peer_credit=4, pool_credit=6, offer=16_384, task=16_384, mute=5.0, remembered=10_000
+)
 """Limits under which a few hundred bytes are a large blob."""
 
 RESEARCHER = "researcher"

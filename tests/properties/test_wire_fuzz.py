@@ -155,7 +155,7 @@ def test_a_leak_would_be_seen():
     kept = [[number] for number in range(6_000)]
     with pytest.raises(AssertionError, match="left behind"):
         growth.check()
-    kept = [bytearray(b"x") * 2**20 for _ in range(40)]
+    kept = [bytearray(b"x") * (48 * 2**20)]  # in one piece, for which the C library has no place left from before
     with pytest.raises(AssertionError, match="held"):
         growth.check()
     del kept
@@ -226,7 +226,7 @@ class Fuzzed(Simulator):
     def _some_of(self, header: bytes) -> Iterator[bytes]:
         if self._readable:
             yield from (self._mutator.of(header) for _ in range(8))
-        elif self._mutator.rng.random() < 0.3:
+        elif self._mutator.rng.random() < 0.6:
             mutant = self._mutator.of(header)
             try:
                 decode_header(mutant)

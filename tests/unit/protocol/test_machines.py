@@ -42,7 +42,7 @@ from fedplug.core.pool import (
     UpdateOffered,
 )
 from fedplug.core.transport import Closed, Frame, Opened
-from fedplug.protocol.actions import Deliver, Drop, Reconnect, Send, Sign
+from fedplug.protocol.actions import Deliver, Drop, Reconnect, Say, Send, Sign
 from fedplug.protocol.limits import Limits
 from fedplug.protocol.node import NodeMachine
 from fedplug.protocol.researcher import ResearcherMachine
@@ -64,7 +64,7 @@ class World:
         self.researcher = ResearcherMachine(limits)
         self.node = NodeMachine(NodeInfo(node_id="n1"), limits, incarnation=1)
         self.at_researcher, self.at_node, self.signs = [], [], []
-        self.dropped, self.reconnects = [], []
+        self.dropped, self.reconnects, self.said = [], [], []
         self.passed = []
 
     def connect(self, token=b"c1"):
@@ -92,6 +92,8 @@ class World:
                     self.at_researcher.append(action.event)
                 elif isinstance(action, Sign):
                     self.signs.append(action.message)
+                elif isinstance(action, Say):
+                    self.said.append(action.text)
             for action in self.node.take():
                 if isinstance(action, Send):
                     busy = True
@@ -470,13 +472,51 @@ def test_a_get_beyond_the_credit_counts_as_malformed(world):
     assert world.researcher.stats["messages_malformed"] == 2
 
 
-def test_a_peer_that_talks_nonsense_is_dropped(world):
-    for _ in range(LIMITS.malformed):
-        world.researcher.on(Frame(world.token, b"nonsense", memoryview(b"")), world.now)
-    world.settle()
+def nonsense(world, count, token=None):
+    for _ in range(count):
+        world.researcher.on(Frame(token or world.token, b"nonsense", memoryview(b"")), world.now)
+        world.settle()
+
+
+def test_row_30_a_node_that_talks_nonsense_is_dropped_named_and_muted(world):
+    nonsense(world, LIMITS.malformed - 1)
+    assert not world.dropped, "this may happen"
+    nonsense(world, 1)
     assert world.dropped == [world.token]
     assert world.kinds(world.at_researcher) == [NodeLost]
-    assert world.researcher.stats["messages_malformed"] == LIMITS.malformed
+    (notice,) = world.said
+    assert "n1 has sent 16 messages" in notice
+    assert "not a FedPlug message" in notice
+
+    world.node.on(Closed(b"", "dropped"), world.now)
+    world.connect(b"c2")
+    refused = world.at_node[-1]
+    assert (refused.refused, "does not listen to it" in refused.reason) == (True, True)
+    assert world.reconnects[-1] == LIMITS.mute
+    world.now += LIMITS.mute
+    world.connect(b"c3")
+    assert world.kinds(world.at_researcher) == [NodeLost, NodeJoined]
+
+
+def test_row_30_nonsense_now_and_then_is_forgiven_and_a_new_connection_is_no_new_start(world):
+    for _ in range(5):
+        nonsense(world, LIMITS.malformed - 1)
+        world.wait(LIMITS.mute + 1)
+    assert not world.dropped
+    nonsense(world, LIMITS.malformed - 1)
+    world.node.on(Closed(b"", "cut"), world.now)
+    world.connect(b"c2")
+    nonsense(world, 1)
+    assert world.dropped[-1] == b"c2"
+
+
+def test_row_30_of_nonsense_without_a_name_only_the_connection_is_dropped_and_the_log_stays_short(world):
+    for number in range(200):
+        nonsense(world, LIMITS.malformed, token=b"x%d" % number)
+    assert len(world.dropped) == 200
+    assert world.said == []
+    assert world.node.phase == "on"
+    assert not world.at_researcher, "nobody else has noticed"
 
 
 def test_a_connection_that_never_says_hello_is_dropped():
