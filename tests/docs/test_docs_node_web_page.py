@@ -12,8 +12,10 @@ import pytest
 
 from fedplug.node import NodeStore
 from fedplug.node.web.auth import IDLE_SECONDS, LINK_SECONDS, SESSION_SECONDS
+from fedplug.node.web.columns import MOST_COLUMNS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+TEMPLATES = DOCS.parent / "fedplug" / "node" / "web" / "templates"
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,14 @@ def test_the_times_are_those_of_the_code(page):
     assert (LINK_SECONDS, IDLE_SECONDS, SESSION_SECONDS) == (5 * 60, 3600, 12 * 3600)
     assert "within 5 minutes" in page
     assert "after an hour in which nobody uses it, after twelve\nhours" in page
+
+
+def test_its_limits_and_buttons_are_those_of_the_page(page):
+    assert f"more than {MOST_COLUMNS} columns" in page
+    shown = "".join(path.read_text(encoding="utf-8") for path in TEMPLATES.glob("*.html"))
+    for name in ("Add a data set", "Change", "Check the files", "Accept the change", "Approve", "Reject", "Log in"):
+        assert f"*{name}*" in page
+        assert f">{name}<" in shown
 
 
 def test_its_pictures_are_there_and_small(page):
