@@ -66,6 +66,12 @@ def test_two_columns_may_change_their_names():
     assert (said.columns, said.mapping, said.target) == (["b", "a"], {"b": "a", "a": "b"}, "b")
 
 
+def test_blanks_around_the_name_of_a_column_are_no_other_name():
+    choice = ColumnChoice((" a ", "b"), {" a ": "a", "b": ""}, " a ")
+    said = choice.said()
+    assert (said.columns, said.mapping, said.target) == ([" a ", "b"], {}, " a ")
+
+
 def test_a_name_that_is_only_changed_where_the_column_is_not_chosen_is_none():
     choice = ColumnChoice(("a",), {"a": "a", "b": "x", "c": "y"}, "c")
     assert choice.said().mapping == {"y": "c"}

@@ -46,7 +46,7 @@ class ColumnChoice:
     def of(cls, form: Form) -> ColumnChoice:
         """What somebody has filled in."""
         called = dict(zip(form.all("source"), (name.strip() for name in form.all("called")), strict=False))
-        return cls(tuple(form.all("column")), called, form.text("target").strip())
+        return cls(tuple(form.all("column")), called, form.text("target"))
 
     @classmethod
     def of_record(cls, record: DatasetRecord, found: DatasetRecord) -> ColumnChoice:
@@ -66,7 +66,8 @@ class ColumnChoice:
 
     def name(self, source: str) -> str:
         """What plans call a column."""
-        return self.called.get(source) or source
+        called = self.called.get(source, "")
+        return source if called in ("", source.strip()) else called
 
     def said(self) -> Said:
         """The same in the names that plans use.
