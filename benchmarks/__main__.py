@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import a1_mean, a2_rules, big_model, linear_gradients, small_rounds, start_up, trainer_loop
+from benchmarks import a1_mean, a2_rules, big_model, linear_gradients, many_nodes, small_rounds, start_up, trainer_loop
 from benchmarks.common import RESULTS, Result, environment
 
 WORKLOADS: dict[str, Callable[[bool], list[Result]]] = {
@@ -20,6 +20,7 @@ WORKLOADS: dict[str, Callable[[bool], list[Result]]] = {
     "R2": small_rounds.run_zmq,
     "R3": big_model.run_cpu,
     "R4": big_model.run_memory,
+    "R5": many_nodes.run,
     "T1": trainer_loop.run,
     "L1": linear_gradients.run,
     "D1": linear_gradients.run_declearn,

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from benchmarks.common import CpuMeter, Result
-from benchmarks.federation import echo_nodes, experiment, node_processes, run_rounds
+from benchmarks.federation import Enrolment, echo_nodes, experiment, node_processes, run_rounds
 from benchmarks.memory import peak_rss, rss
 from benchmarks.raw_sockets import RawFederation
 from fedplug.testing.echo_nodes import ECHO_TAG
@@ -17,11 +17,16 @@ VALUES, TENSORS = 25_000_000, 60
 
 
 def run_cpu(quick: bool = False) -> list[Result]:
-    """R3: four node processes; CPU of all processes, over that of raw sockets doing the same."""
+    """R3: four node processes; CPU of all processes, over that of raw sockets doing the same; plain, and with keys."""
+    return [_cpu(quick, "plain", 1.5, None), _cpu(quick, "with keys", 4.0, Enrolment())]
+
+
+def _cpu(quick: bool, how: str, target: float, enrolment: Enrolment | None) -> Result:
     values, rounds = (VALUES // 10 if quick else VALUES), (3 if quick else 5)
+    options = enrolment.options if enrolment else None
     with (
-        experiment(values, TENSORS, 4, "zmq://127.0.0.1:0") as exp,
-        node_processes(exp.pool().description, 4) as pids,
+        experiment(values, TENSORS, 4, "zmq://127.0.0.1:0", options=options) as exp,
+        node_processes(exp.pool().description, 4, enrolment) as pids,
     ):
         walls = run_rounds(exp, 1)
         raw = RawFederation(exp.params(), 4)
@@ -42,7 +47,8 @@ def run_cpu(quick: bool = False) -> list[Result]:
         "wall_s": round(statistics.median(walls), 3),
         "ratios": [round(f / c, 3) for f, c in zip(figures, ceilings, strict=True)],
     }  # fmt: skip
-    return [Result("R3", "no-op round, 100 MB, 4 node processes, zmq://", figure, "CPU s", ceiling, 1.5, details)]
+    what = f"no-op round, 100 MB, 4 node processes, zmq://, {how}"
+    return Result("R3", what, figure, "CPU s", ceiling, target, details)
 
 
 def run_memory(quick: bool = False) -> list[Result]:

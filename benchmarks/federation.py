@@ -11,14 +11,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from benchmarks.plans import NoOpPlan
 from fedplug import Experiment, Monitor
 from fedplug.core.context import RoundContext, RoundResult
+from fedplug.core.plugins import default_host
+from fedplug.core.transport import TransportOptions
 from fedplug.node import Node
 from fedplug.node.datasets.memory import MemoryDataset
+from fedplug.node.keys import NodeKeys
 from fedplug.node.store import NodeStore
+from fedplug.testing.echo_nodes import KeyRing
+from fedplug.transports.registry import open_transport
 
 TAG = "#bench"
 
@@ -34,8 +40,25 @@ class RoundTimes(Monitor):
 
 
 @contextmanager
-def experiment(values: int, tensors: int, nodes: int, transport: Any) -> Iterator[Experiment]:
-    """An experiment of no-op rounds that has not looked for nodes yet."""
+def experiment(
+    values: int,
+    tensors: int,
+    nodes: int,
+    transport: Any,
+    *,
+    options: TransportOptions | None = None,
+    **settings: Any,
+) -> Iterator[Experiment]:
+    """An experiment of no-op rounds that has not looked for nodes yet.
+
+    Args:
+        values: Numbers in the model.
+        tensors: Arrays in it.
+        nodes: Nodes to wait for.
+        transport: Where they connect.
+        options: For the transport: the researcher's keys, say.
+        settings: More arguments of `Experiment`.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="fedplug-bench-") as home,
         _environment("FEDPLUG_DIR", home),
@@ -48,6 +71,8 @@ def experiment(values: int, tensors: int, nodes: int, transport: Any) -> Iterato
             connect_timeout=120,
             seed=1,
             progress="quiet",
+            transport_options=options,
+            **settings,
         ) as exp,
     ):
         yield exp
@@ -66,28 +91,42 @@ def local_nodes(url: str, count: int) -> Iterator[None]:
         yield
 
 
+class Enrolment:
+    """A researcher's keys, and the list of the nodes that it lets in."""
+
+    def __init__(self) -> None:
+        self.keys = open_transport("zmq://127.0.0.1:0", default_host()).new_keys()
+        self._names: dict[str, str] = {}
+
+    @property
+    def options(self) -> TransportOptions:
+        """What the researcher listens with."""
+        return TransportOptions(keys=self.keys, enrolled=lambda key: self._names.get(key, ""))
+
+    def allow(self, folder: Path, node_id: str) -> None:
+        """Let a node in by the keys in its folder."""
+        pair = NodeKeys(folder).own.pair()
+        assert pair is not None, "a node makes its keys when it is made"
+        self._names[pair.public] = node_id
+
+
 @contextmanager
-def node_processes(url: str, count: int) -> Iterator[list[int]]:
+def node_processes(url: str, count: int, enrolment: Enrolment | None = None) -> Iterator[list[int]]:
     """Real node processes, started as their owner would; yields their process ids."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedplug-bench-")))
         np.savez(folder / "data.npz", x=np.zeros((1, 1)), y=np.zeros(1))
         pids = []
         for index in range(count):
-            place = ["--folder", str(folder / f"node-{index}")]
+            name = f"node-{index}"
+            place = ["--folder", str(folder / name)]
+            trust = [] if enrolment is None else ["--trust", enrolment.keys.public]
             _fedplug(
-                "node",
-                *place,
-                "init",
-                "--approval",
-                "off",
-                "--data-root",
-                "/",
-                "--name",
-                f"node-{index}",
-                "--researcher",
-                url,
-            )
+                "node", *place, "init", "--approval", "off", "--data-root", "/", "--name", name, "--id", name,
+                "--researcher", url, *trust,
+            )  # fmt: skip
+            if enrolment is not None:
+                enrolment.allow(folder / name, name)
             _fedplug(
                 "node", *place, "dataset", "add", "--type", "arrays", "--path", str(folder / "data.npz"),
                 "--name", "bench", "--tags", TAG,
@@ -102,15 +141,19 @@ def node_processes(url: str, count: int) -> Iterator[list[int]]:
 
 
 @contextmanager
-def echo_nodes(url: str, count: int) -> Iterator[int]:
+def echo_nodes(url: str, count: int, *, first: int = 0, keys: KeyRing | None = None) -> Iterator[int]:
     """Nodes that send back what they get, all in one process of its own; yields its process id."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fedplug.testing.echo_nodes", url, str(count)], stdin=subprocess.PIPE
-    )
-    try:
-        yield process.pid
-    finally:
-        process.communicate()
+    command = [sys.executable, "-m", "fedplug.testing.echo_nodes", url, str(count), "--first", str(first)]
+    with ExitStack() as stack:
+        if keys is not None:
+            file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedplug-bench-"))) / "keys.json"
+            file.write_bytes(msgspec.json.encode(keys))
+            command += ["--keys", str(file)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        try:
+            yield process.pid
+        finally:
+            process.communicate()
 
 
 def run_rounds(exp: Experiment, rounds: int, tags: Sequence[str] = (TAG,)) -> list[float]:
