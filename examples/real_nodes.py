@@ -8,8 +8,8 @@ Set up the nodes first, each in a terminal of its own:
 
 and the same for hospital-b. With ``--approval off`` every plan runs: that is for owners who trust the researcher, as
 you do here. Without it the owner approves the plan first. The files have 30 numeric columns and a column
-``diagnosis`` of 0 and 1. ``make demo`` leaves such files behind: hospital-a.csv and so on, in the folder ``data`` of those that it names
-last.
+``diagnosis`` of 0 and 1. ``make demo`` leaves such files behind: hospital-a.csv and so on, in the folder ``data`` of
+those that it names last.
 """
 
 from __future__ import annotations
