@@ -56,6 +56,14 @@ def test_the_form_shows_what_is_in_force(owner, added):
     assert page.count('name="called"') == 3
 
 
+def test_what_was_typed_is_kept_when_the_columns_are_asked_for(store, added, edit):
+    page = edit(action="columns", name="", description="Kept").text
+    assert "Kept" in page
+    assert page.count('name="called"') == 3
+    assert 'aria-label="ill is the target" checked' in page
+    assert store.datasets() == [added]
+
+
 def test_what_plans_see_is_changed_with_a_new_id_and_written_down(store, site, added, edit):
     answer = edit(**columns(column=["age"], called=["years", "size", "ill"]))
     (record,) = store.datasets()

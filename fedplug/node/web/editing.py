@@ -43,8 +43,10 @@ def ask(visit: Visit) -> Response:
 
 
 def save(visit: Visit) -> Response:
-    """Change it, or say what is wrong beside the field."""
+    """Change it, or say what is wrong beside the field; or show its columns too, and keep what was typed."""
     record, form = visit.store.dataset(visit.part("dataset_id")), visit.form
+    if form.text("action") == "columns":
+        return _form(visit, record, look=True)
     look = form.text("columns") == "yes"
     try:
         said = {"name": form.text("name"), "tags": form.words("tags"), "description": form.text("description")}
@@ -93,7 +95,7 @@ def _one(
 
 def _form(visit: Visit, record: DatasetRecord, *, look: bool = False, problem: FedplugError | None = None) -> Response:
     found: DatasetRecord | None = None
-    form = visit.form if problem else Form()
+    form = visit.form
     choice = ColumnChoice()
     if look:
         try:
@@ -101,7 +103,7 @@ def _form(visit: Visit, record: DatasetRecord, *, look: bool = False, problem: F
             found, _ = inspect_file(
                 record.path, name=record.name, type=record.type, tags=record.tags, options=record.options, roots=roots
             )
-            choice = ColumnChoice.of(form) if problem else ColumnChoice.of_record(record, found)
+            choice = ColumnChoice.of(form) if "columns" in form else ColumnChoice.of_record(record, found)
         except FedplugError as error:
             problem = problem or error
     return visit.page(
