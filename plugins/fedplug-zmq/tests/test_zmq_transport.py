@@ -42,8 +42,8 @@ def dealer(listener):
         yield dealer
 
 
-def sealed(header, body=b""):
-    return seal_of(header, len(body)) + header
+def sealed(header, body=b"", number=0):
+    return seal_of(number, header, len(body)) + header
 
 
 def test_the_plugin_offers_the_transport():
@@ -106,7 +106,7 @@ def test_a_frame_that_is_too_large_ends_the_connection_and_nobody_elses(listener
     peer = expect(listener, Frame).peer
     with ZmqTransport().connect(listener.address, PLAIN) as good:
         other = greet(listener, good)
-        dealer.send_multipart([sealed(b"header", bytes(MAX_BODY + 1)), bytes(MAX_BODY + 1)])
+        dealer.send_multipart([sealed(b"header", bytes(MAX_BODY + 1), 1), bytes(MAX_BODY + 1)])
         assert expect(listener, Closed).peer == peer
         push(good, lambda: good.send(b"fine"))
         assert expect(listener, Frame).peer == other
@@ -164,11 +164,13 @@ def test_a_small_body_does_not_keep_a_message_of_zmq_alive(listener):
     [
         pytest.param([b"header", b""], id="no seal"),
         pytest.param([b"", b"body"], id="no header"),
-        pytest.param([sealed(b"header")[:-1] + b"s", b""], id="a changed header"),
-        pytest.param([sealed(b"header"), b"body"], id="a body of another size"),
-        pytest.param([sealed(bytes(MAX_HEADER + 1)), b""], id="a header that is too large"),
-        pytest.param([sealed(b"header")], id="one part"),
-        pytest.param([sealed(b"header"), b"two", b"three"], id="three parts"),
+        pytest.param([sealed(b"header", number=1)[:-1] + b"s", b""], id="a changed header"),
+        pytest.param([sealed(b"header", number=1), b"body"], id="a body of another size"),
+        pytest.param([sealed(bytes(MAX_HEADER + 1), number=1), b""], id="a header that is too large"),
+        pytest.param([sealed(b"header", number=2), b""], id="the next but one"),
+        pytest.param([sealed(b"hi"), b""], id="the one before"),
+        pytest.param([sealed(b"header", number=1)], id="one part"),
+        pytest.param([sealed(b"header", number=1), b"two", b"three"], id="three parts"),
         pytest.param([b"x"] * 500, id="many parts"),
     ],
 )
@@ -180,7 +182,7 @@ def test_a_message_that_cannot_be_used_ends_its_connection_and_nobody_elses(list
         other = greet(listener, good)
         with dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
             dealer.send_multipart(parts)
-            dealer.send_multipart([sealed(b"and another"), b""])
+            dealer.send_multipart([sealed(b"and another", number=2), b""])
             closed = expect(listener, Closed)
             assert (closed.peer, closed.reason) == (peer, "what came over the connection was damaged on the way")
             assert monitor.poll(10_000), "the other end is told"

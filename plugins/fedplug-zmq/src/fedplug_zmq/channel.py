@@ -54,6 +54,7 @@ class ZmqChannel(Channel):
         except zmq.ZMQError as error:
             self._end.close(0)
             raise AddressError(f"{url} cannot be connected to: {error}.", cure="Check host and port.") from None
+        self._sent = self._received = 0
         self._open = False
         self._full = False
         self._closing: Closed | None = None
@@ -89,7 +90,8 @@ class ZmqChannel(Channel):
         """As `Channel.send`."""
         if not self._open or self._end.closed:
             raise ConnectionLostError(f"{self._url}: not connected.")
-        sent = self._end.send([], header, body, self.traffic)
+        sent = self._end.send([], self._sent, header, body, self.traffic)
+        self._sent += sent
         self._full = not sent
         return sent
 
@@ -104,18 +106,21 @@ class ZmqChannel(Channel):
     def _next(self) -> Frame | None:
         if self._closing is not None or (message := self._end.message(0)) is None:
             return None
-        header, body = message.header, message.body
+        header, body = message.header(self._received), message.body
         if header is None or body is None:
             self.traffic.frames_refused += 1
             self._closing = Closed(b"", f"{self._url}: {DAMAGED}")
             return None
+        self._received += 1
         self.traffic.frames_received += 1
         self.traffic.bytes_received += len(header) + len(body)
         return Frame(b"", header, owned(body), self._peer_key)
 
     def _end_of(self, event: int, value: int) -> Closed:
         """What an end means, in words."""
-        refusal = None
-        if not self._open:
-            refusal = refusal_at_node(event, value, self._host, self._port, keys=self._keys is not None)
+        if self._open:
+            # libzmq reports what it cannot decrypt as if it were part of the handshake.
+            why = "the connection was lost" if event == zmq.EVENT_DISCONNECTED else DAMAGED
+            return Closed(b"", f"{self._url}: {why}")
+        refusal = refusal_at_node(event, value, self._host, self._port, keys=self._keys is not None)
         return Closed(b"", f"{self._url}: {_ENDED[event]}", refusal)

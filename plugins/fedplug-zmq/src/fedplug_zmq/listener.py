@@ -11,6 +11,7 @@ With keys (`fedplug_zmq.curve`) each message carries the public key of its conne
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from dataclasses import dataclass
 
 import zmq
 
@@ -38,6 +39,23 @@ _LOOK = 64
 _TURNED_AWAY = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
+@dataclass(slots=True)
+class _Line:
+    """A connection.
+
+    Attributes:
+        fd: Its file descriptor.
+        key: The public key that its other end has proved to hold; empty without keys.
+        sent: Messages that went out over it.
+        received: Messages that came over it.
+    """
+
+    fd: int
+    key: str
+    sent: int = 0
+    received: int = 0
+
+
 class ZmqListener(Listener):
     """The researcher's end: a ROUTER."""
 
@@ -62,8 +80,7 @@ class ZmqListener(Listener):
         self._address = bound.rstrip("\0").replace("tcp://", "zmq://", 1)
         self._port = int(self._address.rpartition(":")[2])
         self._by_fd: dict[int, bytes] = {}
-        self._fd_of: dict[bytes, int] = {}
-        self._key_of: dict[bytes, str] = {}
+        self._lines: dict[bytes, _Line] = {}
         self._gone: OrderedDict[bytes, None] = OrderedDict()
         self._ending: deque[bytes] = deque()
         self._ready: deque[Item] = deque()
@@ -99,19 +116,22 @@ class ZmqListener(Listener):
 
     def send(self, peer: bytes, header: Buffer, body: Buffer = b"") -> bool:
         """As `Listener.send`."""
-        if peer not in self._fd_of:
+        line = self._lines.get(peer)
+        if line is None:
             raise ConnectionLostError(f"{self._address}: that node is not connected.")
-        if self._keeper and (refusal := self._keeper.refuses(self._key_of[peer])):
+        if self._keeper and (refusal := self._keeper.refuses(line.key)):
             self._ready.append(self._turn_out(peer, refusal))
             raise ConnectionLostError(f"{self._address}: the key of that node is not enrolled any more.")
         try:
-            return self._end.send([peer], header, body, self.traffic)
+            sent = self._end.send([peer], line.sent, header, body, self.traffic)
         except zmq.ZMQError as error:
             raise ConnectionLostError(f"{self._address}: that node is gone ({error}).") from None
+        line.sent += sent
+        return sent
 
     def drop(self, peer: bytes) -> None:
         """As `Listener.drop`."""
-        if peer in self._fd_of:
+        if peer in self._lines:
             self._forget(peer)
             self._ready = deque(item for item in self._ready if item.peer != peer)
 
@@ -127,10 +147,12 @@ class ZmqListener(Listener):
         """The next message of a known or new connection, without waiting."""
         while (message := self._end.message(1)) is not None:
             self._row += 1
-            peer, header, body = message.peer, message.header, message.body
+            peer, body = message.peer, message.body
             if peer in self._gone:
                 self.traffic.frames_refused += 1
                 continue
+            line = self._lines.get(peer)
+            header = message.header(line.received if line else 0)
             if header is None or body is None:
                 self.traffic.frames_refused += 1
                 if (closed := self._break_off(peer, body)) is not None:
@@ -140,20 +162,20 @@ class ZmqListener(Listener):
             if self._keeper and (refusal := self._keeper.refuses(key)):
                 self.traffic.frames_refused += 1
                 return self._turn_out(peer, refusal, key, str(body.get("Peer-Address")))
-            if self._key_of.get(peer, key) != key:
+            if line is not None and line.key != key:
                 self.traffic.frames_refused += 1  # A connection that takes the token of another one.
                 continue
             self.traffic.frames_received += 1
             self.traffic.bytes_received += len(header) + len(body)
             frame = Frame(peer, header, owned(body), key)
-            if peer in self._fd_of:
+            if line is not None:
+                line.received += 1
                 return frame
             # A descriptor may have served another connection before; its end has been reported by now.
             self._look()
             fd = int(body.get(zmq.SRCFD))
             self._by_fd[fd] = peer
-            self._fd_of[peer] = fd
-            self._key_of[peer] = key
+            self._lines[peer] = _Line(fd, key, received=1)
             self._ready.append(frame)
             return Opened(peer, key)
         self._row = 0
@@ -175,9 +197,11 @@ class ZmqListener(Listener):
 
     def _break_off(self, peer: bytes, body: zmq.Frame | None) -> Item | None:
         """End a connection over which something unusable came."""
-        fd = self._fd_of.get(peer, -1 if body is None else int(body.get(zmq.SRCFD)))
-        hang_up(fd, self._port)
-        if peer in self._fd_of:
+        if body is not None:
+            hang_up(int(body.get(zmq.SRCFD)), self._port)
+        elif peer in self._lines:
+            hang_up(self._lines[peer].fd, self._port)
+        if peer in self._lines:
             self._forget(peer)
             return Closed(peer, DAMAGED)
         self._bury(peer)
@@ -185,7 +209,7 @@ class ZmqListener(Listener):
 
     def _turn_out(self, peer: bytes, refusal: Refusal, key: str = "", place: str = "") -> Item:
         """A connection whose key is not enrolled, or not any more, is over."""
-        if peer in self._fd_of:
+        if peer in self._lines:
             self._forget(peer)
             return Closed(peer, "its key is not enrolled any more", refusal)
         self._bury(peer)
@@ -196,14 +220,13 @@ class ZmqListener(Listener):
         self._row = 0
         while self._ending:
             peer = self._ending.popleft()
-            if peer in self._fd_of:
+            if peer in self._lines:
                 self._forget(peer)
                 return Closed(peer, "the connection was lost")
         return None
 
     def _forget(self, peer: bytes) -> None:
-        fd = self._fd_of.pop(peer)
-        del self._key_of[peer]
+        fd = self._lines.pop(peer).fd
         if self._by_fd.get(fd) == peer:
             del self._by_fd[fd]
         self._bury(peer)

@@ -26,11 +26,14 @@ LINGER = 500
 SMALL = 256 * 1024
 """Bodies that arrive are copied up to this size, in bytes."""
 
+_SHORTEST_HANDSHAKE = 2000
+"""Milliseconds that a handshake may take, however short the heartbeat is: a busy machine needs them."""
+
 COPY_BELOW = 64 * 1024
 """Bodies smaller than this are copied: it costs less than keeping track of them."""
 
 SEAL = 4
-"""Bytes before the header of a plain message."""
+"""Bytes before the header of each message."""
 
 DAMAGED = "what came over the connection was damaged on the way"
 
@@ -39,28 +42,33 @@ DAMAGED = "what came over the connection was damaged on the way"
 class Message:
     """What was received as one.
 
+    ZeroMQ over plain TCP brings what TCP brings, and TCP's checksum misses some damage. With keys damage is found, but
+    a ROUTER of libzmq 4.3.5 may go on behind it as if nothing were missing. So each header travels under a seal: over
+    itself, the size of its body and the number of the message on its connection. Bodies need none: headers tell
+    whether they are whole. A message whose seal is broken ends its connection, for what follows is worth nothing.
+
     Attributes:
         peer: The connection that it came over; empty at a node.
-        header: None if it cannot be used: it was damaged on the way, or is nothing that the other side would send.
-            Either way the rest of what the connection brings is worth nothing, and it has to end.
-        body: Empty where a message has too few parts.
+        sealed: The header under its seal; empty where a message has too few parts, or too many.
+        body: None where a message has too few parts.
     """
 
     peer: bytes
-    header: bytes | None
+    sealed: bytes
     body: zmq.Frame | None
+
+    def header(self, number: int) -> bytes | None:
+        """The header of the ``number``-th message of its connection; None if this is not it, whole and unchanged."""
+        seal, header = self.sealed[:SEAL], self.sealed[SEAL:]
+        if self.body is None or len(self.body) > MAX_BODY or len(header) > MAX_HEADER:
+            return None
+        return header if seal_of(number, header, len(self.body)) == seal else None
 
 
 class End:
-    """A ZeroMQ socket with its context, its monitor and a way to wake its poll.
-
-    Encryption finds out what was changed on the way. Without it each header travels under a seal, because the checksum
-    of TCP misses some damage, and a header that still makes sense could ask for another training. Bodies need none:
-    headers tell whether they are whole.
-    """
+    """A ZeroMQ socket with its context, its monitor and a way to wake its poll."""
 
     def __init__(self, kind: int, events: int, options: TransportOptions) -> None:
-        self._sealed = options.keys is None
         self.context = zmq.Context()
         self.socket: zmq.Socket[bytes] = self.context.socket(kind)
         self._monitor: zmq.Socket[bytes] | None = None
@@ -135,18 +143,10 @@ class End:
                     break
         except zmq.Again:
             return None
-        peer = parts[0] if lead else b""
-        if count != lead + 2 or body is None or len(body) > MAX_BODY:
-            return Message(peer, None, body)
-        header = parts[-1]
-        if self._sealed:
-            seal, header = header[:SEAL], header[SEAL:]
-            if seal_of(header, len(body)) != seal:
-                return Message(peer, None, body)
-        return Message(peer, header if len(header) <= MAX_HEADER else None, body)
+        return Message(parts[0] if lead else b"", parts[-1] if count == lead + 2 else b"", body)
 
-    def send(self, lead: list[bytes], header: Buffer, body: Buffer, traffic: Traffic) -> bool:
-        """Queue a message without blocking. False if there is no room."""
+    def send(self, lead: list[bytes], number: int, header: Buffer, body: Buffer, traffic: Traffic) -> bool:
+        """Queue the ``number``-th message of a connection without blocking. False if there is no room."""
         view = memoryview(body)
         size = memoryview(header).nbytes
         if size > MAX_HEADER or view.nbytes > MAX_BODY:
@@ -157,9 +157,7 @@ class End:
             # Only the first part can find no room: a message is queued whole or not at all.
             for part in lead:
                 self.socket.send(part, zmq.SNDMORE | zmq.DONTWAIT)
-            if self._sealed:
-                header = seal_of(header, view.nbytes) + bytes(header)
-            self.socket.send(header, zmq.SNDMORE | zmq.DONTWAIT)
+            self.socket.send(seal_of(number, header, view.nbytes) + bytes(header), zmq.SNDMORE | zmq.DONTWAIT)
             self.socket.send(view, zmq.DONTWAIT, copy=view.nbytes < COPY_BELOW)
         except zmq.Again:
             return False
@@ -186,15 +184,15 @@ def configure(socket: zmq.Socket[bytes], options: TransportOptions) -> None:
     socket.setsockopt(zmq.SNDHWM, ROOM)
     socket.setsockopt(zmq.RCVHWM, ROOM)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_BODY)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, max(_SHORTEST_HANDSHAKE, int(2.5 * options.heartbeat * 1000)))
     socket.setsockopt(zmq.HEARTBEAT_IVL, int(2.5 * options.heartbeat * 1000))
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, patience)
     socket.setsockopt(zmq.HEARTBEAT_TTL, patience)
 
 
-def seal_of(header: Buffer, size: int) -> bytes:
-    """The checksum (CRC-32) of a header and of the size of its body."""
-    return zlib.crc32(header, size).to_bytes(SEAL)
+def seal_of(number: int, header: Buffer, size: int) -> bytes:
+    """The seal (CRC-32) of a header whose body has ``size`` bytes."""
+    return zlib.crc32(header, zlib.crc32(number.to_bytes(8) + size.to_bytes(8))).to_bytes(SEAL)
 
 
 def hang_up(fd: int, port: int) -> None:
