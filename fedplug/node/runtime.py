@@ -18,7 +18,7 @@ import msgspec
 from fedplug.core.errors import RefusedError, StoreError
 from fedplug.core.link import PlanAsked, ResearcherLink, TaskReceived
 from fedplug.core.local_state import lineage
-from fedplug.core.messages import DatasetCard, PlanAnswer, TaskFailure, TaskKey
+from fedplug.core.messages import DatasetCard, LogLine, PlanAnswer, Progress, TaskFailure, TaskKey
 from fedplug.node.commands import node_command
 from fedplug.node.contact import Contact
 from fedplug.node.datasets.memory import MemoryDataset
@@ -35,6 +35,9 @@ from fedplug.node.status import StatusBoard, TaskStatus
 from fedplug.node.store import NodeStore
 
 _log = logging.getLogger("fedplug.node")
+
+TELL_WAITING = 60.0
+"""Seconds between two signs of life for tasks that wait for their turn."""
 
 
 class Runtime:
@@ -72,6 +75,7 @@ class Runtime:
         self._current: QueuedTask | None = None
         self._stopping = False
         self._draining = False
+        self._tell_due = 0.0
         self._journal = journal or NoTaskJournal()
         self._handover = Handover(lasting=self._journal.lasting)
         self._outcomes = Outcomes(self.audit, self._journal, board, self._handover)
@@ -160,6 +164,7 @@ class Runtime:
             self._outcomes.turned_away(entry)
         else:
             self._count_queue()
+            self._tell_waiting(entry)
 
     def committed(self, contact: Contact, key: TaskKey) -> None:
         """A researcher has an update for good."""
@@ -246,12 +251,12 @@ class Runtime:
                 started=began,
             )
         )
-        base = self._states.base_of(request, lambda sign: self._outcomes.relay(entry, sign))
+        base = self._states.base_of(request, lambda sign: self._relay(entry, sign))
         key = noise_key(self._store, entry.task, dataset, base)
         job = Job(request, plan, entry.task.params, entry.task.aux, dataset, base, entry.unwanted, key, terms)
         with self._changed:
             entry.job = job
-        outcome = self._worker.run(job, lambda sign: self._outcomes.relay(entry, sign))
+        outcome = self._worker.run(job, lambda sign: self._relay(entry, sign))
         if isinstance(outcome, Trained):
             try:
                 self._gate.release(job, outcome)
@@ -277,6 +282,24 @@ class Runtime:
                 text = "The node cannot store what the training leaves for the next round; its owner finds the cause "
                 return TaskFailure(key=key, code="state-not-kept", text=text + "in the node's log.")
         return replace(outcome, reply=msgspec.structs.replace(outcome.reply, state_id=state_id))
+
+    def _relay(self, entry: QueuedTask, sign: Progress | LogLine) -> None:
+        """Pass a sign of life on. Progress of the training under way is one of those that wait for it, too."""
+        self._outcomes.relay(entry, sign)
+        if isinstance(sign, Progress) and time.monotonic() >= self._tell_due:
+            self._tell_waiting()
+
+    def _tell_waiting(self, only: QueuedTask | None = None) -> None:
+        """Tell researchers that their tasks, or one of them, have to wait, and how long the queue before them is."""
+        with self._changed:
+            before = 1 if self._current else 0
+            waiting = [(place, entry) for place, entry in enumerate(self._queue, before) if only in (None, entry)]
+            self._tell_due = time.monotonic() + TELL_WAITING
+        for place, entry in waiting:
+            if place:
+                trainings = "1 training is" if place == 1 else f"{place} trainings are"
+                text = f"Waits for its turn on this node: {trainings} before it."
+                entry.contact.link.report(LogLine(level="info", text=text, key=entry.task.request.key))
 
     def _count_queue(self) -> None:
         # Under the lock, so that the thread that counts last also writes last.

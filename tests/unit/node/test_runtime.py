@@ -17,7 +17,7 @@ from fedplug.core.link import (
     TaskReceived,
     UpdateCommitted,
 )
-from fedplug.core.messages import Progress, TaskFailure, TaskKey, TrainReply, TrainRequest
+from fedplug.core.messages import LogLine, Progress, TaskFailure, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.node.approval.approvals import Approvals
@@ -41,6 +41,7 @@ class Link(ResearcherLink):
     def __init__(self):
         self.events = queue.Queue()
         self.answers = queue.Queue()
+        self.waits = queue.Queue()
 
     def next_event(self, timeout):
         return self.events.get(timeout=30)
@@ -55,7 +56,8 @@ class Link(ResearcherLink):
         self.answers.put((query, answer))
 
     def report(self, message):
-        self.answers.put(message)
+        waits = isinstance(message, LogLine) and message.text.startswith("Waits for its turn")
+        (self.waits if waits else self.answers).put(message)
 
     def finish(self, reply, params, aux=None):
         self.answers.put(reply)
@@ -83,6 +85,7 @@ class StubWorker(Worker):
     def run(self, job, emit):
         if job.cancelled.is_set():
             return cancelled(job.key)
+        self.emit = emit
         self.begun.put(job.key.round)
         emit(Progress(key=job.key, step=1, total_steps=4, metrics={"loss": 2.0}))
         what = self.release.get(timeout=30)
@@ -216,6 +219,23 @@ def test_two_researchers_take_turns_and_each_gets_its_own_answers(node):
     node.worker.release.put(None)
     assert node.other.answer().key.round == 1
     assert node.link.answers.empty()
+
+
+def test_who_has_to_wait_is_told_and_told_again_while_the_training_before_makes_progress(node, monkeypatch):
+    monkeypatch.setattr("fedplug.node.runtime.TELL_WAITING", 0.0)
+    node.link.events.put(task(node, 0))
+    assert node.worker.begun.get(timeout=30) == 0
+    assert isinstance(node.link.answer(), Progress)
+    node.other.events.put(task(node, 1))
+    told = node.other.waits.get(timeout=30)
+    assert told.key.round == 1
+    assert told.text == "Waits for its turn on this node: 1 training is before it."
+    node.worker.emit(Progress(key=task(node, 0).request.key, step=2))
+    assert isinstance(node.link.answer(), Progress)
+    assert node.other.waits.get(timeout=30) == told
+    for _ in range(2):
+        node.worker.release.put(None)
+    assert node.link.answer().key.round == 0
 
 
 def test_a_researcher_cannot_cancel_the_training_of_another(node):
