@@ -28,7 +28,7 @@ class PlanNames:
         for name in (*self.mapping, *self.mapping.values()):
             if not name or not name.isprintable() or len(name) > 200:
                 raise UsageError(
-                    f"{label}: {name!r} cannot be the name of a column.", cure="Write --map PLAN_NAME=FILE_NAME."
+                    f"{label}: {name!r} cannot be the name of a column.", cure="Use 1 to 200 printable characters."
                 )
         self._plans = {source: plan for plan, source in self.mapping.items()}
         if len(self._plans) != len(self.mapping):
@@ -59,6 +59,6 @@ class PlanNames:
             if plan in sources and plan not in self._plans and self._plans.get(plan) is None:
                 raise UsageError(
                     f"{self._label} has a column {plan!r} of its own, so {source!r} cannot be called that.",
-                    cure="Choose another name, or leave that column out with --columns.",
+                    cure="Choose another name, or leave that column out (--columns).",
                 )
         return tuple(self._plans.get(source, source) for source in sources)

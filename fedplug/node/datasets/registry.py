@@ -198,10 +198,10 @@ def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
     words = tuple(dict.fromkeys(tag.strip() for tag in tags if tag.strip()))
     if not words:
         raise UsageError(
-            "A data set needs at least one tag: researchers search by tags.", cure="E.g. --tags breast,demo"
+            "A data set needs at least one tag: researchers search by tags.", cure="E.g. breast,demo (--tags)."
         )
     if any(not word.isprintable() or len(word) > 100 for word in words):
-        raise UsageError("A tag must be a word of at most 100 printable characters.", cure="E.g. --tags breast,demo")
+        raise UsageError("A tag must be a word of at most 100 printable characters.", cure="E.g. breast,demo (--tags).")
     return words
 
 
