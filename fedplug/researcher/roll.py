@@ -102,8 +102,9 @@ class Roll:
         self._note(node_id, "late")
 
     def is_given_up(self, node_id: str) -> bool:
-        """Whether nothing more can come from a node. One that is away may be back in time, one that was interrupted
-        may get its task again.
+        """Whether nothing more can come from a node.
+
+        One that is away may be back in time, and one that was interrupted may get its task again.
         """
         return self.outcomes.get(node_id) in ("failed", "refused", "rejected")
 
