@@ -124,7 +124,6 @@ class DurableSpool(Spool):
 
     def conclude(self, replies: Mapping[str, TrainReply], params: Params) -> list[TaskKey]:
         """As `Spool.conclude`."""
-        crash_point("aggregated")
         settled = self.settle()
         updates = tuple(
             (node, self._state.received[node].update, reply.sample_count) for node, reply in sorted(replies.items())
@@ -141,7 +140,7 @@ class DurableSpool(Spool):
             )
         if record != before:
             self._note(record)
-            self._journal.flush()
+        self._journal.flush()
         crash_point("round-committed")
         return settled
 

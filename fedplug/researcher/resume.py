@@ -198,7 +198,7 @@ class Resumable(ExperimentResults):
         self._round_current, self._round_limit = snapshot.round_current, snapshot.round_limit
         self._saved_rounds = snapshot.round_current
         self._journal = RoundJournal(folder, snapshot.journal)
-        self._journal.check()
+        self._journal.check(snapshot.round_current)
         self._tags = None if snapshot.tags is None else list(snapshot.tags)
         self._nodes = None if snapshot.nodes is None else list(snapshot.nodes)
         if snapshot.training_data:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from fedplug.core.context import RoundResult
 from fedplug.core.crash_points import crash_point
 from fedplug.core.errors import DiskFullError, FedplugError, ParamsError, UpdateRejectedError
-from fedplug.core.messages import LogLine, Progress, TrainReply
+from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply
 from fedplug.core.metrics import TEST_AUX, Findings
 from fedplug.core.monitor import Monitor
 from fedplug.core.params import Params
@@ -38,6 +38,9 @@ __all__ = ["TICK", "Round", "RoundPlan"]
 
 TICK = 1.0
 """Seconds between two calls of the strategy when nothing happens."""
+
+FULL_PATIENCE = 3600.0
+"""Seconds that a round waits for a disk that is full."""
 
 MOST_UNSETTLED = 64
 """So many updates that arrive one right after the other share a flush of the disk."""
@@ -67,7 +70,7 @@ class Round:
     _fold: Fold = field(init=False)
     _line: Line = field(init=False)
     _tested: Findings = field(default_factory=Findings)
-    _full: bool = False  # the disk, as was told
+    _full: float | None = None  # since when the disk is full
 
     def __post_init__(self) -> None:
         self.roll = Roll(self.job.ctx.node_ids)
@@ -192,25 +195,36 @@ class Round:
         self._line.fold_ready()
         try:
             if idle or self.spool.unsettled >= MOST_UNSETTLED:  # those that come together share a flush
-                self._settle()
+                self._acknowledge(self.spool.settle())
             self._line.fetch_next()
-            self._full = False
+            self._full = None
         except DiskFullError as error:
             self._pause(error, timeout if idle else 0)
         return changed
 
-    def _settle(self) -> None:
-        for key in self.spool.settle():
+    def _acknowledge(self, keys: Iterable[TaskKey]) -> None:
+        for key in keys:
             self.pool.commit(key)
             crash_point("reply-acknowledged")
 
-    def _pause(self, error: DiskFullError, timeout: float) -> None:
-        """No update is taken until there is room: the nodes keep theirs."""
-        if not self._full:
-            self._full = True
+    def _patiently(self, write: Callable[[], list[TaskKey]]) -> None:
+        """Put something on the disk, as soon as there is room for it."""
+        while True:
+            try:
+                self._acknowledge(write())
+                return
+            except DiskFullError as error:
+                self._pause(error, TICK)
+
+    def _pause(self, error: DiskFullError, seconds: float) -> None:
+        """Nothing is taken, and nobody is told that an update is safe, until there is room: the nodes keep theirs."""
+        now = time.monotonic()
+        if self._full is None:
+            self._full = now
             self.monitor.message(f"{error.message} The round goes on when there is room.")
-        if self.spool.unsettled:  # else the wait for the next event is pause enough
-            time.sleep(timeout)
+        elif now - self._full > FULL_PATIENCE:
+            raise error
+        time.sleep(seconds)
 
     def _on_sign(self, sign: Progress | LogLine, node_id: str) -> None:
         task = self._line.get(node_id)
@@ -307,9 +321,10 @@ class Round:
         for task in self._line:
             self._fold.add(task)
         self._tested = self._fold.tests.result()
+        self._patiently(self.spool.settle)
         params = self._fold.result(self.job, list(self._line))
-        for key in self.spool.conclude(self._replies, params):
-            self.pool.commit(key)
+        crash_point("aggregated")
+        self._patiently(lambda: self.spool.conclude(self._replies, params))
         for task in self._line:
             task.let_go(self.job.params)
         return params
@@ -324,7 +339,7 @@ class Round:
     def _give_up(self, reason: str) -> None:
         """Stop the nodes, and keep nothing: the error that is under way may keep this object for long."""
         with contextlib.suppress(FedplugError):
-            self._settle()
+            self._acknowledge(self.spool.settle())
         self.spool.stop(reason)
         self._fold.forget()
         for task in self._line:

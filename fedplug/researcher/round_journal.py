@@ -65,10 +65,20 @@ class RoundJournal(Closing):
             elif self._last is not None:
                 self._last.apply(entry.record)
 
-    def check(self) -> None:
-        """Verify what is there, if there is anything; raises what `open` does."""
+    def check(self, rounds: int) -> None:
+        """Verify what is there, if there is anything, before it is gone on from a breakpoint.
+
+        Args:
+            rounds: So many are in the breakpoint; nobody needs their updates any more.
+
+        Raises:
+            JournalError: As for `open`.
+            StoreError: As for `open`.
+        """
         if (self.folder / FILE).exists():
             self.open()
+            if self._last is not None and self._last.begun.round < rounds:
+                self.forget_updates()
             self.close()
 
     def note(self) -> Head | None:

@@ -129,8 +129,8 @@ class Federation(NodePool):
             self._tasks.append((request, plan, params, aux or {}))
 
     def next_event(self, timeout: float | None, watch: Watcher | None = None) -> PoolEvent | None:
-        """The next event; trains the next node in line if there is no other."""
-        if not self._events and self._tasks:
+        """The next event; trains the next node in line if there is no other, unless it is only to look."""
+        if not self._events and self._tasks and timeout != 0:
             self._events.append(self._train_next(watch))
         if not self._events and timeout:
             time.sleep(timeout)  # nothing can come any more: whoever waits on waits for the clock
