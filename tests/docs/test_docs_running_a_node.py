@@ -60,7 +60,7 @@ def test_its_figures_are_those_of_the_code():
 
 
 def test_the_options_that_it_names_are_there(cli):
-    told = "".join(cli("node", name, "--help").stdout for name in ("stop", "logs", "start"))
+    told = "".join(cli("node", name, "--help").stdout for name in ("stop", "logs", "start", "trust", "rotate"))
     told += cli("doctor", "--help").stdout + cli("node", "audit", "verify", "--help").stdout
     named = set(re.findall(r"(--[a-z]+)", PAGE)) - {"--upgrade", "--folder"}
     assert named - set(re.findall(r"(--[a-z]+)", told)) <= {"--json", "--event"}
