@@ -216,6 +216,7 @@ class Node:
         self._runtime = Runtime(
             self.store, gate, self._worker, self._board, memory=self._datasets, journal=self._journal
         )
+        self._board.change(kept=self._journal.waiting)
         incarnation = self.store.next_incarnation()
         gate.audit.note("node-started", version=__version__, researchers=self.urls)
         keys = NodeKeys(self.store.folder) if self.store.folder else None

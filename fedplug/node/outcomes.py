@@ -62,7 +62,8 @@ class Outcomes:
         done = "trained" if entry.task.request.train else "tested"
         text = f"Round {reply.key.round + 1} {done} in {seconds:.1f} s: {amount}."
         _log.info("%s", text)
-        self._board.change(task=None, finished=self._board.now.finished + 1, last=text)
+        finished = self._board.now.finished + 1
+        self._board.change(task=None, finished=finished, kept=self._journal.waiting, last=text)
 
     def turned_away(self, entry: QueuedTask) -> None:
         """Refuse a training because the node is about to stop; the one under way goes on."""

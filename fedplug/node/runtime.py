@@ -168,7 +168,7 @@ class Runtime:
 
     def committed(self, contact: Contact, key: TaskKey) -> None:
         """A researcher has an update for good."""
-        self._journal.end(contact.url, key, "committed")
+        self._end(contact, key, "committed")
         self._handover.settled(contact, key)
 
     def cancel(self, contact: Contact, key: TaskKey, reason: str) -> None:
@@ -181,11 +181,15 @@ class Runtime:
             if current:
                 current.given_up = True
                 self._cancel(current)
-        self._journal.end(contact.url, key, "cancelled")
+        self._end(contact, key, "cancelled")
         self._handover.settled(contact, key)
         if waiting or current:
             _log.info("The researcher has cancelled %s: %s", key, reason or "no reason given")
         self._count_queue()
+
+    def _end(self, contact: Contact, key: TaskKey, how: str) -> None:
+        self._journal.end(contact.url, key, how)
+        self.board.change(kept=self._journal.waiting)
 
     def _cancel(self, entry: QueuedTask) -> None:
         """Cancel the task whose turn it is; the caller holds the lock."""

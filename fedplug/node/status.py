@@ -79,6 +79,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
         queued: Trainings that wait.
         finished: Trainings finished since it was started.
         failed: Trainings failed since it was started.
+        kept: Finished updates that it keeps on its disk until their researchers have taken them.
         last: What became of the last training, in words.
         isolation: How far trainings are shut in; empty where they are not.
         updated: When this was written, in seconds since the epoch.
@@ -93,6 +94,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     queued: int = 0
     finished: int = 0
     failed: int = 0
+    kept: int = 0
     last: str = ""
     isolation: tuple[Layer, ...] = ()
     updated: float = 0.0

@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 
+from fedplug.cli import main
 from fedplug.core.data import DataManager
 from fedplug.core.messages import TaskKey, TrainRequest
 from fedplug.core.numpy_plan import NumpyTrainingPlan
@@ -109,11 +110,13 @@ def world(tmp_path, inproc_url):
 
 
 @pytest.mark.parametrize("size", [4, 100_000])
-def test_row_03_a_finished_update_is_offered_after_the_restart_and_paid_for_once(world, size):
+def test_row_03_a_finished_update_is_offered_after_the_restart_and_paid_for_once(world, size, capsys):
     key = world.researcher.train(size=size)
     offer = world.researcher.wait(UpdateOffered)
     assert len(list((world.folder / FOLDER).iterdir())) == (size > 1000)
     world.stop()
+    assert main(["node", "-C", str(world.folder), "status"]) == 0
+    assert "updates      1 kept until taken by the researcher" in capsys.readouterr().out
     world.start()
     digest = world.researcher.fetch(key)
     assert digest != Params.from_arrays({"w": np.zeros(size)}).fingerprint()
@@ -123,6 +126,7 @@ def test_row_03_a_finished_update_is_offered_after_the_restart_and_paid_for_once
     for each in (key, again):
         world.researcher.pool.commit(each)
     world.node.drain()  # which waits until the last one is known to be taken
+    assert world.node.status.kept == 0
     world.stop()
     assert offer.reply.steps == 3
     assert world.read("SELECT task FROM charges ORDER BY number") == [(str(key),), (str(again),)]

@@ -191,6 +191,8 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
         say(f"{'isolation':<12} " + (f"not enforced: {'; '.join(lacking)}" if lacking else "trainings are shut in"))
     if now.finished or now.failed:
         say(f"{'trainings':<12} {now.finished} finished, {now.failed} failed")
+    if now.kept:
+        say(f"{'updates':<12} {now.kept} kept until taken by the researcher")
     if now.last:
         say(f"{'last':<12} {now.last}")
     say(f"{'audit log':<12} head {head}")

@@ -75,6 +75,11 @@ class TaskJournal(ABC):
         If that cannot be written, it is said in the log, and the node works on that task once more after a restart.
         """
 
+    @property
+    @abstractmethod
+    def waiting(self) -> int:
+        """How many finished updates are kept until they are taken."""
+
     @abstractmethod
     def close(self) -> None:
         """Give the files back. May be called twice."""
@@ -105,6 +110,11 @@ class NoTaskJournal(TaskJournal):
 
     def end(self, researcher: str, key: TaskKey, how: str) -> None:
         """As `TaskJournal.end`."""
+
+    @property
+    def waiting(self) -> int:
+        """As `TaskJournal.waiting`."""
+        return 0
 
     def close(self) -> None:
         """As `TaskJournal.close`."""

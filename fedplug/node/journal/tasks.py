@@ -199,6 +199,12 @@ class DiskTaskJournal(TaskJournal):
         except StoreError as error:
             _log.error("The update of %s cannot be removed: %s", key, error.message)
 
+    @property
+    def waiting(self) -> int:
+        """As `TaskJournal.waiting`."""
+        with self._lock:
+            return sum(task.finished for task in self._open.values())
+
     def close(self) -> None:
         """As `TaskJournal.close`."""
         try:
