@@ -25,6 +25,14 @@ from fedplug.core.messages import DatasetCard
 from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.params import Array
 
+TABLES = frozenset({"csv", "parquet", "arrays"})
+"""Types of data sets in which a row is a sample. Of a folder, a plan may make several samples a file."""
+
+
+def most_samples(type: str, shape: tuple[int, ...]) -> int | None:
+    """How many samples a training can have seen of a data set; None if only its plan knows."""
+    return shape[0] if type in TABLES and shape else None
+
 
 class DatasetRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A registered data set, as it stands in the node's store.

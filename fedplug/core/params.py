@@ -225,14 +225,24 @@ class Params(Mapping[str, Array]):
         Args:
             settle: Called after every few MiB: what was looked at is not needed any more for now.
         """
+        return self._first(lambda array: bool(np.isfinite(array).all()), settle)
+
+    def first_without_norm(self, settle: Callable[[], None] | None = None) -> str:
+        """Name of the first array that is not finite, or whose sum of squares is not, in its dtype; empty if none.
+
+        Args:
+            settle: As for `first_non_finite`.
+        """
+        return self._first(_has_norm, settle)
+
+    def _first(self, good: Callable[[Array], bool], settle: Callable[[], None] | None) -> str:
+        """Name of the first array that is not ``good``; arrays whose norm is finite are."""
         for array, run in zip(self.runs(), self.spec.runs, strict=True):
-            if array.dtype.kind in "biu" or _all_finite(array, settle):
+            if array.dtype.kind in "biu" or _has_norm(array, settle):
                 continue
-            return next(
-                tensor.name
-                for tensor in self.spec.tensors
-                if tensor.dtype == run[0] and not np.isfinite(self[tensor.name]).all()
-            )
+            for tensor in self.spec.tensors:
+                if tensor.dtype == run[0] and not good(self[tensor.name].reshape(-1)):
+                    return tensor.name
         return ""
 
     @staticmethod
@@ -308,18 +318,15 @@ def _scaled(array: Array, factor: float) -> Array:
     return scaled
 
 
-def _all_finite(array: Array, settle: Callable[[], None] | None) -> bool:
-    """One pass over a vector: NaN and infinities survive a dot product, everything else stays finite.
-
-    A finite vector whose dot product overflows takes the slow path, which decides.
-    """
+def _has_norm(array: Array, settle: Callable[[], None] | None = None) -> bool:
+    """One pass over a vector: NaN and infinities survive a dot product, as do values whose squares overflow."""
     for low in range(0, array.size, BLOCK):
         part = array[low : low + BLOCK]
         if array.dtype.kind != "f" or array.dtype.itemsize < 4:
             part = part.astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             total = np.dot(part, part)
-        if not np.isfinite(total) and not np.isfinite(part).all():
+        if not np.isfinite(total):
             return False
         if settle is not None and low % (64 * BLOCK) == 63 * BLOCK:
             settle()

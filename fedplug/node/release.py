@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-from fedplug.core.dataset_type import DatasetRecord
+from fedplug.core.dataset_type import DatasetRecord, most_samples
 from fedplug.core.errors import RefusedError
 from fedplug.core.metrics import TEST_AUX
 from fedplug.core.params import Params
@@ -17,8 +17,6 @@ from fedplug.node.jobs import Job, Trained
 from fedplug.node.policy.rules import effective_rules
 from fedplug.node.policy.schema import Policy
 from fedplug.node.signs import MOST_METRICS, MOST_NAME, is_name
-
-_TABLES = frozenset({"csv", "parquet", "arrays"})
 
 SMALL = 4096
 """Elements of an extra array that need not be shaped like a tensor of the model."""
@@ -56,9 +54,10 @@ def check_outgoing(job: Job, outcome: Trained, policy: Policy) -> None:
 
 
 def _check_count(job: Job, count: int) -> None:
-    """A weight in the mean that the data do not give. Of a folder, a plan may make several samples a file."""
-    rows = job.dataset.shape[0] if isinstance(job.dataset, DatasetRecord) and job.dataset.shape else None
-    if count < 0 or (rows is not None and count > rows and job.dataset.type in _TABLES):
+    """A weight in the mean that the data do not give."""
+    record = job.dataset
+    most = most_samples(record.type, record.shape) if isinstance(record, DatasetRecord) else None
+    if count < 0 or (most is not None and count > most):
         raise _refused(f"a number of samples, {count}, that the data set does not have")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from fedplug.core.dataset_type import most_samples
 from fedplug.core.errors import DatasetError, FedplugWarning, UnknownNameError, UsageError
 from fedplug.core.messages import DatasetCard, NodeInfo
 from fedplug.researcher.dataset_differences import differences
@@ -86,6 +87,11 @@ class FederatedDataset:
     def names(self) -> dict[str, str]:
         """Node id → what people call it, as far as it is known."""
         return dict(self._names)
+
+    def most_samples(self) -> dict[str, int]:
+        """Node id → how many samples a training can have seen there, for the nodes of which that is known."""
+        found = {node: most_samples(card.type, card.shape) for node, card in self._cards.items()}
+        return {node: most for node, most in found.items() if most is not None}
 
     def sample_sizes(self) -> dict[str, int]:
         """Node id → number of samples, as far as a card says so."""

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+
 from fedplug.core.agg_optimizer import AggOptimizer
 from fedplug.core.aggregator import StreamingAggregator
 from fedplug.core.context import RoundContext
@@ -24,8 +26,13 @@ MOST_SMALL_AUX = 64 * 1024 * 1024
 """... and this many besides."""
 
 
-def check_offer(offer: UpdateOffered, model: Params) -> None:
+def check_offer(offer: UpdateOffered, model: Params, samples: int | None = None) -> None:
     """Refuse an offer before a byte of its arrays is fetched.
+
+    Args:
+        offer: What is offered.
+        model: What its update must be laid out as.
+        samples: How many samples the node has registered; None if that is not known.
 
     Raises:
         UpdateRejectedError: The layout is not the model's, or the counts are impossible.
@@ -38,6 +45,11 @@ def check_offer(offer: UpdateOffered, model: Params) -> None:
         check_layout(offer.aux[TEST_AUX])
     if not 1 <= reply.sample_count < 2**53:
         raise UpdateRejectedError(f"its sample count of {reply.sample_count} is impossible.")
+    if samples is not None and reply.sample_count > samples:
+        raise UpdateRejectedError(
+            f"it says that it has used {reply.sample_count:,} samples, but its data set has {samples:,}. If "
+            "that is right, the data set has changed: search again."
+        )
     if reply.steps < 0:
         raise UpdateRejectedError(f"its step count of {reply.steps} is impossible.")
     for name, value in reply.timing.items():
@@ -52,12 +64,17 @@ def check_update(update: Update, model: Params, settle: Callable[[], None] | Non
     """Refuse an update that would spoil the sum. ``settle`` is as for `NodePool.fetch`.
 
     Raises:
-        UpdateRejectedError: It holds a NaN or an infinity; the array is named.
+        UpdateRejectedError: It holds a NaN or an infinity, or values so large that it has no norm; the array is named.
     """
     for what, params in (("update", update.params), *(("auxiliary " + name, p) for name, p in update.aux.items())):
-        array = params.first_non_finite(settle)
-        if array:
+        array = params.first_without_norm(settle)
+        if array and not np.isfinite(params[array]).all():
             raise UpdateRejectedError(f"its {what} holds values that are not finite (NaN or infinity) in {array!r}.")
+        if array:
+            raise UpdateRejectedError(
+                f"its {what} holds values in {array!r} whose squares are too large for {params[array].dtype}: no "
+                "training that works comes to such values."
+            )
     update.params.require(model.spec)
 
 

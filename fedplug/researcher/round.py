@@ -272,7 +272,7 @@ class Round:
     def _on_offer(self, task: RoundTask, offer: UpdateOffered) -> None:
         self._welcome_back(task.key.node_id)
         if task.offer is None and task.update is None and not task.folded:
-            check_offer(offer, self.job.expected)
+            check_offer(offer, self.job.expected, self.job.samples.get(task.key.node_id))
             self._line.offered(task, offer)
 
     def _on_update(self, task: RoundTask, event: UpdateFetched) -> bool:

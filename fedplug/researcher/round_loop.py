@@ -310,6 +310,7 @@ class RoundLoop(Resumable):
             total_rounds=self._round_limit or 0,
             host=self.host,
             buffers=self.training_plan().buffer_names(),
+            samples=self._training_data.most_samples(),
         )
 
     def _watch(self, sign: Progress | LogLine, node_id: str) -> None:

@@ -43,6 +43,7 @@ class RoundPlan:
         agg_optimizer: Decides how far the model goes towards the aggregate; None: all the way.
         privacy: Central differential privacy; None if it is not asked for.
         plan_node: Makes what a node is asked, and what it receives besides, for an attempt at this round.
+        samples: Node id → how many samples its data set has, for those of which that is known.
     """
 
     ctx: RoundContext
@@ -57,6 +58,7 @@ class RoundPlan:
     agg_optimizer: AggOptimizer | None = None
     privacy: CentralPrivacy | None = None
     plan_node: PlanNode | None = None
+    samples: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def replacements(self) -> frozenset[str]:

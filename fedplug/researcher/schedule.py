@@ -47,6 +47,7 @@ class Schedule:
         total_rounds: The round limit; 0 if there is none.
         host: The plugins that offer metrics; all installed ones by default.
         buffers: Names of the parameters that no optimizer moves.
+        samples: Node id → how many samples its data set has, for those of which that is known.
     """
 
     experiment_id: str
@@ -60,6 +61,7 @@ class Schedule:
     total_rounds: int
     host: PluginHost | None = None
     buffers: frozenset[str] = frozenset()
+    samples: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def plan_round(
         self,
@@ -113,6 +115,7 @@ class Schedule:
         return RoundPlan(
             ctx, self.bundle, params, requests, payloads, aggregator, strategy, metrics, agg_optimizer=agg_optimizer,
             privacy=CentralPrivacy.of(ctx, params, aggregator, requests.values()), plan_node=plan_node,
+            samples=self.samples,
         )  # fmt: skip
 
     def plan_test(
@@ -145,7 +148,10 @@ class Schedule:
         requests = {
             node: self._request(node, ctx, payloads[node], args, attempt=self.attempt, train=False) for node in nodes
         }
-        return RoundPlan(ctx, self.bundle, params, requests, payloads, Unchanged(), strategy, metrics, train=False)
+        return RoundPlan(
+            ctx, self.bundle, params, requests, payloads, Unchanged(), strategy, metrics, train=False,
+            samples=self.samples,
+        )  # fmt: skip
 
     def _request(
         self,

@@ -164,6 +164,22 @@ def test_large_finite_values_are_finite(dtype):
     assert Params.from_arrays({"a": np.full(9, np.finfo(dtype).max, dtype)}).first_non_finite() == ""
 
 
+@pytest.mark.parametrize(("dtype", "large"), [("float32", 2e19), ("float64", 2e154)])
+def test_the_first_array_whose_squares_overflow_is_named(dtype, large):
+    arrays = {
+        "a": np.ones(70_000, dtype),
+        "n": np.int64(2**62),
+        "b": np.ones(3, dtype),
+        "h": np.float16([65504, -65504]),
+    }
+    assert Params.from_arrays(arrays).first_without_norm() == ""
+    arrays["b"][2] = -large
+    assert Params.from_arrays(arrays).first_without_norm() == "b"
+    assert Params.from_arrays(arrays).first_non_finite() == ""
+    arrays["a"][-1] = np.nan
+    assert Params.from_arrays(arrays).first_without_norm() == "a"
+
+
 def test_stack_reduce_works_in_blocks():
     rng = np.random.default_rng(0)
     arrays = [{"w": rng.normal(size=(70, 100)), "n": rng.integers(0, 9, 5)} for _ in range(64)]
