@@ -25,7 +25,7 @@ from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.keys import KeyPair
 from fedplug.core.messages import Progress, TrainReply
 from fedplug.core.plugins import default_host
-from fedplug.core.transport import TransportOptions
+from fedplug.core.transport import Transport, TransportOptions
 from fedplug.node import NodeStore
 from fedplug.node.audit.log import AuditLog
 from fedplug.protocol import Limits, ResearcherEndpoint
@@ -159,10 +159,19 @@ class Federation:
     proxies: dict[str, FaultProxy] = field(default_factory=dict)
 
     @contextmanager
-    def experiment(self, watch: Watch, strategy: Strategy | None = None, **more: Any) -> Iterator[Experiment]:
-        """An experiment over all nodes; they hear that it is over when the block is left."""
+    def experiment(
+        self, watch: Watch, strategy: Strategy | None = None, transport: Transport | None = None, **more: Any
+    ) -> Iterator[Experiment]:
+        """An experiment over all nodes; they hear that it is over when the block is left.
+
+        Args:
+            watch: Sees what happens.
+            strategy: Waits for all nodes by default.
+            transport: In place of the plain one.
+            more: Other arguments of `Experiment`.
+        """
         url = f"zmq://127.0.0.1:{self.port}"
-        transport = open_transport(url, default_host())
+        transport = transport or open_transport(url, default_host())
         args = {"epochs": 2, "loader_args": {"batch_size": 8}, "optimizer_args": {"lr": 0.01}, "log_interval": 1}
         settings: dict[str, Any] = {
             "tags": "#faults", "training_plan_class": LargePlan, "model_args": {"size": SIZE}, "training_args": args,
@@ -176,10 +185,10 @@ class Federation:
         ):
             yield exp
 
-    def run(self, watch: Watch | None = None, strategy: Strategy | None = None, **more: Any) -> Outcome:
-        """A whole run."""
+    def run(self, watch: Watch | None = None, **more: Any) -> Outcome:
+        """A whole run; the arguments are those of `experiment`."""
         watch = watch or Watch()
-        with self.experiment(watch, strategy, **more) as exp:
+        with self.experiment(watch, **more) as exp:
             rounds = exp.run()
             return Outcome(exp.id, exp.params().fingerprint(), rounds, watch, dict(exp.pool().traffic()))
 
