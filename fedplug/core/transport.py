@@ -105,7 +105,11 @@ Item = Frame | Opened | Closed | TurnedAway
 
 @dataclass(slots=True)
 class Traffic:
-    """Counters of one end, in bytes and frames, header and body together; and of connections that were not made."""
+    """Counters of one end, in bytes and frames, header and body together.
+
+    Attributes:
+        handshakes_failed: Connections that ended before anything that could be used had come over them.
+    """
 
     bytes_sent: int = 0
     bytes_received: int = 0

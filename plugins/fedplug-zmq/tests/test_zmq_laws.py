@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from fedplug.testing.federation_checks import FEDERATION_CHECKS
-from fedplug.testing.key_checks import KEY_CHECKS
 from fedplug.testing.transport_case import TransportCase
 from fedplug.testing.transport_checks import TRANSPORT_CHECKS
 from fedplug_zmq.transport import ZmqTransport
@@ -21,9 +20,3 @@ def test_zmq_keeps_the_law(check):
 @pytest.mark.parametrize("check", TRANSPORT_CHECKS + FEDERATION_CHECKS, ids=lambda check: check.id)
 def test_zmq_with_keys_keeps_the_law(check):
     check(CASE.with_keys())
-
-
-@pytest.mark.parametrize("check", KEY_CHECKS, ids=lambda check: check.id)
-def test_zmq_keeps_the_law_of_keys(check):
-    assert check.not_applicable(CASE) == ""
-    check(CASE)

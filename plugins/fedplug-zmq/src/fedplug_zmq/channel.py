@@ -6,6 +6,8 @@ and the monitor of its socket tells when that ends.
 
 from __future__ import annotations
 
+import time
+
 import zmq
 
 from fedplug.core.errors import AddressError, ConnectionLostError
@@ -13,7 +15,7 @@ from fedplug.core.transport import Buffer, Channel, Closed, Frame, Item, Opened,
 from fedplug_zmq.address import endpoint
 from fedplug_zmq.curve import carry, check_pair
 from fedplug_zmq.handshakes import refusal_at_node
-from fedplug_zmq.sockets import DAMAGED, LINGER, End, owned
+from fedplug_zmq.sockets import DAMAGED, LINGER, End, handshake_time, owned
 
 _NEVER = 86_400_000
 """Milliseconds until a DEALER would reconnect by itself. Its channel is closed long before."""
@@ -38,6 +40,7 @@ class ZmqChannel(Channel):
         for event in _ENDED:
             events |= event
         self._url, self._host, self._port = url, host, port
+        self._half_time = time.monotonic() + handshake_time(options) / 2
         self._keys = options.node_keys()
         self._peer_key = self._keys[1] if self._keys else ""
         if self._keys:
@@ -122,5 +125,6 @@ class ZmqChannel(Channel):
             # libzmq reports what it cannot decrypt as if it were part of the handshake.
             why = "the connection was lost" if event == zmq.EVENT_DISCONNECTED else DAMAGED
             return Closed(b"", f"{self._url}: {why}")
-        refusal = refusal_at_node(event, value, self._host, self._port, keys=self._keys is not None)
+        waited, keys = time.monotonic() > self._half_time, self._keys is not None
+        refusal = refusal_at_node(event, value, self._host, self._port, keys=keys, waited=waited)
         return Closed(b"", f"{self._url}: {_ENDED[event]}", refusal)

@@ -48,7 +48,7 @@ def refusal_at_researcher(event: int, value: int, *, keys: bool) -> Refusal | No
     return None
 
 
-def refusal_at_node(event: int, value: int, host: str, port: int, *, keys: bool) -> Refusal | None:
+def refusal_at_node(event: int, value: int, host: str, port: int, *, keys: bool, waited: bool) -> Refusal | None:
     """Why the DEALER was not let in, or did not go in. May ask at the address, which takes a second at most.
 
     Args:
@@ -57,6 +57,8 @@ def refusal_at_node(event: int, value: int, host: str, port: int, *, keys: bool)
         host: The researcher's address.
         port: His port.
         keys: Whether this side has keys.
+        waited: Whether the handshake had been under way for long. Who cannot read what was encrypted for somebody else
+            hangs up at once; where nobody is at the door, time passes.
 
     Returns:
         None if it has nothing to do with keys.
@@ -71,8 +73,6 @@ def refusal_at_node(event: int, value: int, host: str, port: int, *, keys: bool)
         case "CURVE", False:
             return Refusal.PLAINTEXT_NODE
         case "CURVE", True:
-            # Who cannot read what was encrypted for somebody else hangs up; who waits for the door lets time pass.
-            waited = event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value == errno.EAGAIN
             return Refusal.NO_ANSWER if waited else Refusal.WRONG_KEY
     return None
 

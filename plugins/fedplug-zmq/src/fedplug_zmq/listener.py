@@ -120,6 +120,7 @@ class ZmqListener(Listener):
         if line is None:
             raise ConnectionLostError(f"{self._address}: that node is not connected.")
         if self._keeper and (refusal := self._keeper.refuses(line.key)):
+            hang_up(line.fd, self._port)
             self._ready.append(self._turn_out(peer, refusal))
             raise ConnectionLostError(f"{self._address}: the key of that node is not enrolled any more.")
         try:
@@ -152,18 +153,20 @@ class ZmqListener(Listener):
                 self.traffic.frames_refused += 1
                 continue
             line = self._lines.get(peer)
+            key = key_of(body) if self._keeper and body is not None else ""
+            if self._keeper and body is not None and (refusal := self._keeper.refuses(key)):
+                self.traffic.frames_refused += 1
+                hang_up(int(body.get(zmq.SRCFD)), self._port)
+                return self._turn_out(peer, refusal, key, str(body.get("Peer-Address")))
+            if line is not None and body is not None and line.key != key:
+                self.traffic.frames_refused += 1  # A connection that takes the token of another one.
+                hang_up(int(body.get(zmq.SRCFD)), self._port)
+                continue
             header = message.header(line.received if line else 0)
             if header is None or body is None:
                 self.traffic.frames_refused += 1
                 if (closed := self._break_off(peer, body)) is not None:
                     return closed
-                continue
-            key = key_of(body) if self._keeper else ""
-            if self._keeper and (refusal := self._keeper.refuses(key)):
-                self.traffic.frames_refused += 1
-                return self._turn_out(peer, refusal, key, str(body.get("Peer-Address")))
-            if line is not None and line.key != key:
-                self.traffic.frames_refused += 1  # A connection that takes the token of another one.
                 continue
             self.traffic.frames_received += 1
             self.traffic.bytes_received += len(header) + len(body)
@@ -187,13 +190,11 @@ class ZmqListener(Listener):
             if event == zmq.EVENT_DISCONNECTED:
                 if (peer := self._by_fd.pop(value, None)) is not None:
                     self._ending.append(peer)
-                continue
-            self.traffic.handshakes_failed += 1
-            if (refusal := refusal_at_researcher(event, value, keys=self._keeper is not None)) is not None:
+                else:
+                    self.traffic.handshakes_failed += 1
+            elif (refusal := refusal_at_researcher(event, value, keys=self._keeper is not None)) is not None:
                 self._ready.append(TurnedAway(refusal))
-        for refused in self._end.turned_away():
-            self.traffic.handshakes_failed += 1
-            self._ready.append(refused)
+        self._ready.extend(self._end.turned_away())
 
     def _break_off(self, peer: bytes, body: zmq.Frame | None) -> Item | None:
         """End a connection over which something unusable came."""
@@ -226,9 +227,8 @@ class ZmqListener(Listener):
         return None
 
     def _forget(self, peer: bytes) -> None:
-        fd = self._lines.pop(peer).fd
-        if self._by_fd.get(fd) == peer:
-            del self._by_fd[fd]
+        # Its descriptor stays known as its own until the monitor says that the connection has ended.
+        del self._lines[peer]
         self._bury(peer)
 
     def _bury(self, peer: bytes) -> None:

@@ -26,8 +26,8 @@ LINGER = 500
 SMALL = 256 * 1024
 """Bodies that arrive are copied up to this size, in bytes."""
 
-_SHORTEST_HANDSHAKE = 2000
-"""Milliseconds that a handshake may take, however short the heartbeat is: a busy machine needs them."""
+_SHORTEST_HANDSHAKE = 2.0
+"""Seconds that a handshake may take, however short the heartbeat is: a busy machine needs them."""
 
 COPY_BELOW = 64 * 1024
 """Bodies smaller than this are copied: it costs less than keeping track of them."""
@@ -184,10 +184,15 @@ def configure(socket: zmq.Socket[bytes], options: TransportOptions) -> None:
     socket.setsockopt(zmq.SNDHWM, ROOM)
     socket.setsockopt(zmq.RCVHWM, ROOM)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_BODY)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, max(_SHORTEST_HANDSHAKE, int(2.5 * options.heartbeat * 1000)))
+    socket.setsockopt(zmq.HANDSHAKE_IVL, int(1000 * handshake_time(options)))
     socket.setsockopt(zmq.HEARTBEAT_IVL, int(2.5 * options.heartbeat * 1000))
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, patience)
     socket.setsockopt(zmq.HEARTBEAT_TTL, patience)
+
+
+def handshake_time(options: TransportOptions) -> float:
+    """Seconds that a handshake may take."""
+    return max(_SHORTEST_HANDSHAKE, 2.5 * options.heartbeat)
 
 
 def seal_of(number: int, header: Buffer, size: int) -> bytes:
