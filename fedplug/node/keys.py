@@ -102,7 +102,7 @@ class LinkOptions:
         self._keys = keys
         self._url = url
         self._given = given
-        self._said = ""
+        self._state = ""
 
     def __call__(self) -> TransportOptions:
         """The options of the next connection.
@@ -113,25 +113,24 @@ class LinkOptions:
         try:
             options = self._keys.options(self._url, self._given) if self._keys else self._given
         except KeysError as error:
-            if self._said:  # else the node is being started, and whoever does it gets the error
-                self._say(logging.ERROR, f"{error.message} {error.cure}")
+            first = not self._state
+            if (
+                self._is_news(error.message) and not first
+            ):  # else the node is being started, and whoever does it gets the error
+                _log.error("No connection to %s: %s %s", self._url, error.message, error.cure)
             raise
         if options.keys is not None:
             trusted = (self._keys and self._keys.trusted(self._url)) or (options.peer_key,)
             whose = " or ".join(fingerprint(key) for key in trusted)
-            self._say(
-                logging.INFO, f"Traffic with {self._url} is encrypted; the researcher there must have key {whose}."
-            )
-        elif options.insecure_plaintext:
-            self._say(logging.WARNING, f"Traffic with {self._url} is not encrypted, as --insecure-plaintext allows.")
-        else:
-            self._say(logging.DEBUG, f"Traffic with {self._url} is not encrypted: it stays on this machine.")
+            if self._is_news(whose):
+                _log.info("Traffic with %s is encrypted; the researcher there must have key %s.", self._url, whose)
+        elif self._is_news("plain") and options.insecure_plaintext:
+            _log.warning("Traffic with %s is not encrypted, as --insecure-plaintext allows.", self._url)
         return options
 
-    def _say(self, level: int, text: str) -> None:
-        if text != self._said:
-            self._said = text
-            _log.log(level, "%s", text)
+    def _is_news(self, state: str) -> bool:
+        before, self._state = self._state, state
+        return state != before
 
 
 def keys_command(place: Path, *words: str) -> str:
