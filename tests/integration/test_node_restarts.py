@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import numpy as np
@@ -152,6 +153,35 @@ def test_row_06_both_are_restarted_and_the_new_researcher_gets_the_update_of_the
     world.researcher.pool.commit(key)
     world.stop()
     assert world.outcomes() == [(str(key), "finished")]
+
+
+def test_two_researchers_whose_tasks_have_one_name_get_what_is_theirs(world, inproc_url):
+    world.stop()
+    urls = [world.url, f"{inproc_url}-2"]
+    both = [world.researcher, Researcher(urls[1])]
+    sizes = [4, 100_000]
+
+    @contextlib.contextmanager
+    def joined():
+        with Node(world.folder, urls, worker="inline", options=HEARTBEAT, retry=0.2):
+            for each in both:
+                each.wait(NodeJoined)
+            yield
+
+    try:
+        both[1].dataset = both[0].dataset
+        with joined():
+            (key,) = {each.train(size=size) for each, size in zip(both, sizes, strict=True)}
+            for each in both:
+                each.wait(UpdateOffered)
+        for each in both:
+            each.wait(NodeLost)
+        with joined():
+            for each, size in zip(both, sizes, strict=True):
+                each.pool.fetch(key)
+                assert each.wait(UpdateFetched).params["w"].shape == (size,)
+    finally:
+        both[1].pool.close()
 
 
 def no_space(*_):
