@@ -39,10 +39,11 @@ def check_folder_name(name: str) -> str:
 
 
 def make_experiment_folder(name: str | None) -> Path:
-    """Create and return an experiment's folder.
+    """Create and return an experiment's folder, which only this user may look into: models and updates tell of data.
 
     Args:
-        name: Its name; None for the next free ``Experiment_NNNN``. A folder of that name may exist already.
+        name: Its name; None for the next free ``Experiment_NNNN``. A folder of that name may exist already; it keeps
+            the rights that it has.
 
     Raises:
         UsageError: It cannot be created.
@@ -52,14 +53,14 @@ def make_experiment_folder(name: str | None) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         if name is not None:
             folder = root / check_folder_name(name)
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
             return folder
         numbers = [int(match[1]) for entry in root.iterdir() if (match := _NUMBERED.fullmatch(entry.name))]
         number = max(numbers, default=0) + 1
         while True:  # another experiment may take the number between the look and the mkdir
             folder = root / f"Experiment_{number:04d}"
             try:
-                folder.mkdir()
+                folder.mkdir(mode=0o700)
                 return folder
             except FileExistsError:
                 number += 1

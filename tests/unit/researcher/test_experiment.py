@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -507,6 +508,16 @@ def test_folders_are_numbered_or_named(fedplug_dir: Path) -> None:
     for name in ("", "a/b", "..", "a\nb"):
         with pytest.raises(UsageError, match="name of an experiment"):
             experiment(experimentation_folder=name)
+
+
+def test_folders_can_be_looked_into_by_their_user_only_unless_they_were_there(fedplug_dir: Path) -> None:
+    (fedplug_dir / "var" / "experiments" / "shared").mkdir(mode=0o750, parents=True)
+    previous = os.umask(0)
+    try:
+        made = [Experiment(experimentation_folder=name).experimentation_path() for name in (None, "mine", "shared")]
+    finally:
+        os.umask(previous)
+    assert [path.stat().st_mode & 0o777 for path in made] == [0o700, 0o700, 0o750]
 
 
 def test_a_search_that_fails_leaves_tags_and_data_as_they_were() -> None:
