@@ -7,6 +7,8 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=1 $(BIN)/python -m pip -qq
+# Whole files go to a process each, in the order that conftest.py gives: the long ones first.
+PYTEST = $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 EDITABLE := $(foreach file,$(PLUGINS),-e $(dir $(file)))
 FIRST_RUN := -e plugins/fedplug-torch -e plugins/fedplug-scaffold -e plugins/fedplug-zmq
@@ -24,11 +26,11 @@ demo: $(VENV)/.runtime  ## three hospitals train one model, here and now
 
 test: $(VENV)/.dev  ## all tests but the slow ones (8 to 15 minutes)
 	@echo "==> tests: unit, properties, plugins, integration, wheels; usually 8 to 15 minutes on 2 cores"
-	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.dev  ## every test, the slow ones too
 	@echo "==> all tests, the slow ones too; usually 15 to 30 minutes on 2 cores"
-	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile
+	@$(PYTEST)
 
 lint: $(VENV)/.dev  ## ruff, the import contracts, versions in lockstep
 	@echo "==> ruff, import-linter, version check; a few seconds"

@@ -31,7 +31,22 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+# Files that take longest, the longest first. Workers take whole files (`--dist loadfile`), in the order in which they
+# are collected: one that is long must not be the last. Where one has grown long, `--durations=40` tells.
+_LONG = (
+    "test_setting_up_a_node", "test_wheelhouse", "test_demo", "test_new_plugin", "test_browser", "test_folders_of_data",
+    "test_bad_input", "test_simulator", "test_error_situations", "test_hostile_plans", "test_fashion_mnist",
+    "test_state_between_rounds", "test_examples", "test_ready_datasets_over_nodes", "test_personal_ditto",
+    "test_fedbn", "test_worker_process",
+)  # fmt: skip
+
 CliRunner = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the long files come first, the others as they were collected."""
+    places = {name: place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(_LONG)))
 
 
 @pytest.fixture(autouse=True, scope="session")

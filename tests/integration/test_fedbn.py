@@ -6,28 +6,22 @@ see some digits more often than others. Every figure below is measured at the no
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch.nn.functional as F
+from node_kit import Node, nodes_below
+from recorder_kit import Recorder
 from sklearn.datasets import load_digits
 from torch import nn
 
 from fedplug import DataManager, Experiment
 from fedplug.core.plugins import default_host
-from fedplug.core.transport import Frame, Item, Listener, Transport, TransportOptions
 from fedplug.node import NodeStore
-from fedplug.node.datasets.registry import inspect_file
-from fedplug.node.policy.file import save_policy
-from fedplug.node.policy.template import policy_text
 from fedplug.node.state_store import STATE_FOLDER, _read
 from fedplug.protocol import ResearcherEndpoint
 from fedplug.simulation import Federation
@@ -97,54 +91,13 @@ def shards() -> dict[str, dict[str, Any]]:
     return made
 
 
-class Recorder(Transport):
-    """A transport that remembers every byte which the researcher receives."""
-
-    def __init__(self, inner: Transport) -> None:
-        self._inner = inner
-        self.frames: list[bytes] = []
-
-    def listen(self, url: str, options: TransportOptions) -> Listener:
-        listener = self._inner.listen(url, options)
-        receive = listener.receive
-
-        def recorded(timeout: float | None) -> Item | None:
-            item = receive(timeout)
-            if isinstance(item, Frame):
-                self.frames.append(bytes(item.header) + bytes(item.body))
-            return item
-
-        listener.receive = recorded  # type: ignore[method-assign]
-        return listener
-
-    def connect(self, url: str, options: TransportOptions) -> Any:
-        return self._inner.connect(url, options)
-
-
-def make_folders(folder: Path) -> None:
-    for node, arrays in shards().items():
-        np.savez(folder / f"{node}.npz", **arrays)
-        with NodeStore.create(folder / node, name=node, node_id=node) as store:
-            save_policy(folder / node, policy_text(approval="off"))
-            store.add_dataset(inspect_file(folder / f"{node}.npz", tags=["digits"], target="y")[0])
-
-
-def start(node: str, url: str, folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "fedplug", "node", "--folder", str(folder / node), "start", "--researcher", url]
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
-
-
-@contextmanager
-def processes(url: str, folder: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    with ExitStack() as stack:
-        for node in NODES:
-            running[node] = start(node, url, folder)
-        for node in NODES:
-            stack.callback(lambda node=node: running[node].wait(30))
-            stack.callback(lambda node=node: running[node].terminate())
-        yield running
+def start(make: Callable[[str], Node], folder: Path, url: str, names: Sequence[str] = NODES) -> dict[str, Node]:
+    """Start the nodes of these names, each with its part of the digits."""
+    started = {}
+    for node in names:
+        np.savez(folder / f"{node}.npz", **shards()[node])
+        started[node] = make(node).add(folder / f"{node}.npz", tags=["digits"], target="y").start(url)
+    return started
 
 
 def experiment(plan: type, transport: Any, **more: Any) -> Experiment:
@@ -154,7 +107,7 @@ def experiment(plan: type, transport: Any, **more: Any) -> Experiment:
             "epochs": 2, "loader_args": {"batch_size": 16}, "optimizer_args": {"lr": 0.1}, "test_ratio": 0.3,
             "test_on_global_updates": True, "test_on_local_updates": True,
         },
-        transport=transport, min_nodes=3, connect_timeout=60, seed=3, progress="quiet", **more,
+        transport=transport, connect_timeout=60, seed=3, progress="quiet", **{"min_nodes": 3, **more},
     )  # fmt: skip
 
 
@@ -167,21 +120,21 @@ def accuracies(exp: Experiment, which: str = "global") -> dict[str, float]:
 def federated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Recorder, Path]:
     """FedBN over three node processes, one of which is killed and started anew between two rounds."""
     folder = tmp_path_factory.mktemp("fedbn")
-    make_folders(folder)
     url = "zmq://127.0.0.1:0"
     recorder = Recorder(open_transport(url, default_host()))
     with (
         ResearcherEndpoint(recorder, url) as pool,
         experiment(FedBnPlan, pool) as exp,
-        processes(pool.address, folder) as running,
+        nodes_below(folder) as make,
     ):
+        running = start(make, folder, pool.address)
         exp.set_tags("digits")
         exp.run(3)
-        os.kill(running["nice"].pid, signal.SIGKILL)
+        running["nice"].send(signal.SIGKILL)
         running["nice"].wait()
         while "nice" in pool.nodes:
             pool.next_event(0.1)
-        running["nice"] = start("nice", pool.address, folder)
+        running["nice"].start()
         exp.run(ROUNDS - 3)
     return exp, recorder, folder
 
@@ -238,14 +191,14 @@ def test_local_parameters_never_appear_in_the_bytes_that_a_node_sends(
 
 def test_the_bytes_that_are_searched_do_hold_what_is_shared(simulated: dict[str, Experiment], tmp_path: Path) -> None:
     """Without this, the test above could search in the wrong place."""
-    make_folders(tmp_path)
     url = "zmq://127.0.0.1:0"
     recorder = Recorder(open_transport(url, default_host()))
     with (
         ResearcherEndpoint(recorder, url) as pool,
-        experiment(FedAvgPlan, pool, nodes=["lyon"]) as exp,
-        processes(pool.address, tmp_path),
+        experiment(FedAvgPlan, pool, min_nodes=1) as exp,
+        nodes_below(tmp_path) as make,
     ):
+        start(make, tmp_path, pool.address, ["lyon"])
         exp.set_tags("digits")
         exp.run(1)
     sent = b"\0".join(recorder.frames)

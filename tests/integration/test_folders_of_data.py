@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,55 +9,51 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from node_kit import Node, nodes_below
 from sklearn.datasets import load_digits
 from torch import nn
 
 from fedplug import DataManager, Experiment, FedplugWarning, ImageFolderDataset, MedicalFolderDataset, SignalDataset
-from fedplug.node import NodeStore
+from fedplug.core.plugins import default_host
+from fedplug.core.pool import NodePool
 from fedplug.node.datasets.mnist import MnistType
 from fedplug.node.datasets.registry import inspect_file
-from fedplug.node.policy.file import save_policy
-from fedplug.node.policy.template import policy_text
+from fedplug.protocol import ResearcherEndpoint
+from fedplug.transports.registry import open_transport
 from fedplug_sklearn import FedSGDClassifier
 from fedplug_torch import TorchTrainingPlan
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodePool, dict[str, Node]]]:
+    """Two nodes that serve all tests, and their researcher. Each test adds its own data sets."""
+    url = "zmq://127.0.0.1:0"
+    folder = tmp_path_factory.mktemp("nodes")
+    with ResearcherEndpoint(open_transport(url, default_host()), url) as pool, nodes_below(folder) as make:
+        nodes = {name: make(name).prepare().start(pool.address) for name in ("paris", "oslo")}
+        yield pool, nodes
+
+
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Any]:
-    """Return ``start(name, url, folder, type, **options)``: a running node process with that data set."""
-    running = []
+def train(hospitals: tuple[NodePool, dict[str, Node]]) -> Any:
+    """Return ``train(plan, data, **settings)``: the experiment, run; ``data`` has a data set for each node."""
+    pool, nodes = hospitals
 
-    def run(
-        name: str, url: str, folder: Path, type: str, options: Mapping[str, str] | None = None, **more: Any
-    ) -> None:
-        place = tmp_path / f"node-{name}"
-        with NodeStore.create(place, name=name, node_id=name) as store:
-            save_policy(place, policy_text(approval="off"))
-            record, _ = inspect_file(folder, name="data", type=type, tags=["#data"], options=options, **more)
-            store.add_dataset(record)
-        command = [sys.executable, "-m", "fedplug", "node", "-C", str(place), "start", "--researcher", url]
-        with (place / "node.log").open("ab") as log:
-            running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+    def run(plan: type, data: Mapping[str, tuple[Path, Mapping[str, Any]]], **settings: Any) -> Experiment:
+        for name, (folder, about) in data.items():
+            nodes[name].add(folder, name=plan.__name__, tags=[plan.__name__], **about)
+        exp = Experiment(
+            training_plan_class=plan, transport=pool, min_nodes=2, nodes=list(data), seed=1, progress="quiet",
+            **settings,
+        )  # fmt: skip
+        with exp:
+            exp.set_tags(plan.__name__)
+            exp.run()
+        return exp
 
-    yield run
-    for process in running:
-        process.send_signal(signal.SIGTERM)
-    for process in running:
-        process.wait(60)
-
-
-def train(plan: type, nodes: Mapping[str, Any], begin: Any, **more: Any) -> Experiment:
-    exp = Experiment(
-        training_plan_class=plan, transport="zmq://127.0.0.1:0", min_nodes=len(nodes), seed=1, progress="quiet", **more
-    )
-    with exp:
-        for name, what in nodes.items():
-            begin(name, exp.pool().description, *what)
-        exp.set_tags("#data")
-        exp.run()
-    return exp
+    return run
 
 
 class Volumes(TorchTrainingPlan):
@@ -105,16 +98,19 @@ def hospital(folder: Path, names: tuple[str, ...], table: str, index: str) -> Pa
     return folder
 
 
-def test_one_torch_plan_trains_at_hospitals_that_call_their_modalities_otherwise(tmp_path, start):
+def test_one_torch_plan_trains_at_hospitals_that_call_their_modalities_otherwise(tmp_path, train):
     first = hospital(tmp_path / "first", ("T1_philips", "T1_siemens"), "demographics.csv", "id")
     second = hospital(tmp_path / "second", ("T1",), "people.tsv", "patient")
     people = second / "people.tsv"
     people.write_text(people.read_text().replace(",", "\t"))
     nodes = {
-        "paris": (first, "medical", {"modalities": "T1=T1_philips|T1_siemens; T2=T2w"}),
-        "oslo": (second, "medical", {"modalities": "T2=T2w", "demographics": "people.tsv", "index": "patient"}),
+        "paris": (first, {"type": "medical", "options": {"modalities": "T1=T1_philips|T1_siemens; T2=T2w"}}),
+        "oslo": (
+            second,
+            {"type": "medical", "options": {"modalities": "T2=T2w", "demographics": "people.tsv", "index": "patient"}},
+        ),
     }
-    exp = train(Volumes, nodes, start, training_args={"epochs": 2}, round_limit=8)
+    exp = train(Volumes, nodes, training_args={"epochs": 2}, round_limit=8)
     losses = [record["value"] for record in exp.history.records() if record["metric"] == "loss"]
     samples = {record["node_id"]: record["samples"] for record in exp.history.records() if record["phase"] == "train"}
     assert losses[-1] < losses[0] / 3, "it has learned from both"
@@ -139,22 +135,25 @@ def digit_folder(folder: Path, names: Mapping[int, str], rows: slice) -> Path:
     return folder
 
 
-def test_a_scikit_learn_plan_learns_digits_from_folders_of_images(tmp_path, start):
+def test_a_scikit_learn_plan_learns_digits_from_folders_of_images(tmp_path, train):
     here = {digit: f"{digit}" for digit in range(10)}
     there = {digit: f"Ziffer {digit}" for digit in range(10)}
     classes = "; ".join(f"{digit}={name}" for digit, name in there.items())
     nodes = {
-        "paris": (digit_folder(tmp_path / "paris", here, slice(0, 700)), "images"),
-        "bonn": (digit_folder(tmp_path / "bonn", there, slice(700, 1400)), "images", {"classes": classes}),
+        "paris": (digit_folder(tmp_path / "paris", here, slice(0, 400)), {"type": "images"}),
+        "oslo": (
+            digit_folder(tmp_path / "oslo", there, slice(400, 800)),
+            {"type": "images", "options": {"classes": classes}},
+        ),
     }
-    args = {"epochs": 2, "optimizer_args": {"lr": 0.05}}
+    args = {"epochs": 2, "optimizer_args": {"lr": 0.4}}
     exp = train(
-        Digits, nodes, start, training_args=args, model_args={"n_features": 64, "n_classes": 10, "loss": "log_loss"},
-        round_limit=12,
+        Digits, nodes, training_args=args, model_args={"n_features": 64, "n_classes": 10, "loss": "log_loss"},
+        round_limit=3,
     )  # fmt: skip
     images, labels = load_digits(return_X_y=True)
-    held_out = (images[1400:] * 15).astype(np.uint8) / 255
-    assert exp.training_plan().model().score(held_out, labels[1400:]) > 0.85
+    held_out = (images[800:] * 15).astype(np.uint8) / 255
+    assert exp.training_plan().model().score(held_out, labels[800:]) > 0.85
 
 
 class Clothes(FedSGDClassifier):
@@ -164,9 +163,9 @@ class Clothes(FedSGDClassifier):
 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="Fashion-MNIST: sudo apt-get install dataset-fashion-mnist")
-def test_fashion_mnist_is_learned_from_its_own_files(start):
+def test_fashion_mnist_is_learned_from_its_own_files(train):
     exp = train(
-        Clothes, {"paris": (FASHION, "mnist")}, start, training_args={"epochs": 1, "optimizer_args": {"lr": 0.05}},
+        Clothes, {"paris": (FASHION, {"type": "mnist"})}, training_args={"epochs": 1, "optimizer_args": {"lr": 0.05}},
         model_args={"n_features": 784, "n_classes": 10, "loss": "log_loss"}, round_limit=4,
     )  # fmt: skip
     record, _ = inspect_file(FASHION, name="test", type="mnist", tags=["#t"], options={"part": "t10k"})
@@ -204,13 +203,13 @@ def cohort(folder: Path, order: tuple[int, ...], seed: int) -> Path:
     return folder
 
 
-def test_genotypes_are_joined_with_the_table_of_samples(tmp_path, start):
+def test_genotypes_are_joined_with_the_table_of_samples(tmp_path, train):
     nodes = {
-        "paris": (cohort(tmp_path / "paris", (10, 20), 1), "genomics"),
-        "oslo": (cohort(tmp_path / "oslo", (20, 10), 2), "genomics"),
+        "paris": (cohort(tmp_path / "paris", (10, 20), 1), {"type": "genomics"}),
+        "oslo": (cohort(tmp_path / "oslo", (20, 10), 2), {"type": "genomics"}),
     }
     exp = train(
-        Variants, nodes, start, training_args={"epochs": 5, "optimizer_args": {"lr": 0.1}},
+        Variants, nodes, training_args={"epochs": 5, "optimizer_args": {"lr": 0.1}},
         model_args={"n_features": 2, "n_classes": 2, "loss": "log_loss"}, round_limit=3,
     )  # fmt: skip
     model = exp.training_plan().model()
@@ -244,7 +243,7 @@ def waves(rate: int) -> dict[str, tuple[str, Any]]:
     return {f"r{i}": (kind, np.sin(2 * np.pi * kinds[kind] * times + i)) for i, kind in enumerate(["slow", "fast"] * 4)}
 
 
-def test_signals_of_two_formats_and_rates_train_one_plan(tmp_path, start):
+def test_signals_of_two_formats_and_rates_train_one_plan(tmp_path, train):
     import edfio
     import wfdb
 
@@ -257,9 +256,12 @@ def test_signals_of_two_formats_and_rates_train_one_plan(tmp_path, start):
         edfio.Edf([channel]).write(tmp_path / "edf" / f"{record}.edf")
     for record, (_, wave) in waves(250).items():
         wfdb.wrsamp(record, 250, ["mV"], ["W1"], wave[:, None], fmt=["16"], write_dir=str(tmp_path / "wfdb"))
-    nodes = {"paris": (tmp_path / "edf", "signals"), "oslo": (tmp_path / "wfdb", "signals", {"channels": "wave=W1"})}
+    nodes = {
+        "paris": (tmp_path / "edf", {"type": "signals"}),
+        "oslo": (tmp_path / "wfdb", {"type": "signals", "options": {"channels": "wave=W1"}}),
+    }
     with pytest.warns(FedplugWarning, match="The type of 'wave' is float32 at 100 Hz on paris, but float32 at 250 Hz"):
-        exp = train(Waves, nodes, start, training_args={"epochs": 2}, round_limit=4)
+        exp = train(Waves, nodes, training_args={"epochs": 2}, round_limit=4)
     records = exp.history.records()
     losses = [record["value"] for record in records if record["metric"] == "loss"]
     assert losses[-1] < losses[0] / 3

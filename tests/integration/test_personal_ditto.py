@@ -7,27 +7,22 @@ The method comes from the outside package examples/fedplug-personal.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch.nn.functional as F
+from node_kit import nodes_below
+from recorder_kit import Recorder
 from sklearn.datasets import load_digits
 from torch import nn
 
 from fedplug import DataManager, Experiment
 from fedplug.core.params import Params
 from fedplug.core.plugins import default_host
-from fedplug.core.transport import Frame, Item, Listener, Transport, TransportOptions
 from fedplug.node import NodeStore
-from fedplug.node.datasets.registry import inspect_file
-from fedplug.node.policy.file import save_policy
-from fedplug.node.policy.template import policy_text
 from fedplug.node.state_store import STATE_FOLDER, _read
 from fedplug.protocol import ResearcherEndpoint
 from fedplug.simulation import Federation
@@ -103,47 +98,6 @@ def shards() -> dict[str, dict[str, Any]]:
     return {node: {"x": x[np.concatenate(r)], "y": y[np.concatenate(r)]} for node, r in rows.items()}
 
 
-class Recorder(Transport):
-    """A transport that remembers every byte which the researcher receives."""
-
-    def __init__(self, inner: Transport) -> None:
-        self._inner = inner
-        self.frames: list[bytes] = []
-
-    def listen(self, url: str, options: TransportOptions) -> Listener:
-        listener = self._inner.listen(url, options)
-        receive = listener.receive
-
-        def recorded(timeout: float | None) -> Item | None:
-            item = receive(timeout)
-            if isinstance(item, Frame):
-                self.frames.append(bytes(item.header) + bytes(item.body))
-            return item
-
-        listener.receive = recorded  # type: ignore[method-assign]
-        return listener
-
-    def connect(self, url: str, options: TransportOptions) -> Any:
-        return self._inner.connect(url, options)
-
-
-@contextmanager
-def processes(url: str, folder: Path) -> Iterator[None]:
-    for node, arrays in shards().items():
-        np.savez(folder / f"{node}.npz", **arrays)
-        with NodeStore.create(folder / node, name=node, node_id=node) as store:
-            save_policy(folder / node, policy_text(approval="off"))
-            store.add_dataset(inspect_file(folder / f"{node}.npz", tags=["digits"], target="y")[0])
-    with ExitStack() as stack:
-        for node in CLASSES:
-            command = [sys.executable, "-m", "fedplug", "node", "--folder", str(folder / node), "start"]
-            quiet = subprocess.DEVNULL
-            started = subprocess.Popen([*command, "--researcher", url], stdin=quiet, stdout=quiet, stderr=quiet)
-            stack.callback(started.wait, 30)
-            stack.callback(started.terminate)
-        yield
-
-
 def experiment(plan: type, transport: Any, **more: Any) -> Experiment:
     return Experiment(
         training_plan_class=plan,
@@ -163,8 +117,11 @@ def federated(package: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[E
     with (
         ResearcherEndpoint(recorder, url) as pool,
         experiment(ditto_plan(), pool) as exp,
-        processes(pool.address, folder),
+        nodes_below(folder) as make,
     ):
+        for node, arrays in shards().items():
+            np.savez(folder / f"{node}.npz", **arrays)
+            make(node).add(folder / f"{node}.npz", tags=["digits"], target="y").start(pool.address)
         exp.set_tags("digits")
         first = exp.params()
         exp.run(ROUNDS)

@@ -5,17 +5,18 @@ scikit-learn's breast cancer data, split over three hospitals that call the same
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from node_kit import nodes_below
 from sklearn.datasets import load_breast_cancer
 
 from fedplug import DataManager, Experiment, NumpyTrainingPlan
+from fedplug.core.plugins import default_host
+from fedplug.core.pool import NodePool
+from fedplug.protocol import ResearcherEndpoint
+from fedplug.transports.registry import open_transport
 from fedplug_sklearn import FedSGDClassifier
 from fedplug_torch import TorchTrainingPlan
 
@@ -30,36 +31,32 @@ FILES: dict[str, tuple[tuple[str, ...], str]] = {
 """What each hospital calls the columns, and the target."""
 
 
-def type_(*words: str) -> str:
-    command = [sys.executable, "-m", "fedplug", "node", *words]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture
-def hospitals(tmp_path: Path) -> dict[str, Path]:
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodePool]:
+    """The hospitals, whose nodes serve one plan after the other."""
+    folder = tmp_path_factory.mktemp("hospitals")
     x, y = load_breast_cancer(return_X_y=True)
-    made = {}
-    for index, (name, (columns, target)) in enumerate(FILES.items()):
-        rows = np.arange(index, len(y), len(FILES))
-        lines = [",".join((*columns, "ward", target))]
-        lines += [",".join([*(repr(float(v)) for v in x[row, SOURCES]), f"w{row % 3}", str(y[row])]) for row in rows]
-        file = tmp_path / f"{name}.csv"
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        place = tmp_path / name
-        type_("-C", str(place), "init", "--name", name, "--id", name, "--approval", "off", "--data-root", str(tmp_path))
-        renamed = [
-            f"--map={plan}={source}"
-            for plan, source in zip((*PLAN_NAMES, "diagnosis"), (*columns, target), strict=True)
-            if plan != source
-        ]
-        type_(
-            "-C", str(place), "dataset", "add", str(file), "--tags", "tumours", "--target", "diagnosis",
-            "--columns", ",".join(PLAN_NAMES), *renamed,
-        )  # fmt: skip
-        made[name] = place
-    return made
+    url = "zmq://127.0.0.1:0"
+    with ResearcherEndpoint(open_transport(url, default_host()), url) as pool, nodes_below(folder) as make:
+        for index, (name, (columns, target)) in enumerate(FILES.items()):
+            rows = np.arange(index, len(y), len(FILES))
+            lines = [",".join((*columns, "ward", target))]
+            cells = ([*(repr(float(v)) for v in x[row, SOURCES]), f"w{row % 3}", str(y[row])] for row in rows)
+            lines += map(",".join, cells)
+            file = folder / f"{name}.csv"
+            file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            renamed = [
+                f"--map={plan}={source}"
+                for plan, source in zip((*PLAN_NAMES, "diagnosis"), (*columns, target), strict=True)
+                if plan != source
+            ]
+            node = make(name).init("--approval", "off")
+            node.type(
+                "dataset", "add", file, "--tags", "tumours", "--target", "diagnosis", "--columns", ",".join(PLAN_NAMES),
+                *renamed,
+            )  # fmt: skip
+            node.start(pool.address)
+        yield pool
 
 
 class TorchPlan(TorchTrainingPlan):
@@ -141,29 +138,15 @@ class NumpyPlan(NumpyTrainingPlan):
     ("plan", "model_args"),
     [(TorchPlan, {}), (SklearnPlan, {"n_features": 3, "n_classes": 2, "loss": "log_loss"}), (NumpyPlan, {})],
 )
-def test_one_plan_fits_hospitals_whose_columns_have_different_names(hospitals, plan, model_args):
+def test_one_plan_fits_hospitals_whose_columns_have_different_names(pool, plan, model_args):
     args = {"epochs": 2, "loader_args": {"batch_size": 16}, "optimizer_args": {"lr": 0.3}}
-    settings: dict[str, Any] = {"transport": "zmq://127.0.0.1:0", "min_nodes": 3, "connect_timeout": 60, "seed": 1}
     with Experiment(
-        training_plan_class=plan, model_args=model_args, training_args=args, round_limit=3, progress="quiet", **settings
-    ) as exp:
-        running = [
-            subprocess.Popen(
-                [sys.executable, "-m", "fedplug", "node", "-C", str(place), "start",
-                 "--researcher", exp.pool().description],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )
-            for place in hospitals.values()
-        ]  # fmt: skip
-        try:
-            exp.set_tags("tumours")
-            assert exp.run() == 3
-            assert accuracy_of(exp) > 0.85  # the majority class alone is 0.63
-        finally:
-            for process in running:
-                process.send_signal(signal.SIGTERM)
-            for process in running:
-                assert process.wait(60) == 0
+        training_plan_class=plan, model_args=model_args, training_args=args, round_limit=3, progress="quiet",
+        transport=pool, min_nodes=3, connect_timeout=60, seed=1,
+    ) as exp:  # fmt: skip
+        exp.set_tags("tumours")
+        assert exp.run() == 3
+        assert accuracy_of(exp) > 0.85  # the majority class alone is 0.63
 
 
 def accuracy_of(exp: Experiment) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from node_kit import nodes_below
 from sklearn.datasets import load_breast_cancer
 from torch import nn
 
@@ -85,28 +84,11 @@ def nodes_in_threads(url: str, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def nodes_in_processes(url: str, folder: Path, cli: Any) -> Iterator[None]:
-    with ExitStack() as stack:
+def nodes_in_processes(url: str, folder: Path) -> Iterator[None]:
+    with nodes_below(folder) as make:
         for name, arrays in parts().items():
             np.savez(folder / f"{name}.npz", **arrays)
-            at = ("node", "--folder", folder / name)
-            done = cli(
-                *at, "init", "--approval", "off", "--data-root", "/", "--name", name, "--id", name, "--researcher", url
-            )
-            assert done.returncode == 0, done.stderr
-            done = cli(
-                *at, "dataset", "add", "--type", "arrays", "--path", folder / f"{name}.npz",
-                "--name", "cancer", "--tags", "#bits", "--target", "y",
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
-            process = subprocess.Popen(
-                [sys.executable, "-m", "fedplug", *map(str, at), "start"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            stack.callback(process.wait, 30)
-            stack.callback(process.terminate)
+            make(name).add(folder / f"{name}.npz", name="cancer", tags=["#bits"], target="y").start(url)
         yield
 
 
@@ -126,10 +108,8 @@ def test_inproc_gives_the_same_bits(simulated: Experiment, inproc_url: str, tmp_
     assert _losses(exp) == _losses(simulated)
 
 
-def test_zmq_between_processes_gives_the_same_bits(
-    simulated: Experiment, zmq_url: str, tmp_path: Path, cli: Any
-) -> None:
-    exp = train(zmq_url, lambda exp: nodes_in_processes(exp.pool().description, tmp_path, cli))
+def test_zmq_between_processes_gives_the_same_bits(simulated: Experiment, zmq_url: str, tmp_path: Path) -> None:
+    exp = train(zmq_url, lambda exp: nodes_in_processes(exp.pool().description, tmp_path))
     assert exp.params() == simulated.params()
     assert _losses(exp) == _losses(simulated)
 

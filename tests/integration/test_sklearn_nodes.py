@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,33 +64,14 @@ def train(transport: Any, scaler: Any, ready: Any = None, **args: Any) -> Experi
 
 
 @pytest.fixture
-def start_csv_nodes(tmp_path: Path, cli: Any) -> Iterator[Any]:
-    running: list[subprocess.Popen[bytes]] = []
-
+def start_csv_nodes(make_node: Any, tmp_path: Path) -> Any:
     def start(url: str, frames: dict[str, pd.DataFrame]) -> None:
         for name, frame in frames.items():
             file = tmp_path / f"{name}.csv"
             frame.to_csv(file, index=False)
-            at = ("node", "-C", str(tmp_path / name))
-            added = ("dataset", "add", "--type", "csv", "--path", str(file), "--name", "patients", "--tags", "#cancer")
-            for command in (
-                ("init", "--approval", "off", "--data-root", "/", "--name", name, "--id", name, "--researcher", url),
-                (*added, "--target", "target"),
-            ):
-                done = cli(*at, *command)
-                assert done.returncode == 0, done.stderr
-            running.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "fedplug", *at, "start"],
-                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                )
-            )  # fmt: skip
+            make_node(name).add(file, name="patients", tags=["#cancer"], target="target").start(url)
 
-    yield start
-    for process in running:
-        process.terminate()
-    for process in running:
-        process.wait(60)
+    return start
 
 
 def test_four_hospitals_train_the_model_that_all_their_patients_would_give(

@@ -54,14 +54,22 @@ class Node:
         self.type("init", "--name", self.name, "--id", self.name, "--data-root", self.place.parent, *options)
         return self
 
+    def prepare(self, **rules: Any) -> Node:
+        """Make the node without the command, if it is not there; unless ``rules`` say else, it approves all plans."""
+        if not (self.place / STORE_FILE).exists():
+            NodeStore.create(self.place, name=self.name, node_id=self.name).close()
+            save_policy(self.place, policy_text(**{"approval": "off", **rules}))
+        return self
+
     def add(self, file: Path, **about: Any) -> Node:
-        """Add a data set, without the command; the first makes the node, which then approves every plan.
+        """Add a data set, without the command; the first makes the node as `prepare` does.
 
         Args:
             file: The file or folder.
             about: What `inspect_file` takes: ``name``, ``tags``, ``target``, ``type``, ….
         """
-        with self._store() as store:
+        self.prepare()
+        with NodeStore.open(self.place) as store:
             store.add_dataset(inspect_file(file, **about)[0])
         return self
 
@@ -93,13 +101,6 @@ class Node:
     def wait(self) -> int:
         """Wait for the end of its process; return the exit code, negative if a signal ended it."""
         return self.process.wait(WAIT_S)
-
-    def _store(self) -> NodeStore:
-        if (self.place / STORE_FILE).exists():
-            return NodeStore.open(self.place)
-        store = NodeStore.create(self.place, name=self.name, node_id=self.name)
-        save_policy(self.place, policy_text(approval="off"))
-        return store
 
     def _run(self, words: Sequence[str | Path], expected: int = 0) -> tuple[str, str]:
         out, err = io.StringIO(), io.StringIO()

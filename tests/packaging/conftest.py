@@ -106,7 +106,11 @@ def _installed(extra: str, wheelhouse: Path, *more: str) -> WheelEnv:
     _pip("uninstall", "-y", *every, python=env.python)
     left = _pip("list", "--format=freeze", python=env.python)
     assert "fedplug" not in left, left
-    _pip("install", "--no-index", "--find-links", wheelhouse, f"fedplug[{extra}]", python=env.python, settings=False)
+    # What is compiled when it is first imported, and kept, need not be compiled with all the rest.
+    _pip(
+        "install", "--no-compile", "--no-index", "--find-links", wheelhouse, f"fedplug[{extra}]", python=env.python,
+        settings=False,
+    )  # fmt: skip
     return env
 
 
@@ -147,7 +151,7 @@ def _third_party_env(extra: str, wanted: Sequence[str]) -> Path:
         for old in CACHE.glob(f"wheel-env-{extra}-*"):
             shutil.rmtree(old)
         venv.create(folder, with_pip=False, symlinks=True)
-        _pip("install", "-c", constraints, *wanted, python=folder / "bin" / "python")
+        _pip("install", "--no-compile", "-c", constraints, *wanted, python=folder / "bin" / "python")
         done.touch()
     return folder
 
