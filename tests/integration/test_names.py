@@ -431,7 +431,7 @@ def test_what_a_breakpoint_says() -> None:
     ) as exp:  # fmt: skip
         exp.run(1)
         folder = exp.experimentation_path()
-        (place,) = breakpoints_of(folder)
+        (place,) = breakpoints_of(folder, first=1)
         said = json.loads((place / "breakpoint.json").read_text())
         expected = {
             "experiment_id": exp.id, "version": 1, "folder": "told", "tags": ["simulation"], "nodes": None,
@@ -449,8 +449,10 @@ def test_what_a_breakpoint_says() -> None:
         assert (folder / "history" / said["rounds"]["file"]).stat().st_size == said["rounds"]["nbytes"]
         files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
         assert files == [
-            "breakpoint_0001/breakpoint.json", "breakpoint_0001/params.safetensors", "breakpoint_0001/training_plan.py",
-            "history/params_0001.safetensors", "history/rounds.jsonl", "model.safetensors",
+            *(f"breakpoint_{n:04d}/{name}" for n in range(2) for name in (
+                "breakpoint.json", "params.safetensors", "training_plan.py")),
+            "history/params_0001.safetensors", "history/rounds.jsonl", "journal.sqlite", "journal.sqlite.lock",
+            "model.safetensors", "status.json",
         ]  # fmt: skip
         assert not re.search(re.escape(str(folder)), json.dumps(said))  # the folder may be moved
 
