@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from node_kit import Node
 
 from fedplug import DataManager, Experiment, NumpyTrainingPlan
 from fedplug.core.errors import DatasetError
@@ -47,38 +47,16 @@ def experiment(**settings: Any) -> Experiment:
     return Experiment(**{**given, **settings})
 
 
-def fedplug(*words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "fedplug", *words], capture_output=True, text=True, check=True)
-    return done.stdout
-
-
 @pytest.fixture
-def node(tmp_path: Path, fedplug_dir: Path) -> Any:
-    """Return ``start(*urls)``: the node with data sets ``old`` and ``new``, both tagged ``wards``."""
-    place = tmp_path / "clinic"
+def node(make_node: Callable[[str], Node], tmp_path: Path) -> Node:
+    """A node with data sets ``old`` and ``new``, both tagged ``wards``."""
+    node = make_node("clinic").init("--approval", "off")
+    said = ""
     for name, part in (("old", slice(0, 20)), ("new", slice(20, 60))):
         np.savez(tmp_path / f"{name}.npz", x=X[part], y=Y[part])
-    words = ("--name", "clinic", "--id", "clinic", "--approval", "off", "--data-root", str(tmp_path))
-    fedplug("node", "-C", str(place), "init", *words)
-    said = ""
-    for name in ("old", "new"):
-        said = fedplug(
-            "node", "-C", str(place), "dataset", "add", str(tmp_path / f"{name}.npz"), "--tags", f"wards,{name}"
-        )
+        said = node.type("dataset", "add", tmp_path / f"{name}.npz", "--tags", f"wards,{name}")
     assert "A search for wards" not in said  # each has a tag of its own
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start(*urls: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "fedplug", "node", "-C", str(place), "start"]
-        asked = [word for url in urls for word in ("--researcher", url)]
-        with (tmp_path / "output").open("wb") as output:
-            running.append(subprocess.Popen([*command, *asked], stdin=subprocess.DEVNULL, stdout=output, stderr=output))
-        return running[0]
-
-    yield start
-    for process in running:
-        process.terminate()
-        assert process.wait(60) == 0
+    return node
 
 
 def alone(part: slice, seed: int) -> Any:
@@ -91,7 +69,7 @@ def alone(part: slice, seed: int) -> Any:
 
 def test_two_researchers_train_at_once_on_two_data_sets_and_each_gets_the_bits_that_it_would_get_alone(node):
     with experiment(seed=1) as first, experiment(seed=2) as second:
-        node(first.pool().description, second.pool().description)
+        node.start(first.pool().description, second.pool().description)
         first.set_tags(["wards", "old"])
         second.set_tags(["wards", "new"])
         errors: list[BaseException] = []
@@ -114,7 +92,7 @@ def test_two_researchers_train_at_once_on_two_data_sets_and_each_gets_the_bits_t
 
 def test_a_tag_that_two_data_sets_carry_is_refused_as_ambiguous_and_both_are_named(node):
     with experiment(seed=1) as exp:
-        node(exp.pool().description)
+        node.start(exp.pool().description)
         with pytest.raises(DatasetError, match=r"(?s)wards.*'new'.*'old'|wards.*'old'.*'new'"):
             exp.set_tags("wards")
         exp.set_tags(["wards", "new"])
@@ -123,6 +101,6 @@ def test_a_tag_that_two_data_sets_carry_is_refused_as_ambiguous_and_both_are_nam
 
 def test_a_researcher_who_is_away_does_not_hold_up_the_other(node):
     with experiment(seed=2) as exp:
-        node("zmq://127.0.0.1:1", exp.pool().description)
+        node.start("zmq://127.0.0.1:1", exp.pool().description)
         exp.set_tags(["new"])
         assert exp.run(rounds=1) == 1
