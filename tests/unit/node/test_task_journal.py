@@ -113,6 +113,10 @@ def test_a_committed_update_is_forgotten_and_its_end_is_not(bench, params):
         journal.begin(HER, key_of())
     assert caught.value.code == "committed"
     journal.begin(HER, key_of(attempt=1))
+    with pytest.raises(RefusedError, match="begun this task before") as caught:
+        journal.begin(HER, key_of(attempt=1))
+    assert caught.value.code == "interrupted"
+    journal.begin(HIM, key_of())
 
 
 def test_each_researcher_has_tasks_of_its_own(bench):
@@ -120,7 +124,7 @@ def test_each_researcher_has_tasks_of_its_own(bench):
     bench.finish(key_of(), LARGE, researcher=HIM)
     bench.journal.end(HIM, key_of(), "cancelled")
     journal = bench.restart()
-    assert [task.params for task in journal.earlier(HER).finished] == [LITTLE]
+    assert ([task.params for task in journal.earlier(HER).finished], journal.earlier(HER).ends) == ([LITTLE], {})
     assert (journal.earlier(HIM).finished, journal.earlier(HIM).ends) == ([], {key_of(): "cancelled"})
 
 
@@ -230,6 +234,18 @@ def test_an_update_that_was_damaged_is_never_offered(bench, caplog, harm):
     assert (found.finished, found.ends) == ([], {key_of(): "update-lost"})
     assert f"The update of {key_of()}, which was to be offered again, is lost" in caplog.text
     assert bench.kept() == (0, 0)
+
+
+def test_the_update_of_another_task_is_not_taken_for_this_one(bench):
+    bench.finish(key_of(0))
+    bench.finish(key_of(1), LITTLE * 2.0)
+    bench.kill()
+    with contextlib.closing(sqlite3.connect(bench.folder / STORE_FILE)) as db, db:
+        first, second = db.execute("SELECT header, data, task FROM updates ORDER BY rowid").fetchall()
+        db.execute("UPDATE updates SET header = ?, data = ? WHERE task = ?", (*first[:2], second[2]))
+    found = bench.open().earlier(HER)
+    assert [task.reply.key for task in found.finished] == [key_of(0)]
+    assert found.ends == {key_of(1): "update-lost"}
 
 
 def test_a_damaged_journal_stops_the_start_and_names_the_record(bench):
