@@ -5,8 +5,6 @@ What it must not forget it writes to its disk before it tells anybody; another r
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from fedplug.core.messages import TaskFailure, TaskKey, TrainRequest
@@ -24,6 +22,7 @@ from fedplug.core.pool import (
 from fedplug.protocol.researcher import ResearcherMachine
 from fedplug.protocol.simulated_disk import SimulatedDisk
 from fedplug.protocol.simulated_node import DESCRIPTION, PLAN, Violation, arrays, same, trained
+from fedplug.protocol.simulated_witness import aggregated
 
 if TYPE_CHECKING:
     from fedplug.protocol.simulator import Simulator
@@ -34,59 +33,6 @@ _HONEST = {"plan-raised", "interrupted"}
 _FORGETFUL = {"update-lost"}
 _CANCELLED = {"cancelled", "update-lost"}
 _DAMAGED = {"bad-blob", "bad-update"}
-
-
-def aggregated(updates: dict[str, Params]) -> Params:
-    """The next model: it follows from every byte of every update, in sorted order of nodes."""
-    digest = hashlib.sha256()
-    for node_id in sorted(updates):
-        digest.update(updates[node_id].buffer)
-    return arrays(f"model of {digest.hexdigest()}")
-
-
-class Witness:
-    """Sees everything that happens in a story, in all runs of all processes, and knows how it must end.
-
-    Args:
-        nodes: Ids of the nodes.
-        rounds: Rounds that the experiment wants.
-    """
-
-    def __init__(self, nodes: list[str], rounds: int) -> None:
-        self.received: set[TaskKey] = set()
-        self.acknowledged: set[TaskKey] = set()
-        self.cancelled: set[TaskKey] = set()
-        self.committed: dict[int, tuple[TaskKey, ...]] = {}
-        self.failures: Counter[str] = Counter()
-        self.models = [arrays("model")]
-        self._begun: set[TaskKey] = set()
-        for number in range(rounds):
-            keys = [TaskKey(experiment_id="e", round=number, node_id=node) for node in nodes]
-            updates = {key.node_id: arrays(trained(self.models[-1], key)) for key in keys}
-            self.models.append(aggregated(updates))
-
-    def sent(self, key: TaskKey, model: Params) -> bool:
-        """Whether a node got the model that a run without faults would have sent."""
-        return bytes(model.buffer) == bytes(self.models[key.round].buffer)
-
-    def begin(self, key: TaskKey) -> None:
-        """A training begins."""
-        if key in self._begun:
-            raise Violation(f"{key} was trained twice")
-        self._begun.add(key)
-
-    def receive(self, key: TaskKey) -> None:
-        """An update has arrived."""
-        if key in self.acknowledged:
-            raise Violation(f"{key} was acknowledged, and then fetched again")
-        self.received.add(key)
-
-    def commit(self, number: int, roll: tuple[TaskKey, ...], model: Params) -> None:
-        """A round is complete."""
-        if self.committed.setdefault(number, roll) != roll:
-            raise Violation(f"round {number} was complete, and has changed")
-        if bytes(model.buffer) != bytes(self.models[number + 1].buffer):
-            raise Violation(f"the model after round {number} has other bits than without faults")
 
 
 class SimulatedExperiment:
@@ -113,7 +59,7 @@ class SimulatedExperiment:
         self._round = -1
         self._model = arrays("model")
         self._open: dict[str, TaskKey] = {}
-        self._updates: dict[str, tuple[TaskKey, Params]] = {}
+        self._updates: dict[str, tuple[TaskKey, Params | None]] = {}
         self._offered: set[TaskKey] = set()
         self._ended: set[TaskKey] = set()
         self._present: set[str] = set()
@@ -127,10 +73,12 @@ class SimulatedExperiment:
         now = self._world.now
         self._machine.search(QUERY, ("a",), None, now)
         self._machine.ask_plan(QUERY, PLAN, dict.fromkeys(self._nodes, "d"), DESCRIPTION, now)
-        self._recover()
+        complete, roll = self._recover()
         if self._round < 0:
             self._next_round()
-        elif not self._open and not self.done:
+        elif self._round == complete:
+            self._conclude(roll, self._model)
+        elif not self._open:
             self._complete()
 
     def flush(self) -> None:
@@ -189,9 +137,14 @@ class SimulatedExperiment:
 
     # -- the disk -----------------------------------------------------------------------------------------------
 
-    def _recover(self) -> None:
-        """Read the journal: the round that is open goes on with the same keys, and what has arrived is read again."""
+    def _recover(self) -> tuple[int, tuple[TaskKey, ...]]:
+        """Read the journal: the round that is open goes on with the same keys, and what has arrived is read again.
+
+        Returns:
+            Number of the last round that is complete, and its roll.
+        """
         late: list[TaskKey] = []
+        complete, roll = -1, ()
         for what, *about in self._disk.records if self._disk else ():
             self.resumed = True
             if what == "begun":
@@ -206,23 +159,31 @@ class SimulatedExperiment:
                 self._given.add(about[0])
             elif what == "received":
                 key = self._open.pop(about[0].node_id)
-                self._updates[key.node_id] = key, self._read(key)
+                self._updates[key.node_id] = key, None
             else:
-                self._model = aggregated({node: update for node, (_, update) in self._updates.items()})
-                self._world.witness.commit(self._round, about[0], self._model)
-                self.done = self._round + 1 == self._rounds
+                complete, roll = self._round, about[0]
+        if complete >= 0:
+            self._model = self._read(("model", complete)) or aggregated(self._all())
+            self._world.witness.commit(complete, roll, self._model)
         for key in late:
             self._machine.cancel(key, "given up before", self._world.now)
         for key, _ in self._updates.values():
             self._machine.commit(key, self._world.now)
         self._due = list(self._open.values())
+        return complete, roll
 
-    def _read(self, key: TaskKey) -> Params:
-        assert self._disk is not None
-        update: Params | None = self._disk.files.get(key)
-        if update is None:
-            raise Violation(f"the journal says that {key} was received, but its file is not there")
-        return update
+    def _read(self, name: object) -> Params | None:
+        return None if self._disk is None else self._disk.files.get(name)
+
+    def _all(self) -> dict[str, Params]:
+        """The updates of the round by node; those of an earlier run are read."""
+        found: dict[str, Params] = {}
+        for node, (key, update) in self._updates.items():
+            arrays = update or self._read(key)
+            if arrays is None:
+                raise Violation(f"the journal says that {key} was received, but its file is not there")
+            found[node] = arrays
+        return found
 
     def _write(self, *record: Any) -> None:
         if self._disk is not None:
@@ -245,6 +206,15 @@ class SimulatedExperiment:
         self._world.witness.acknowledged.add(key)
         self._machine.commit(key, self._world.now)
 
+    def _tidy(self, roll: tuple[TaskKey, ...], model: Params) -> None:
+        """Once the model is safe, its updates are not needed any more, nor is the model before."""
+        if self._disk is not None:
+            self._disk.write(("model", self._round), model)
+            self._disk.flush()
+            self._reach("breakpoint-written")
+            for name in (*roll, ("model", self._round - 1)):
+                self._disk.write(name, None)
+
     # -- rounds -------------------------------------------------------------------------------------------------
 
     def _next_round(self) -> None:
@@ -260,11 +230,15 @@ class SimulatedExperiment:
     def _complete(self) -> None:
         """All updates of the round are here."""
         roll = tuple(key for _, (key, _) in sorted(self._updates.items()))
-        model = aggregated({node: update for node, (_, update) in self._updates.items()})
+        model = aggregated(self._all())
         self._reach("aggregated")
         self._write("committed", roll)
         self._world.witness.commit(self._round, roll, model)
         self._reach("round-committed")
+        self._conclude(roll, model)
+
+    def _conclude(self, roll: tuple[TaskKey, ...], model: Params) -> None:
+        self._tidy(roll, model)
         self._model = model
         if self._round + 1 == self._rounds:
             self.done = True

@@ -31,9 +31,10 @@ from fedplug.protocol.limits import Limits
 from fedplug.protocol.node import NodeMachine
 from fedplug.protocol.researcher import ResearcherMachine
 from fedplug.protocol.simulated_disk import PowerCut, SimulatedDisk
-from fedplug.protocol.simulated_experiment import SimulatedExperiment, Witness
+from fedplug.protocol.simulated_experiment import SimulatedExperiment
 from fedplug.protocol.simulated_network import Line, SimulatedNetwork
 from fedplug.protocol.simulated_node import SimulatedNode, Violation
+from fedplug.protocol.simulated_witness import Witness
 
 SMALL = Limits(
     chunk=64, inline=96, peer_credit=4, pool_credit=6, offer=16_384, task=16_384, mute=5.0, remembered=10_000
@@ -55,6 +56,8 @@ class Story:
         pause: Mean seconds between two faults.
         liars: Whether chunks may be damaged in a way that their checksum does not show.
         disks: Whether researcher and nodes keep journals, and the researcher may be killed.
+        cuts: Chance that the power is cut at a named point.
+        limits: Figures of the protocol.
     """
 
     nodes: int = 3
@@ -64,6 +67,8 @@ class Story:
     pause: float = 2.5
     liars: bool = False
     disks: bool = True
+    cuts: float = 0.02
+    limits: Limits = SMALL
 
     @classmethod
     def of(cls, seed: int) -> Story:
@@ -103,7 +108,7 @@ class Simulator:
         self._number = 0
         self._kinds = researcher, node, experiment, runtime
         self._names = [f"n{index}" for index in range(self.story.nodes)]
-        self._disks = {name: SimulatedDisk() for name in (RESEARCHER, *self._names)} if self.story.disks else {}
+        self.disks = {name: SimulatedDisk() for name in (RESEARCHER, *self._names)} if self.story.disks else {}
         self._lives: Counter[str] = Counter()
         self.witness = Witness(self._names, self.story.rounds)
         self.network = SimulatedNetwork(self)
@@ -128,7 +133,7 @@ class Simulator:
                 except PowerCut as cut:
                     self.faults[cut.point] += 1
                     self._kill(cut.who)
-                if self.machine._puller.under_way > SMALL.pool_credit:
+                if self.machine._puller.under_way > self.story.limits.pool_credit:
                     raise Violation("more chunks are under way than the credit allows")
             self.experiment.check_end()
             if not self._clean():
@@ -160,22 +165,22 @@ class Simulator:
         Raises:
             PowerCut: It is cut.
         """
-        if self.happens(0.02):
+        if self.happens(self.story.cuts):
             raise PowerCut(who, point)
 
     def make_node(
         self, make: type[NodeMachine], node_id: str, incarnation: int, earlier: EarlierTasks | None
     ) -> NodeMachine:
         """The machine of a node."""
-        return make(NodeInfo(node_id=node_id), SMALL, incarnation=incarnation, earlier=earlier)
+        return make(NodeInfo(node_id=node_id), self.story.limits, incarnation=incarnation, earlier=earlier)
 
     # -- processes ----------------------------------------------------------------------------------------------
 
     def _start_researcher(self) -> None:
         researcher, _, experiment, _ = self._kinds
         self._lives[RESEARCHER] += 1
-        self.machine = researcher(SMALL, name="simulated", epoch=str(self._lives[RESEARCHER]))
-        disk = self._disks.get(RESEARCHER)
+        self.machine = researcher(self.story.limits, name="simulated", epoch=str(self._lives[RESEARCHER]))
+        disk = self.disks.get(RESEARCHER)
         new = self.experiment = experiment(self, self.machine, self._names, self.story.rounds, disk)
         self.network.listening = True
         self.later(self.random.uniform(0, 5), lambda: self._begin(new))
@@ -193,7 +198,7 @@ class Simulator:
         name = self._names[index]
         self._lives[name] += 1
         _, make, _, runtime = self._kinds
-        node = runtime(self, index, make, 100 * self._lives[name] + index, self._disks.get(name))
+        node = runtime(self, index, make, 100 * self._lives[name] + index, self.disks.get(name))
         self.nodes[index] = node
         self.network.connect(node)
         self._tick_node(node)
@@ -279,21 +284,21 @@ class Simulator:
             if self.network.listening:
                 self.stats.update(self.machine.stats)
                 self.network.stop_listening()
-                self._disks[who].cut(self.random)
+                self.disks[who].cut(self.random)
                 self.later(self.random.uniform(0.5, 8), self._start_researcher)
             return
         index = self._names.index(who)
         self.nodes[index] = None
         self.network.forget(index)
-        if who in self._disks:
-            self._disks[who].cut(self.random)
+        if who in self.disks:
+            self.disks[who].cut(self.random)
         self.later(self.random.uniform(0.5, 5), lambda: self._boot(index))
 
     def _open_hole(self, line: Line, ways: tuple[str, ...]) -> None:
         for way in ways:
             line.holes[way] = True
-        machine = self.machine
-        self.later(SMALL.silence * SMALL.patience + 2.0, lambda: self._check_noticed(line, ways, machine))
+        machine, limits = self.machine, self.story.limits
+        self.later(limits.silence * limits.patience + 2.0, lambda: self._check_noticed(line, ways, machine))
 
     def _check_noticed(self, line: Line, ways: tuple[str, ...], machine: ResearcherMachine) -> None:
         """Whoever hears nothing on a line must have given it up by now."""
