@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from node_kit import nodes_below
 
 from fedplug import Experiment
 from fedplug.core.errors import FedplugError
 from fedplug.core.plan_path import load_plan_class
 from fedplug.core.plugins import default_host
-from fedplug.node import NodeStore
-from fedplug.node.datasets.registry import inspect_file
-from fedplug.node.policy.file import save_policy
-from fedplug.node.policy.template import policy_text
 from fedplug.protocol import ResearcherEndpoint
 from fedplug.simulation import Federation
 from fedplug.transports.registry import open_transport
@@ -112,17 +108,10 @@ def processes(url: str, folder: Path) -> Iterator[None]:
     """Node processes in a folder where other modules of the helpers' names lie in wait."""
     for name in ("blocks.py", "views.py"):
         (folder / name).write_text(DECOY)
-    with ExitStack() as stack:
+    with nodes_below(folder) as make:
         for node, arrays in shards().items():
             np.savez(folder / f"{node}.npz", **arrays)
-            with NodeStore.create(folder / node, name=node, node_id=node) as store:
-                save_policy(folder / node, policy_text(approval="off"))
-                store.add_dataset(inspect_file(folder / f"{node}.npz", tags=["views"], target="y")[0])
-            command = [sys.executable, "-m", "fedplug", "node", "--folder", node, "start", "--researcher", url]
-            quiet = subprocess.DEVNULL
-            process = subprocess.Popen(command, cwd=folder, stdin=quiet, stdout=quiet, stderr=quiet)
-            stack.callback(process.wait, 30)
-            stack.callback(process.terminate)
+            make(node).add(folder / f"{node}.npz", tags=["views"], target="y").start(url, cwd=folder)
         yield
 
 

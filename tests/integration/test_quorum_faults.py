@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from node_kit import Node
 
 from fedplug import DataManager, Experiment, Monitor, NumpyTrainingPlan, OverSelection, QuorumStrategy, Strategy
 from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.messages import Progress, TrainReply
 from fedplug.core.strategy import Decision, RoundState
 from fedplug.core.transport import TransportOptions
-from fedplug.node import NodeStore
-from fedplug.node.datasets.registry import inspect_file
 from fedplug.node.policy.file import save_policy
 from fedplug.node.policy.template import policy_text
 
@@ -75,45 +72,23 @@ class Watch(Monitor):
         self.results.append(result)
 
 
-class Hospital:
-    """A node in a process of its own."""
-
-    def __init__(self, name: str, folder: Path, url: str) -> None:
-        table = folder / f"{name}.csv"
-        table.write_text("x,y\n" + "".join(f"{x / 10},{2 * x / 10}\n" for x in range(20)))
-        with NodeStore.create(folder / name, name=name, node_id=name) as store:
-            save_policy(folder / name, policy_text(approval="off").replace('"best"', '"off"'))
-            store.add_dataset(inspect_file(table, name=name, tags=["#line"], target="y")[0])
-        quiet = subprocess.DEVNULL
-        command = [
-            sys.executable,
-            "-m",
-            "fedplug",
-            "node",
-            "--folder",
-            str(folder / name),
-            "start",
-            "--researcher",
-            url,
-        ]
-        self.process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
-
-    def send(self, number: signal.Signals) -> None:
-        os.kill(self.process.pid, number)
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            self.send(signal.SIGCONT)
-            self.process.terminate()
-        self.process.wait(60)
+def hospital(node: Node, folder: Path, url: str) -> Node:
+    """A node with a small table; its plan waits at gates outside of its scratch folder, so it is not shut in."""
+    table = folder / f"{node.name}.csv"
+    table.write_text("x,y\n" + "".join(f"{x / 10},{2 * x / 10}\n" for x in range(20)))
+    node.prepare()
+    save_policy(node.place, policy_text(approval="off").replace('"best"', '"off"'))
+    return node.add(table, name=node.name, tags=["#line"], target="y").start(url)
 
 
 @pytest.fixture
-def start(tmp_path: Path, fedplug_dir: Path) -> Iterator[Callable[..., tuple[Experiment, dict[str, Hospital], Watch]]]:
-    hospitals: dict[str, Hospital] = {}
+def start(
+    make_node: Callable[[str], Node], tmp_path: Path
+) -> Iterator[Callable[..., tuple[Experiment, dict[str, Node], Watch]]]:
+    hospitals: dict[str, Node] = {}
     experiments: list[Experiment] = []
 
-    def started(strategy: Strategy) -> tuple[Experiment, dict[str, Hospital], Watch]:
+    def started(strategy: Strategy) -> tuple[Experiment, dict[str, Node], Watch]:
         gates = tmp_path / "gates"
         gates.mkdir()
         os.mkfifo(gates / "paris")
@@ -134,13 +109,11 @@ def start(tmp_path: Path, fedplug_dir: Path) -> Iterator[Callable[..., tuple[Exp
         experiments.append(exp)
         watch = Watch()
         exp.add_monitor(watch)
-        hospitals.update({name: Hospital(name, tmp_path, exp.pool().description) for name in NODES})
+        hospitals.update({name: hospital(make_node(name), tmp_path, exp.pool().description) for name in NODES})
         exp.set_tags("#line")
         return exp, hospitals, watch
 
     yield started
-    for hospital in hospitals.values():
-        hospital.end()
     for exp in experiments:
         exp.close()
 
