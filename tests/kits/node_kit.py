@@ -33,10 +33,12 @@ class Node:
         place: The node's folder. Its name is the node's name and id.
         url: The first researcher that the node was last started for.
         process: The node process, once it was started.
+        killed: Whether the test has killed that process.
     """
 
     process: subprocess.Popen[bytes]
     url: str
+    killed: bool
 
     def __init__(self, place: Path) -> None:
         self.place, self.name = place, place.name
@@ -79,6 +81,7 @@ class Node:
         self.url = self._urls[0]
         asked = [word for url in self._urls for word in ("--researcher", url)]
         command = [sys.executable, "-m", "fedplug", "node", "-C", str(self.place), "start", *asked]
+        self.killed = False
         with (self.place / "output").open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env={**os.environ, **(env or {})}
@@ -91,6 +94,7 @@ class Node:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the supervisor."""
+        self.killed |= number == signal.SIGKILL
         self.process.send_signal(number)
 
     def end(self) -> None:
@@ -128,4 +132,4 @@ def nodes_below(folder: Path) -> Iterator[Callable[[str], Node]]:
         for node in started:
             node.wait()
     for node in started:
-        assert node.process.returncode in (0, -signal.SIGKILL), node.output()
+        assert node.process.returncode == (-signal.SIGKILL if node.killed else 0), node.output()
