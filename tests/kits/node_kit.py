@@ -38,7 +38,7 @@ class Node:
 
     process: subprocess.Popen[bytes]
     url: str
-    killed: bool
+    killed: bool = False
 
     def __init__(self, place: Path) -> None:
         self.place, self.name = place, place.name
