@@ -212,7 +212,7 @@ class Node:
         self._board = StatusBoard(self.store.folder, self.urls)
         self._board.change(isolation=tuple(layers), signals=self._signals)
         gate = Gate(self.store, self._policy, host)
-        self._journal = open_tasks(self.store)
+        self._journal = open_tasks(self.store, self._policy)
         self._runtime = Runtime(
             self.store, gate, self._worker, self._board, memory=self._datasets, journal=self._journal
         )

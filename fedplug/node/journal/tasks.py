@@ -28,12 +28,10 @@ from fedplug.core.params import Params
 from fedplug.node.journal.contract import NoTaskJournal, TaskJournal
 from fedplug.node.journal.records import Begun, Ended, Finished, Record
 from fedplug.node.journal.updates import Updates
+from fedplug.node.policy.schema import Policy
 from fedplug.node.store import NodeStore
 
 JOURNAL_FILE = "journal.sqlite"
-MAX_UPDATES = 16 * 2**30
-"""Most bytes of updates that wait for one researcher: who takes none gets none."""
-
 MAX_AGE_DAYS = 30.0
 """An update that nobody has taken for so long is forgotten."""
 
@@ -64,7 +62,7 @@ class DiskTaskJournal(TaskJournal):
 
     Args:
         store: The node's store.
-        limit: Most bytes of updates that may wait for one researcher.
+        policy: Gives the rules that are in force now.
         now: Seconds since 1970; for tests.
         free: Gives the free bytes of the disk below a folder; for tests.
 
@@ -77,14 +75,14 @@ class DiskTaskJournal(TaskJournal):
         self,
         store: NodeStore,
         *,
-        limit: int = MAX_UPDATES,
+        policy: Callable[[], Policy] = Policy,
         now: Callable[[], float] = time.time,
         free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
     ) -> None:
         if store.folder is None:
             raise StoreError("A node without a folder keeps no journal.")
         self._folder = store.folder
-        self._limit = limit
+        self._policy = policy
         self._free = free
         self._lock = threading.Lock()
         self._open: dict[_Which, _Open] = {}
@@ -117,13 +115,15 @@ class DiskTaskJournal(TaskJournal):
     def require_room(self, researcher: str, nbytes: int) -> None:
         """As `TaskJournal.require_room`."""
         self._expire()
-        waiting = self._updates.size(researcher)
-        if waiting + nbytes > self._limit:
+        policy, waiting = self._policy(), self._updates.size(researcher)
+        most = policy.resources.updates
+        if waiting + nbytes > most:
+            place = policy.where("resources.updates")
             raise RefusedError(
-                f"This node keeps {waiting:,} bytes of finished updates for this researcher, and {self._limit:,} are "
-                "the most.",
+                f"This node keeps {waiting:,} bytes of finished updates for this researcher, this training would add "
+                f"{nbytes:,}, and {most:,} are the most (rule resources.updates{', ' if place else ''}{place}).",
                 code="no-space",
-                cure="Resume the experiments that they belong to: an update is forgotten when it was taken.",
+                cure="Go on with the experiments that they belong to: an update is forgotten when it was taken.",
             )
         if self._free(self._folder) < nbytes + RESERVE:
             raise RefusedError(
@@ -253,6 +253,6 @@ class DiskTaskJournal(TaskJournal):
         self._journal.forget(first)
 
 
-def open_tasks(store: NodeStore) -> TaskJournal:
+def open_tasks(store: NodeStore, policy: Callable[[], Policy]) -> TaskJournal:
     """The journal of a node: beside its store if that lies in a folder; else there is none."""
-    return DiskTaskJournal(store) if store.folder else NoTaskJournal()
+    return DiskTaskJournal(store, policy=policy) if store.folder else NoTaskJournal()

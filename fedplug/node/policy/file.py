@@ -49,6 +49,7 @@ _SECTIONS: Mapping[str, tuple[Callable[..., Any], Mapping[str, v.Reader]]] = {
         {
             "memory": v.size,
             "scratch": v.size,
+            "updates": v.size,
             "threads": v.whole(1),
             "gpu": v.flag,
             "processes": v.whole(0),

@@ -119,6 +119,7 @@ class ResourceRules:
     Attributes:
         memory: Most address space of the training process, in bytes; None: no limit.
         scratch: Most bytes that it may write into its scratch folder.
+        updates: Most bytes of finished updates that are kept for one researcher until they are taken.
         threads: Most threads of numerical libraries; None: as many as the plan's ``threads`` argument asks for.
         gpu: Whether it may use a GPU.
         processes: How many further processes a training may have, e.g. for ``num_workers`` of a loader; 0: none.
@@ -129,6 +130,7 @@ class ResourceRules:
 
     memory: int | None = None
     scratch: int = 2 * 2**30
+    updates: int = 16 * 2**30
     threads: int | None = None
     gpu: bool = True
     processes: int = 0

@@ -56,6 +56,8 @@ accept_central = false
 # memory = "8 GiB"
 # Most that a training may write into its scratch folder, which is emptied afterwards.
 scratch = "2 GiB"
+# Most that finished updates may take on the disk, for one researcher, until they are taken; then no more is trained.
+updates = "16 GiB"
 # Most processor threads.
 # threads = 4
 gpu = true

@@ -17,6 +17,7 @@ from fedplug.node.journal import tasks
 from fedplug.node.journal.contract import NoTaskJournal
 from fedplug.node.journal.tasks import JOURNAL_FILE, RESERVE, DiskTaskJournal, open_tasks
 from fedplug.node.journal.updates import FOLDER, SMALL
+from fedplug.node.policy.schema import Policy, ResourceRules
 from fedplug.node.store import STORE_FILE, NodeStore
 
 HER, HIM = "zmq://her:7400", "zmq://him:7400"
@@ -288,7 +289,8 @@ def test_row_38_a_training_is_refused_where_its_update_would_find_no_room(bench)
 
 
 def test_who_takes_no_updates_gets_none_and_others_do(bench):
-    journal = bench.restart(limit=LARGE.nbytes + 100)
+    rules = Policy(resources=ResourceRules(updates=LARGE.nbytes + 100))
+    journal = bench.restart(policy=lambda: rules)
     bench.finish(key_of(), LARGE)
     journal.require_room(HER, 100)
     with pytest.raises(RefusedError, match=f"{LARGE.nbytes:,} bytes of finished updates") as caught:
@@ -368,7 +370,7 @@ def test_the_journal_stays_short_and_keeps_what_is_open(bench, monkeypatch):
 
 def test_a_node_without_a_folder_remembers_nothing(tmp_path):
     with NodeStore.in_memory("n") as store:
-        journal = open_tasks(store)
+        journal = open_tasks(store, Policy)
         assert isinstance(journal, NoTaskJournal)
         journal.require_room(HER, 2**60)
         for _ in range(2):
