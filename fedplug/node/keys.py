@@ -168,7 +168,9 @@ def new_pair(store: NodeStore) -> KeyPair:
     return open_transport(url, default_host()).new_keys()
 
 
-def trust(store: NodeStore, key: str, url: str = "", *, only: bool = False) -> tuple[str, tuple[KeyEntry, ...]]:
+def trust(
+    store: NodeStore, key: str, url: str = "", *, only: bool = False, actor: str = "owner"
+) -> tuple[str, tuple[KeyEntry, ...]]:
     """Trust a researcher's key. Makes the keys of a node that has none yet.
 
     Args:
@@ -176,6 +178,7 @@ def trust(store: NodeStore, key: str, url: str = "", *, only: bool = False) -> t
         key: The key, as `check_public` returns it.
         url: Where that researcher listens; by default where the node connects to. A new address is added to those.
         only: Whether the other keys at that address are not trusted any more.
+        actor: Who does so, for the audit log.
 
     Returns:
         The address, and what is trusted there now.
@@ -209,11 +212,11 @@ def trust(store: NodeStore, key: str, url: str = "", *, only: bool = False) -> t
         # The address that every node begins with stands for none, if another is named before it is used.
         unused = known == (DEFAULT_URL,) and not keys.trusted(DEFAULT_URL)
         _set_addresses(store, (url,) if unused else (*known, url))
-    AuditLog(store).note("researcher-trusted", actor="owner", researcher=url, key=key)
+    AuditLog(store).note("researcher-trusted", actor=actor, researcher=url, key=key)
     return url, entries
 
 
-def untrust(store: NodeStore, key_or_url: str) -> tuple[KeyEntry, ...]:
+def untrust(store: NodeStore, key_or_url: str, *, actor: str = "owner") -> tuple[KeyEntry, ...]:
     """Trust a key, or all keys at an address, no more.
 
     Where none is left, the node does not connect any more, unless it would connect nowhere then.
@@ -221,6 +224,7 @@ def untrust(store: NodeStore, key_or_url: str) -> tuple[KeyEntry, ...]:
     Args:
         store: The node's store.
         key_or_url: The key or the address.
+        actor: Who does so, for the audit log.
 
     Returns:
         What was trusted.
@@ -234,7 +238,7 @@ def untrust(store: NodeStore, key_or_url: str) -> tuple[KeyEntry, ...]:
     url = next((each for each in known if same_address(each, key_or_url)), key_or_url)
     gone = keys.researchers.remove(url)
     for entry in gone:
-        AuditLog(store).note("researcher-untrusted", actor="owner", researcher=entry.name, key=entry.key)
+        AuditLog(store).note("researcher-untrusted", actor=actor, researcher=entry.name, key=entry.key)
     places = {url, *(entry.name for entry in gone)}
     left = tuple(each for each in known if each not in places or keys.trusted(each))
     if left and left != known:

@@ -1,4 +1,4 @@
-"""Settings: the rules in ``node.toml``, what they have led to, and whether this system is well."""
+"""Settings: the rules in ``node.toml``, what they have led to, keys, and whether this system is well."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from fedplug.node.policy.template import policy_text
 from fedplug.node.service.doctor import examine
 from fedplug.node.service.findings import Finding
 from fedplug.node.status import read_status
+from fedplug.node.web import keys
+from fedplug.node.web.keys import keys_part
 from fedplug.node.web.site import ACTOR, Handler, Site, Visit
 
 _STATES = ("problem", "warning", "ok")
@@ -78,6 +80,7 @@ def _page(
         checked=checked,
         remarks=[] if problems else remarks(policy, visit.store.datasets()),
         accounts=Budget(visit.store, visit.site.policy_or_default()).report(),
+        keys_part=keys_part(visit),
         isolation_part=isolation_part(visit.site),
         findings=findings,
     )
@@ -108,4 +111,5 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/settings", show),
     ("POST", "/settings", save),
     ("POST", "/settings/look", look),
+    *keys.ROUTES,
 )
