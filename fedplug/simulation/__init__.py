@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from fedplug.simulation.federation import Federation
+from fedplug.simulation.partitions import IID, Dirichlet, Natural, Partition, Parts, Quantity, Shards
 
-__all__ = ["Federation"]
+__all__ = ["IID", "Dirichlet", "Federation", "Natural", "Partition", "Parts", "Quantity", "Shards"]

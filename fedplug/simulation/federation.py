@@ -3,6 +3,8 @@
     federation = Federation({"paris": (x1, y1), "lyon": (x2, y2)})
     Experiment(tags="simulation", transport=federation, training_plan_class=MyPlan, ...).run()
 
+    federation = Federation.from_arrays(x, y, partition=Dirichlet(nodes=1000, alpha=0.3), seed=1)
+
 Plans, aggregators, strategies and results are those of a real federation, to the last bit; only the network
 and the worker processes are missing.
 """
@@ -11,16 +13,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, Self
 
 import msgspec
 
-from fedplug import __version__
 from fedplug.core.errors import FedplugError, PlanRunError, UsageError
 from fedplug.core.local_state import StateBook, lineage
 from fedplug.core.messages import (
-    DatasetCard,
     LogLine,
     NodeInfo,
     PlanAnswer,
@@ -30,6 +31,7 @@ from fedplug.core.messages import (
     TrainReply,
     TrainRequest,
 )
+from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.plugins import PluginHost, default_host
@@ -45,10 +47,20 @@ from fedplug.core.pool import (
     UpdateOffered,
     Watcher,
 )
-from fedplug.node.datasets.memory import MemoryDataset
+from fedplug.core.rng import SeedTree
 from fedplug.node.privacy import simulated_noise_key
 from fedplug.node.state_store import MemoryStateStore
 from fedplug.node.training import run_task
+from fedplug.simulation.partitions import Partition
+from fedplug.simulation.virtual_data import (
+    NodeInfos,
+    OwnData,
+    SharedData,
+    VirtualData,
+    kind_of,
+    named_arrays,
+    usual_target,
+)
 
 
 class Federation(NodePool):
@@ -76,19 +88,84 @@ class Federation(NodePool):
     ) -> None:
         if not isinstance(nodes, Mapping):
             raise UsageError(
-                f"A federation needs the data of each node under its id, but got {_kind(nodes)}.",
+                f"A federation needs the data of each node under its id, but got {kind_of(nodes)}.",
                 cure="E.g. Federation({'paris': (x1, y1), 'lyon': (x2, y2)}).",
             )
         if not nodes:
             raise UsageError("A federation needs at least one node.", cure="E.g. Federation({'paris': (x, y)}).")
-        labels = (tags,) if isinstance(tags, str) else tuple(tags)
+        self._begin(OwnData(nodes, _words(tags), target), host)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x: Any,
+        y: Any = None,
+        *,
+        partition: Partition,
+        seed: int | None = 0,
+        tags: str | Sequence[str] = ("simulation",),
+        target: str | None = None,
+        host: PluginHost | None = None,
+    ) -> Self:
+        """Divide one data set among virtual nodes.
+
+        The arrays are not copied: a node is the numbers of its samples, and those of one node at a time are copied
+        while it trains. So there may be thousands of nodes.
+
+        Args:
+            x: The inputs, samples in rows, which plans find as array ``"x"``; or a mapping of named arrays, or a
+                pandas ``DataFrame``.
+            y: The target, which plans find as array ``"y"``; None where ``x`` holds it.
+            partition: Which node gets which samples: `IID`, `Dirichlet`, `Shards`, `Quantity`, `Natural`, or your own.
+            seed: Of all that the partition draws: the same seed gives the same nodes. None: another one each time.
+            tags: Tags that all data sets carry.
+            target: Name of the array that is to be predicted; by default ``"y"`` where there is one.
+            host: The plugins to use; all installed ones by default.
+
+        Raises:
+            UsageError: The data is of another kind, or cannot be divided like this.
+            DatasetError: The arrays do not fit each other, or there is none of a name.
+
+        Example:
+            >>> import numpy as np
+            >>> from fedplug.simulation import Dirichlet, Federation
+            >>> x, y = np.zeros((1000, 8), np.float32), np.arange(1000) % 10
+            >>> federation = Federation.from_arrays(x, y, partition=Dirichlet(nodes=50, alpha=0.3), seed=1)
+            >>> len(federation.nodes), sum(len(federation.dataset(node)) for node in federation.nodes)
+            (50, 1000)
+        """
+        arrays = named_arrays(x, y)
+        if arrays is None:
+            raise UsageError(
+                f"The data to divide is {kind_of(x)}, without a target.",
+                cure="Give arrays x, y; or a mapping of named arrays, or a DataFrame.",
+            )
+        federation = cls.__new__(cls)
+        shared = SharedData(
+            arrays, partition, SeedTree.root(seed).child("partition"), _words(tags), usual_target(arrays, target)
+        )
+        federation._begin(shared, host)
+        return federation
+
+    def _begin(self, data: VirtualData, host: PluginHost | None) -> None:
         self._host = host or default_host()
-        self._datasets = {node: _dataset(node, data, labels, target) for node, data in sorted(nodes.items())}
-        self._states = {node: MemoryStateStore() for node in self._datasets}
-        self._infos = {node: NodeInfo(node_id=node, name=node, version=__version__) for node in self._datasets}
-        self._events: deque[PoolEvent] = deque(NodeJoined(info) for info in self._infos.values())
-        self._tasks: deque[tuple[TrainRequest, PlanBundle, Params, Mapping[str, Params]]] = deque()
+        self._data = data
+        self._infos = NodeInfos(data)
+        self._states: dict[str, MemoryStateStore] = {}  # of the nodes that have kept something
+        self._events: deque[PoolEvent] = deque()
+        self._joined: Iterator[PoolEvent] = map(NodeJoined, self._infos.values())
+        self._found: Iterator[PoolEvent] = iter(())
+        self._answers: Iterator[PoolEvent] = iter(())
+        self._tasks: dict[TaskKey, tuple[TrainRequest, PlanBundle, Params, Mapping[str, Params]]] = {}
         self._finished: dict[TaskKey, tuple[TrainReply, Params, Mapping[str, Params]]] = {}
+
+    def dataset(self, node_id: str) -> NodeDataset:
+        """The data set of a virtual node, as its plan sees it.
+
+        Raises:
+            KeyError: There is no such node.
+        """
+        return self._data.dataset(node_id)
 
     @property
     def nodes(self) -> Mapping[str, NodeInfo]:
@@ -107,34 +184,41 @@ class Federation(NodePool):
 
     def search(self, query: int, tags: tuple[str, ...], node_ids: tuple[str, ...] | None = None) -> None:
         """Every node answers at once."""
-        for node, dataset in self._datasets.items():
-            if node_ids is None or node in node_ids:
-                card = dataset.card()
-                found: tuple[DatasetCard, ...] = (card,) if set(tags) <= set(card.tags) else ()
-                self._events.append(DatasetsFound(node, query, found))
+        wanted, among = set(tags), None if node_ids is None else set(node_ids)
+
+        def answer(node: str) -> DatasetsFound:
+            card = self._data.card(node)
+            return DatasetsFound(node, query, (card,) if wanted <= set(card.tags) else ())
+
+        self._found = map(answer, (node for node in self._data.ids if among is None or node in among))
 
     def ask_plan(
         self, query: int, plan: PlanBundle, datasets: Mapping[str, str], description: str | None = None
     ) -> None:
         """Every node answers at once: a simulation runs every plan, as the data are the experiment's own."""
-        for node in datasets:
-            if node in self._datasets:
-                self._events.append(PlanAnswered(node, query, PlanAnswer(plan=plan.hash, status="not required")))
+        answer = PlanAnswer(plan=plan.hash, status="not required")
+        asked = [node for node in datasets if node in self._data]
+        self._answers = (PlanAnswered(node, query, answer) for node in asked)
 
     def train(
         self, request: TrainRequest, plan: PlanBundle, params: Params, aux: Mapping[str, Params] | None = None
     ) -> None:
         """Queue a task; it runs inside `next_event`. A node that does not exist never gets its task."""
-        if request.key.node_id in self._datasets:
-            self._tasks.append((request, plan, params, aux or {}))
+        if request.key.node_id in self._data:
+            self._tasks[request.key] = (request, plan, params, aux or {})
 
     def next_event(self, timeout: float | None, watch: Watcher | None = None) -> PoolEvent | None:
         """The next event; trains the next node in line if there is no other, unless it is only to look."""
-        if not self._events and self._tasks and timeout != 0:
-            self._events.append(self._train_next(watch))
-        if not self._events and timeout:
+        if self._events:
+            return self._events.popleft()
+        news = next(chain(self._joined, self._found, self._answers), None)
+        if news is not None:
+            return news
+        if self._tasks and timeout != 0:
+            return self._train_next(watch)
+        if timeout:
             time.sleep(timeout)  # nothing can come any more: whoever waits on waits for the clock
-        return self._events.popleft() if self._events else None
+        return None
 
     def fetch(self, key: TaskKey, allocate: Allocate | None = None, settle: Callable[[], None] | None = None) -> None:
         """The arrays are here already."""
@@ -148,17 +232,18 @@ class Federation(NodePool):
     def cancel(self, key: TaskKey, reason: str) -> None:
         """Forget a task."""
         self._finished.pop(key, None)
-        self._tasks = deque(task for task in self._tasks if task[0].key != key)
+        self._tasks.pop(key, None)
         self._events = deque(event for event in self._events if _key_of(event) != key)
 
     def close(self) -> None:
         """Forget all tasks."""
         self._tasks.clear()
         self._events.clear()
+        self._joined = self._found = self._answers = iter(())
         self._finished.clear()
 
     def _train_next(self, watch: Watcher | None) -> PoolEvent:
-        request, plan, params, aux = self._tasks.popleft()
+        request, plan, params, aux = self._tasks.pop(next(iter(self._tasks)))
         node = request.key.node_id
 
         def emit(sign: Progress | LogLine) -> None:
@@ -184,7 +269,8 @@ class Federation(NodePool):
     ) -> tuple[TrainReply, Params, Mapping[str, Params]]:
         """Train on one node, from the state that it has kept to the one that it keeps."""
         key = request.key
-        dataset, states = self._datasets[key.node_id], self._states[key.node_id]
+        dataset = self._data.dataset(key.node_id)
+        states = self._states.get(key.node_id) or MemoryStateStore()
         book = StateBook(states.base_of(request, emit))
         noise_key = simulated_noise_key(request, plan, params, aux, book.base)
         reply, trained, extra = run_task(
@@ -193,34 +279,14 @@ class Federation(NodePool):
         kept = book.result()
         if kept is not None:
             state_id = lineage(request, plan.hash, params, aux, found=book.base is not None)
+            self._states[key.node_id] = states
             states.save(key.experiment_id, request.dataset_id, key.round, state_id, request.acked_state, kept)
             reply = msgspec.structs.replace(reply, state_id=state_id)
         return reply, trained, extra
 
 
-def _dataset(node: str, data: Any, tags: tuple[str, ...], target: str | None) -> MemoryDataset:
-    if isinstance(data, MemoryDataset):
-        return data
-    if isinstance(data, tuple) and len(data) == 2:
-        data = {"x": data[0], "y": data[1]}
-    elif hasattr(data, "columns") and hasattr(data, "items"):  # pandas, which the core does not import
-        data = {str(name): _texts(column.to_numpy()) for name, column in data.items()}
-    if isinstance(data, Mapping):
-        usual = "y" if "y" in data else ""
-        return MemoryDataset(node, data, tags=tags, target=usual if target is None else target)
-    raise UsageError(
-        f"The data of node {node!r} is {_kind(data)}.",
-        cure="Give a pair (data, target), a mapping of named arrays, a DataFrame, or a MemoryDataset.",
-    )
-
-
-def _texts(column: Any) -> Any:
-    """A column of a table; pandas keeps texts as objects."""
-    return column.astype(str) if column.dtype == object and all(isinstance(v, str) for v in column) else column
-
-
-def _kind(value: object) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+def _words(tags: str | Sequence[str]) -> tuple[str, ...]:
+    return (tags,) if isinstance(tags, str) else tuple(tags)
 
 
 def _key_of(event: PoolEvent) -> TaskKey | None:

@@ -68,11 +68,13 @@ class Backwards(Federation):
     """Its nodes reply in the order of their names, backwards."""
 
     def train(self, request, plan, params, aux=None):
-        self._tasks.appendleft((request, plan, params, aux or {}))
+        self._tasks = {request.key: (request, plan, params, aux or {}), **self._tasks}
 
 
 def nodes(kind: type[Federation] = Federation, **more: Any) -> Federation:
-    return kind({name: (data.column("x"), data.column("y")) for name, data in federation()._datasets.items()}, **more)
+    known = federation()
+    datasets = {name: known.dataset(name) for name in known.nodes}
+    return kind({name: (data.column("x"), data.column("y")) for name, data in datasets.items()}, **more)
 
 
 def quick(**settings: Any) -> Experiment:

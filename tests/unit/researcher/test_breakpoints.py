@@ -243,7 +243,7 @@ def test_what_differs_at_the_nodes_is_told_at_loading() -> None:
     with experiment(transport=federation("a", "b", "c")) as exp:
         exp.run(1)
     changed = federation("b", "c", "e")
-    changed._datasets["b"] = federation("x")._datasets["x"]  # removed and added again: another data set
+    changed._data._datasets["b"] = federation("x").dataset("x")  # removed and added again: another data set
     with pytest.warns(FedplugWarning, match="Since the breakpoint was saved") as told:
         exp = load(transport=changed)
     text = str(told[0].message)

@@ -72,7 +72,7 @@ def test_arrays_of_different_lengths_are_named_with_their_node() -> None:
 
 def test_a_table_says_why_an_array_does_not_fit_and_checks_names_first() -> None:
     federation = Federation({"lyon": {"x": np.zeros((4, 13)), "z": np.arange(4.0), "y": np.zeros(4)}})
-    data = federation._datasets["lyon"]
+    data = federation.dataset("lyon")
     with pytest.raises(DatasetError, match="Column 'x' of data set 'lyon' holds 13 values per row") as caught:
         data.table()
     assert caught.value.cure == "Use column('x')."
