@@ -69,7 +69,7 @@ def untrust(
     ctx: typer.Context,
     researcher: Annotated[str, typer.Argument(help="The key; or the address, for all keys there.")] = "",
 ) -> None:
-    """Trust a researcher's key no more. A connection that is open is not closed by this: restart the node to do so.
+    """Trust a researcher's key no more. A connection that is open is not closed by this: start the node again for that.
 
     \b
     Examples:
@@ -79,6 +79,7 @@ def untrust(
     from fedplug.core.keys import fingerprint
     from fedplug.node.keys import NodeKeys
     from fedplug.node.keys import untrust as untrust_key
+    from fedplug.node.lock import is_locked
 
     with open_store(ctx) as store:
         assert store.folder is not None
@@ -94,12 +95,18 @@ def untrust(
         if not gone and left == before:
             known = {name for entry in keys.researchers.entries() for name in (entry.name, entry.key)}
             raise UnknownNameError("trusted researcher", researcher, known)
-        trusts = bool(keys.researchers.entries())
+        trusts, runs = bool(keys.researchers.entries()), is_locked(store.folder)
     for entry in gone:
         say(f"The key {fingerprint(entry.key)} at {entry.name} is not trusted any more.")
     for url in before:
         if url not in left:
             say(f"The node does not connect to {url} any more.")
+    if gone and runs:
+        say(
+            "The node is running, and this does not close a connection that is open. To close it, start the node again:"
+        )
+        say(f"  {node_command(ctx.obj, 'stop', '--now')}")
+        say(f"  {node_command(ctx.obj, 'start')}")
     if not trusts:
         say("It trusts no key now: it talks without encryption to researchers on this machine, and to none elsewhere.")
 

@@ -12,6 +12,7 @@ from fedplug.cli import main
 from fedplug.core.keys import fingerprint
 from fedplug.node.audit.log import AuditLog
 from fedplug.node.keys import NodeKeys
+from fedplug.node.lock import FolderLock
 from fedplug.node.store import NodeStore
 from fedplug.researcher.keys import ResearcherKeys
 
@@ -226,6 +227,15 @@ def test_a_node_with_several_researchers_knows_whose_key_is_whose(typed, tmp_pat
         assert store.identity.researchers == ("zmq://a.example:7400",), "a node that connects nowhere is of no use"
         events = [entry.event for entry in AuditLog(store).entries(limit=10)]
     assert events.count("researcher-trusted") == events.count("researcher-untrusted") == 2
+
+
+def test_a_running_node_is_to_be_started_again_when_it_is_to_trust_somebody_no_more(typed, enrolled, tmp_path):
+    lock = FolderLock(tmp_path / "clinic" / "fedplug-node")
+    told = typed("clinic", f"fedplug node untrust {enrolled[0]}")
+    lock.release()
+    assert "\n  fedplug node stop --now\n  fedplug node start\n" in told
+    typed("clinic", f"fedplug node trust {enrolled[0]}")
+    assert "start" not in typed("clinic", f"fedplug node untrust {enrolled[0]}")
 
 
 def test_who_is_denied_is_not_in_the_list_any_more(typed, enrolled):
