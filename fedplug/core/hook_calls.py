@@ -22,6 +22,7 @@ from fedplug.core.errors import PluginError
 from fedplug.core.hookspecs import Allow, Deny, HookKind
 from fedplug.core.markers import PROJECT
 from fedplug.core.plugin_checks import PluginRecord
+from fedplug.core.slow_calls import named_if_slow
 
 T = TypeVar("T")
 
@@ -92,7 +93,8 @@ class HookCalls(ABC):
         """The first refusal, or None. A plugin that raises, or answers nonsense, refuses."""
         for impl in self._impls(hook):
             try:
-                answer = self._call(impl, hook, arguments)
+                with named_if_slow(_capital(self._who(impl)), hook):
+                    answer = self._call(impl, hook, arguments)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - who cannot decide, refuses
                 return Deny(f"{type(error).__name__}: {error}", impl.plugin_name, broken=True)
             if isinstance(answer, Deny):
@@ -118,7 +120,8 @@ class HookCalls(ABC):
         """Tell every plugin; one that raises is warned about once, and told the next time again."""
         for impl in self._impls(hook):
             try:
-                self._call(impl, hook, arguments)
+                with named_if_slow(_capital(self._who(impl)), hook):
+                    self._call(impl, hook, arguments)
             except Exception as error:  # noqa: BLE001 - an observer must not stop what it observes
                 self.observer_failures[impl.plugin_name, hook] += 1
                 if self.observer_failures[impl.plugin_name, hook] == 1:
@@ -147,10 +150,13 @@ class HookCalls(ABC):
         return f"plugin {record.name!r}{origin}"
 
     def _misbehaved(self, impl: Any, hook: str, what: str) -> PluginError:
-        who = self._who(impl)
         return PluginError(
-            f"{who[0].upper()}{who[1:]} {what} in {hook}.",
+            f"{_capital(self._who(impl))} {what} in {hook}.",
             cure=f"Report it to its authors, or leave it out with FEDPLUG_PLUGINS or by uninstalling "
             f"{self._records[impl.plugin_name].dist or impl.plugin_name}.",
             plugin=impl.plugin_name,
         )
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

@@ -45,6 +45,9 @@ fold     one's result is the next one's input;          the call is aborted with
 observe  results are ignored                            one warning per plugin and hook, counted; all goes on
 ======== ============================================== ====================================================
 
+A plugin that does not come back cannot be stopped. Of hooks of the kinds veto and observe, for which the whole process
+waits, the log names it after half a minute. Those of a training are its node's to end: it counts as stalled.
+
 No hook of kind fold exists yet; the host has the mechanism, and later hooks only need a line here.
 
 Plugins are asked in the order of their names, the core's own last; ``@hookimpl(tryfirst=True)`` moves one to

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import threading
 import types
 import warnings
 
 import pytest
 
 from fedplug import hookimpl
+from fedplug.core import slow_calls
 from fedplug.core.errors import PluginError
 from fedplug.core.hook_calls import PluginWarning
 from fedplug.core.hookspecs import HOOK_KINDS, Allow, Deny
@@ -85,7 +88,7 @@ def test_every_hook_has_a_kind_and_all_kinds_are_known():
     assert set(HOOK_KINDS) == {name for name in vars(hookspecs) if name.startswith("fedplug_")}
 
 
-def test_collect_calls_each_alone_and_takes_out_who_raises(make_host):
+def test_row_48_collect_calls_each_alone_and_takes_out_who_raises(make_host):
     host = make_host(hook="fedplug_gather", a=impl(lambda x: x + 1), b=impl(boom), c=impl(lambda x: x + 2))
     assert host._collect("fedplug_gather", x=1) == [("a", 2), ("c", 3)]
     assert {record.name: record.state for record in host.records} == {"a": "ok", "b": "failed", "c": "ok"}
@@ -108,7 +111,7 @@ def test_first_obeys_tryfirst_and_trylast(make_host):
     assert host._first("fedplug_pick", str, x=0) == "c"
 
 
-def test_first_aborts_with_a_note_that_names_the_plugin(make_host):
+def test_row_48_first_aborts_with_a_note_that_names_the_plugin(make_host):
     host = make_host(hook="fedplug_pick", a=impl(boom), b=impl(lambda x: x))
     with pytest.raises(ValueError, match="boom") as raised:
         host._first("fedplug_pick", int, x=5)
@@ -136,7 +139,7 @@ def test_veto_needs_one_refusal(make_host):
         (lambda _: True, "instead of Allow or Deny"),
     ],
 )
-def test_veto_counts_an_error_and_nonsense_as_a_refusal(make_host, answer, reason):
+def test_row_48_veto_counts_an_error_and_nonsense_as_a_refusal(make_host, answer, reason):
     host = make_host(hook="fedplug_ask", a=impl(answer), b=impl(lambda _: Allow()))
     denied = host._veto("fedplug_ask", x=0)
     assert (denied.plugin, denied.broken) == ("a", True)
@@ -156,7 +159,7 @@ def test_fold_passes_the_result_on_in_the_order_of_names(make_host):
 @pytest.mark.parametrize(
     ("bad", "words"), [(boom, "raised ValueError: boom"), (lambda x: "text", "returned str, not list")]
 )
-def test_fold_aborts_with_plugin_distribution_and_version(make_host, bad, words):
+def test_row_48_fold_aborts_with_plugin_distribution_and_version(make_host, bad, words):
     host = make_host(hook="fedplug_pass_on", a=hookimpl(lambda x: None), b=impl(bad))
     with pytest.raises(PluginError, match=words) as raised:
         host._fold("fedplug_pass_on", "x", x=[], y=0)
@@ -164,7 +167,7 @@ def test_fold_aborts_with_plugin_distribution_and_version(make_host, bad, words)
     assert raised.value.plugin == "b"
 
 
-def test_observe_warns_once_counts_and_goes_on(make_host):
+def test_row_48_observe_warns_once_counts_and_goes_on(make_host):
     heard = []
     host = make_host(hook="fedplug_tell", a=impl(boom), b=impl(heard.append))
     with pytest.warns(PluginWarning, match=r"plugin 'a' \(dist-a 3\.1\) raised in fedplug_tell: ValueError: boom"):
@@ -174,6 +177,32 @@ def test_observe_warns_once_counts_and_goes_on(make_host):
         host._observe("fedplug_tell", x=2)
     assert heard == [1, 2]
     assert host.observer_failures == {("a", "fedplug_tell"): 2}
+
+
+@pytest.mark.parametrize(("hook", "call"), [("fedplug_ask", "_veto"), ("fedplug_tell", "_observe")])
+def test_row_48_who_does_not_come_back_is_named_while_it_is_waited_for(make_host, monkeypatch, hook, call):
+    monkeypatch.setattr(slow_calls, "SLOW", 0.01)
+    lines, told = [], threading.Event()
+
+    class Reader(logging.Handler):
+        def emit(self, record):
+            lines.append(record.getMessage())
+            told.set()
+
+    reader = Reader()
+    monkeypatch.setattr(slow_calls._log, "handlers", [reader])
+    host = make_host(hook=hook, a=impl(lambda _: None if told.wait(60) else "never told"))
+    assert getattr(host, call)(hook, x=1) is None
+    assert len(lines) == 2
+    assert f"Plugin 'a' (dist-a 3.1) has not come back from {hook}" in lines[0]
+    assert "FEDPLUG_PLUGINS" in lines[0]
+    assert "has come back" in lines[1]
+
+
+def test_nothing_is_said_of_who_comes_back_in_time(make_host, caplog):
+    host = make_host(hook="fedplug_tell", a=impl(lambda _: None))
+    host._observe("fedplug_tell", x=1)
+    assert not caplog.messages
 
 
 def test_trace_prints_every_call(make_host, monkeypatch, capsys):
