@@ -104,6 +104,13 @@ class DurableSpool(Spool):
         """As `Spool.settle`. All that came since the last time shares two flushes: of the file, and of the journal."""
         if not self.unsettled:
             return []
+        self._store()
+        self._journal.flush()
+        crash_point("reply-journalled")
+        return self._settled()
+
+    def _store(self) -> None:
+        """Put what was taken into the file, flush that, and append it to the journal."""
         while self._taken:
             event = self._taken[0]
             key, place = event.reply.key, self._file.write(event.reply, event.params, event.aux)
@@ -117,14 +124,14 @@ class DurableSpool(Spool):
                 self._note(record)
                 self._appended.append(key)
             self._records.clear()
-        self._journal.flush()
-        crash_point("reply-journalled")
+
+    def _settled(self) -> list[TaskKey]:
         settled, self._appended = self._appended, []
         return settled
 
     def conclude(self, replies: Mapping[str, TrainReply], params: Params) -> list[TaskKey]:
-        """As `Spool.conclude`."""
-        settled = self.settle()
+        """As `Spool.conclude`. What came last shares a flush of the journal with it."""
+        self._store()
         updates = tuple(
             (node, self._state.received[node].update, reply.sample_count) for node, reply in sorted(replies.items())
         )
@@ -142,7 +149,7 @@ class DurableSpool(Spool):
             self._note(record)
         self._journal.flush()
         crash_point("round-committed")
-        return settled
+        return self._settled()
 
     def stop(self, reason: str) -> None:
         """As `Spool.stop`. What stops the round says more than a disk that fails as well."""

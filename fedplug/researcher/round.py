@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fedplug.core.context import RoundResult
 from fedplug.core.crash_points import crash_point
-from fedplug.core.errors import DiskFullError, FedplugError, ParamsError, UpdateRejectedError
-from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply
+from fedplug.core.errors import FedplugError, ParamsError, UpdateRejectedError
+from fedplug.core.messages import LogLine, Progress, TrainReply
 from fedplug.core.metrics import TEST_AUX, Findings
 from fedplug.core.monitor import Monitor
 from fedplug.core.params import Params
@@ -32,18 +32,13 @@ from fedplug.researcher.progress.text import block
 from fedplug.researcher.refusals import blamed, check_ask, check_decision, check_offer, check_update, given_up
 from fedplug.researcher.roll import Roll, outcome_of
 from fedplug.researcher.round_plan import RoundPlan
+from fedplug.researcher.settling import Settling
 from fedplug.researcher.spool import Spool
 
 __all__ = ["TICK", "Round", "RoundPlan"]
 
 TICK = 1.0
 """Seconds between two calls of the strategy when nothing happens."""
-
-FULL_PATIENCE = 3600.0
-"""Seconds that a round waits for a disk that is full."""
-
-MOST_UNSETTLED = 64
-"""So many updates that arrive one right after the other share a flush of the disk."""
 
 
 @dataclass
@@ -69,14 +64,15 @@ class Round:
     _replies: dict[str, TrainReply] = field(default_factory=dict)
     _fold: Fold = field(init=False)
     _line: Line = field(init=False)
+    _settling: Settling = field(init=False)
     _tested: Findings = field(default_factory=Findings)
-    _full: float | None = None  # since when the disk is full
 
     def __post_init__(self) -> None:
         self.roll = Roll(self.job.ctx.node_ids)
         self.last_attempt = max(request.key.attempt for request in self.job.requests.values())
         self._fold = Fold(self.job)
         self._line = Line(self.pool, self.spool, self.roll, self._fold)
+        self._settling = Settling(self.pool, self.spool, self.monitor)
 
     @property
     def replies(self) -> dict[str, TrainReply]:
@@ -188,43 +184,13 @@ class Round:
 
     def _step(self, timeout: float) -> bool:
         """Take the next event in, fold what can be folded, ask for more. Whether the strategy should look again."""
-        event = self.pool.next_event(0 if self.spool.unsettled else timeout, self._on_sign)
+        event = self.pool.next_event(self._settling.due_in(timeout), self._on_sign)
         changed = event is not None and self._on_event(event)
         idle = event is None
         del event  # it holds an update, which must be gone once it is folded
         self._line.fold_ready()
-        try:
-            if idle or self.spool.unsettled >= MOST_UNSETTLED:  # those that come together share a flush
-                self._acknowledge(self.spool.settle())
-            self._line.fetch_next()
-            self._full = None
-        except DiskFullError as error:
-            self._pause(error, timeout if idle else 0)
+        self._settling.settle_if_due(self._line.fetch_next, pause=timeout if idle else 0)
         return changed
-
-    def _acknowledge(self, keys: Iterable[TaskKey]) -> None:
-        for key in keys:
-            self.pool.commit(key)
-            crash_point("reply-acknowledged")
-
-    def _patiently(self, write: Callable[[], list[TaskKey]]) -> None:
-        """Put something on the disk, as soon as there is room for it."""
-        while True:
-            try:
-                self._acknowledge(write())
-                return
-            except DiskFullError as error:
-                self._pause(error, TICK)
-
-    def _pause(self, error: DiskFullError, seconds: float) -> None:
-        """Nothing is taken, and nobody is told that an update is safe, until there is room: the nodes keep theirs."""
-        now = time.monotonic()
-        if self._full is None:
-            self._full = now
-            self.monitor.message(f"{error.message} The round goes on when there is room.")
-        elif now - self._full > FULL_PATIENCE:
-            raise error
-        time.sleep(seconds)
 
     def _on_sign(self, sign: Progress | LogLine, node_id: str) -> None:
         task = self._line.get(node_id)
@@ -262,8 +228,7 @@ class Round:
                 self._on_offer(task, event)
                 return False
             if self._on_update(task, event):
-                self.spool.take(event)
-                crash_point("update-fetched")
+                self._settling.take(event)
         except (UpdateRejectedError, ParamsError) as error:
             self._drop(key.node_id, "rejected", error.message)
             self.spool.refuse(key, error.message)
@@ -321,10 +286,9 @@ class Round:
         for task in self._line:
             self._fold.add(task)
         self._tested = self._fold.tests.result()
-        self._patiently(self.spool.settle)
         params = self._fold.result(self.job, list(self._line))
         crash_point("aggregated")
-        self._patiently(lambda: self.spool.conclude(self._replies, params))
+        self._settling.patiently(lambda: self.spool.conclude(self._replies, params))
         for task in self._line:
             task.let_go(self.job.params)
         return params
@@ -339,7 +303,7 @@ class Round:
     def _give_up(self, reason: str) -> None:
         """Stop the nodes, and keep nothing: the error that is under way may keep this object for long."""
         with contextlib.suppress(FedplugError):
-            self._acknowledge(self.spool.settle())
+            self._settling.settle()
         self.spool.stop(reason)
         self._fold.forget()
         for task in self._line:

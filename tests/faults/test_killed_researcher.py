@@ -18,8 +18,8 @@ from killed_researcher import EACH_ONCE, KILLED_IN, ROUNDS, SETTINGS, ended, fac
 
 from fedplug import FedplugWarning, QuorumStrategy
 from fedplug.core.errors import JournalError, RoundError, StoreError
-from fedplug.node import NodeStore
-from fedplug.node.audit.log import AuditLog
+from fedplug.core.journal import Journal
+from fedplug.researcher.round_records import AnyRecord, Received
 
 NODES = ("lyon", "nice", "paris")
 
@@ -117,22 +117,27 @@ def test_ctrl_c_says_goodbye_and_leaves_what_goes_on_to_the_same_bits(
         assert (exp.params().fingerprint(), facts(exp)) == clean
 
 
-def test_row_06_researcher_and_nodes_are_killed(federation: Federation, clean: tuple[str, dict[int, Any]]) -> None:
-    """What has been trained to its end is never trained again, wherever it lies."""
+def test_row_06_researcher_and_nodes_are_killed(
+    federation: Federation, clean: tuple[str, dict[int, Any]], home: Path
+) -> None:
+    """No task is trained twice, and what is on the disk of the researcher not even as another attempt."""
     killed = ended(federation, signal.SIGKILL, "reply-journalled")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     for node in federation.nodes.values():
         node.send(signal.SIGKILL)
         node.wait()
         node.start()
+    with Journal[AnyRecord](latest(home) / "journal.sqlite", AnyRecord) as journal:
+        *_, (first, here) = [
+            (n, e.record.node) for n, e in enumerate(journal.entries()) if isinstance(e.record, Received)
+        ]
+        assert first == 2 + len(NODES) + 1, "the one that was journalled when the researcher was killed"
     with gone_on(federation) as exp:
         assert exp.run() == ROUNDS - KILLED_IN
         assert (exp.params().fingerprint(), facts(exp)) == clean
         for node in federation.nodes.values():
-            with NodeStore.open(node.place) as store:
-                finished = [entry.data["task"] for entry in AuditLog(store).entries(events=["training-finished"])]
-            rounds = [int(key.split("/")[1]) for key in finished if key.startswith(exp.id)]
-            assert sorted(rounds) == list(range(ROUNDS))
+            assert set(node.started(exp.id).values()) == {1}
+        assert trained(federation, exp)[here] == EACH_ONCE
 
 
 def test_row_08_a_damaged_update_is_pulled_again_from_a_node_that_was_not_told_to_forget_it(

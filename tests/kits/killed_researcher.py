@@ -23,7 +23,7 @@ from fedplug.core.crash_points import watched
 from fedplug.core.plugins import default_host
 from fedplug.core.transport import TransportOptions
 from fedplug.protocol import ResearcherEndpoint
-from fedplug.researcher import breakpoints
+from fedplug.researcher import breakpoints, settling
 from fedplug.transports.registry import open_transport
 
 ROUNDS, KILLED_IN = 3, 1
@@ -153,6 +153,7 @@ def main(port: str, number: str, point: str, *places: str) -> None:
 
     before(breakpoints, "_write", "breakpoint half written")
     before(breakpoints, "breakpoints_of", "breakpoint not renamed")
+    settling.SETTLE_AFTER = 0.0  # each update by itself, so that all points are reached
     nodes = {Path(place).name: FaultNode(Path(place)) for place in places}
     federation = Federation(int(port), TransportOptions(heartbeat=LIMITS.heartbeat), nodes)
     with watched(ending.at), federation.experiment(Watch(), **SETTINGS) as exp:

@@ -24,7 +24,8 @@ from fedplug.core.journal import Journal
 from fedplug.core.messages import TaskFailure, TrainRequest
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.pool import PoolEvent, TaskFailed, Watcher
-from fedplug.researcher import breakpoints
+from fedplug.researcher import breakpoints, settling
+from fedplug.researcher import round as round_module
 from fedplug.researcher.round_records import AnyRecord, Asked, Begun, Committed, Received, Refused, Stopped
 from fedplug.simulation import Federation
 
@@ -129,6 +130,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Breakpoints cannot say how to make")
         patch.setenv("FEDPLUG_DIR", str(tmp_path_factory.mktemp("home")))
+        patch.setattr(settling, "SETTLE_AFTER", 0.0)  # each update by itself
         yield Images(tmp_path_factory.mktemp("images"))
 
 
@@ -404,9 +406,8 @@ class Space:
 
 @pytest.fixture
 def space(monkeypatch: pytest.MonkeyPatch) -> Space:
-    from fedplug.researcher import round as round_module
-
     monkeypatch.setattr(round_module, "TICK", 0.01)
+    monkeypatch.setattr(settling, "TRY_AGAIN", 0.01)
     return Space()
 
 
