@@ -43,8 +43,8 @@ class RollEntry:
         seconds: When: since the round began.
         node_id: To whom.
         event: What: ``replied``, another `fedplug.core.strategy.Outcome`, ``back`` (it was lost or stalled and is not
-            any more), ``asked`` (it takes part from now on), ``asked again`` (it got its task once more),
-            ``left out`` (the round ended without it) or ``late`` (its reply came after the round).
+            any more), ``asked`` (it takes part from now on), ``asked again`` (it got its task once more) or
+            ``left out`` (the round ended without it).
         reason: Why, in words; empty where there is nothing to say.
     """
 

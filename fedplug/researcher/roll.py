@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from fedplug.core.context import RollEntry
 from fedplug.core.messages import TaskFailure
-from fedplug.core.strategy import Outcome, RoundState
+from fedplug.core.strategy import NodesOnDemand, Outcome, RoundState
 from fedplug.researcher.progress.text import block
 
 MOST_ENTRIES = 10_000
@@ -97,10 +97,6 @@ class Roll:
         self._note(node_id, "left out", self.reasons[node_id])
         return self.reasons[node_id]
 
-    def late(self, node_id: str) -> None:
-        """A reply of this round came when it had ended."""
-        self._note(node_id, "late")
-
     def is_given_up(self, node_id: str) -> bool:
         """Whether nothing more can come from a node.
 
@@ -113,8 +109,8 @@ class Roll:
         due = self._clock() - silence
         return [node for node in self.selected if node not in self.outcomes and self._since[node] <= due]
 
-    def state(self, others: Iterable[str] = ()) -> RoundState:
-        """What the strategy sees; ``others`` could be asked besides."""
+    def state(self, others: Callable[[], Iterable[str]] = tuple) -> RoundState:
+        """What the strategy sees; ``others`` finds those that could be asked besides."""
         now = self._clock()
         return RoundState(
             selected=tuple(self.selected),
@@ -123,7 +119,7 @@ class Roll:
             elapsed=now - self._began,
             since={node: now - since for node, since in self._since.items()},
             tries={node: tries for node, tries in self._tries.items() if tries > 1},
-            others=tuple(sorted(set(others).difference(self.selected))),
+            others=NodesOnDemand(lambda: set(others()).difference(self.selected)),
             added=tuple(self.added),
         )
 
