@@ -103,6 +103,7 @@ class LinkOptions:
         self._url = url
         self._given = given
         self._state = ""
+        self._had_keys = False
 
     def __call__(self) -> TransportOptions:
         """The options of the next connection.
@@ -112,6 +113,11 @@ class LinkOptions:
         """
         try:
             options = self._keys.options(self._url, self._given) if self._keys else self._given
+            if options.keys is None and self._had_keys:
+                raise KeysError(
+                    "No key of the researcher there is trusted any more, and a running node does not go on without.",
+                    cure="Trust one (fedplug node trust KEY), or start the node again.",
+                )
         except KeysError as error:
             first = not self._state
             if (
@@ -120,6 +126,7 @@ class LinkOptions:
                 _log.error("No connection to %s: %s %s", self._url, error.message, error.cure)
             raise
         if options.keys is not None:
+            self._had_keys = True
             trusted = (self._keys and self._keys.trusted(self._url)) or (options.peer_key,)
             whose = " or ".join(fingerprint(key) for key in trusted)
             if self._is_news(whose):
@@ -127,6 +134,23 @@ class LinkOptions:
         elif self._is_news("plain") and options.insecure_plaintext:
             _log.warning("Traffic with %s is not encrypted, as --insecure-plaintext allows.", self._url)
         return options
+
+    def holds(self, options: TransportOptions) -> bool:
+        """Whether a connection that was made with these options may stay.
+
+        Not so if the researcher's key is not trusted any more; nor without keys, if any key is trusted by now.
+
+        Args:
+            options: As this object has given them.
+        """
+        if self._keys is None or self._given.keys is not None or scheme_of(self._url) == _IN_PROCESS:
+            return True
+        try:
+            if options.keys is None:
+                return not self._keys.researchers.entries()
+            return options.peer_key in self._keys.trusted(self._url)
+        except KeysError:
+            return False  # the next connection tells what is wrong
 
     def _is_news(self, state: str) -> bool:
         before, self._state = self._state, state

@@ -222,11 +222,13 @@ class Node:
         keys = NodeKeys(self.store.folder) if self.store.folder else None
         for url in self.urls:
             _log.info("Node %r (%s) connects to %s, and tries every %g s.", who.name, who.node_id, url, self._retry)
+            options = LinkOptions(keys, url, self._options or TransportOptions())
             link = NodeEndpoint(
                 open_transport(url, host),
                 url,
                 info,
-                LinkOptions(keys, url, self._options or TransportOptions()),
+                options,
+                holds=options.holds,
                 # What is received into shared memory reaches the worker without a copy.
                 allocate=BlockStock().allocate if self._worker_kind == "process" else None,
                 retry=self._retry,

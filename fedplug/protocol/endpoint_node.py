@@ -38,6 +38,8 @@ class NodeEndpoint(ResearcherLink):
         limits: Figures of the protocol; the researcher's replace some of them.
         incarnation: Names this run of the node; larger than that of any run before. The clock by default.
         earlier: What the node's journal says of the tasks of earlier runs; None if it keeps none.
+        holds: Whether the options that a connection was made with may still be used. It is asked once a heartbeat; if
+            they may not, the node says goodbye, and connects with those that ``options`` gives then.
 
     Raises:
         AddressError: The address is malformed or refused for safety.
@@ -55,12 +57,15 @@ class NodeEndpoint(ResearcherLink):
         limits: Limits | None = None,
         incarnation: int | None = None,
         earlier: EarlierTasks | None = None,
+        holds: Callable[[TransportOptions], bool] = lambda _: True,
     ) -> None:
         self._transport = transport
         self._url = url
         given = options or TransportOptions()
         self._current_options = given if callable(given) else lambda: given
         self._options = self._current_options()
+        self._holds = holds
+        self._look = 0.0
         self._handshakes = Handshakes(info.node_id, retry, random.Random())
         limits = limits or Limits(heartbeat=self._options.heartbeat)
         self._machine = NodeMachine(info, limits, incarnation=incarnation, earlier=earlier, place=allocate)
@@ -240,7 +245,7 @@ class NodeEndpoint(ResearcherLink):
                 parting = parting or time.monotonic() + _PARTING
                 if not (self._outbox or self._waiting) or time.monotonic() > parting:
                     return
-            item = channel.receive(self._timeout())
+            item = self._withdrawn() or channel.receive(self._timeout())
             now = time.monotonic()
             with self._lock:
                 self._woken = False
@@ -255,6 +260,18 @@ class NodeEndpoint(ResearcherLink):
             if isinstance(item, Closed):
                 return
             del item, heard  # A chunk's memory goes back before the next one comes.
+
+    def _withdrawn(self) -> Closed | None:
+        """The end of a connection whose keys its owner has taken back, or replaced, meanwhile."""
+        now = time.monotonic()
+        if now < self._look:
+            return None
+        self._look = now + self._options.heartbeat
+        if self._holds(self._options):
+            return None
+        with self._lock:
+            self._machine.goodbye("its owner has changed which keys it trusts")
+        return Closed(b"", "this node's owner has changed which keys it trusts")
 
     def _heard(self, item: Item | None) -> Item | None:
         """What the machine is told of an item: a refusal in words."""

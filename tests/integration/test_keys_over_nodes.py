@@ -139,9 +139,12 @@ def test_row_01_row_34_people_who_type_the_lines_that_they_are_shown_get_an_encr
     for name in ARRAYS:
         typed(f"fedplug node -C {tmp_path / name} trust {new}")
     typed("fedplug researcher rotate --finish")
-    with experiment(url, tags="t", round_limit=2) as exp:
+    with experiment(url, tags="t", round_limit=2, transport_options=TransportOptions(heartbeat=0.2)) as exp:
         exp.run()
         assert digest(exp) == encrypted
+        typed(f"fedplug node -C {tmp_path / 'lyon'} untrust {key}")
+        typed(f"fedplug node -C {tmp_path / 'paris'} untrust {new}")
+        until(lambda: list(exp.pool().nodes) == ["lyon"], "paris leaves, and lyon does not")
     with experiment(Federation(ARRAYS, tags="t"), tags="t", round_limit=2) as exp:
         exp.run()
         assert digest(exp) == encrypted, "keys change nothing of the result"
@@ -150,13 +153,11 @@ def test_row_01_row_34_people_who_type_the_lines_that_they_are_shown_get_an_encr
 def test_a_node_that_trusts_a_key_never_talks_to_a_researcher_without(fedplug_dir, tmp_path, typed, nodes, lines):
     key = re.search(r"trust ([0-9a-f]{64})", typed("fedplug researcher init"))[1]
     with experiment("zmq://127.0.0.1:0", transport_options=TransportOptions(insecure_plaintext=True)) as exp:
-        url = exp.pool().description
-        nodes(url)
+        nodes(exp.pool().description)
         until(lambda: len(exp.pool().nodes) == 2, "both are there, without keys")
-    for name in ARRAYS:
-        typed(f"fedplug node -C {tmp_path / name} trust {key}")
-    with experiment(url, transport_options=TransportOptions(insecure_plaintext=True)) as exp:
-        assert exp.pool().description == url
+        for name in ARRAYS:
+            typed(f"fedplug node -C {tmp_path / name} trust {key}")
+        until(lambda: not exp.pool().nodes, "both leave, since they trust a key now")
         until(lambda: sum("does not talk to them unencrypted" in line for line in lines()) == 2, "the refusal")
         assert not exp.pool().nodes
     assert any("is not encrypted, as insecure_plaintext allows" in line for line in lines())

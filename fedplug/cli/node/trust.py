@@ -69,7 +69,7 @@ def untrust(
     ctx: typer.Context,
     researcher: Annotated[str, typer.Argument(help="The key; or the address, for all keys there.")] = "",
 ) -> None:
-    """Trust a researcher's key no more. A connection that is open is not closed by this: start the node again for that.
+    """Trust a researcher's key no more. A node that runs leaves whoever has it, at once.
 
     \b
     Examples:
@@ -101,14 +101,10 @@ def untrust(
     for url in before:
         if url not in left:
             say(f"The node does not connect to {url} any more.")
-    if gone and runs:
-        say(
-            "The node is running, and this does not close a connection that is open. To close it, start the node again:"
-        )
-        say(f"  {node_command(ctx.obj, 'stop', '--now')}")
-        say(f"  {node_command(ctx.obj, 'start')}")
     if not trusts:
         say("It trusts no key now: it talks without encryption to researchers on this machine, and to none elsewhere.")
+        if runs:
+            say(f"The node that runs does neither until it is started again: {node_command(ctx.obj, 'stop')}")
 
 
 def rotate(

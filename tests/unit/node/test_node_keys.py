@@ -96,3 +96,34 @@ def test_who_starts_a_node_gets_its_first_error_and_does_not_read_it_in_the_log_
     with pytest.raises(KeysError, match="trusts no key"):
         link()
     assert not caplog.records
+
+
+def test_a_connection_may_stay_as_long_as_its_key_is_trusted(keys):
+    link = LinkOptions(keys, HERE, TransportOptions())
+    plain = link()
+    assert link.holds(plain)
+    keys.researchers.add(HERE, A)
+    assert not link.holds(plain), "a node that trusts a key goes on with it at once"
+    options = link()
+    assert link.holds(options)
+    keys.researchers.add(HERE, B)
+    keys.researchers.remove(A)
+    assert not link.holds(options)
+    assert link.holds(link())
+    keys.researchers.path.chmod(0o666)
+    assert not link.holds(options)
+    own = TransportOptions(keys=KeyPair(B, B), peer_key=A)
+    assert LinkOptions(keys, HERE, own).holds(own)
+    assert LinkOptions(keys, "inproc://here", plain).holds(plain)
+    assert LinkOptions(None, HERE, plain).holds(plain)
+
+
+def test_a_running_node_never_goes_on_without_keys(keys, caplog):
+    keys.researchers.add(HERE, A)
+    link = LinkOptions(keys, HERE, TransportOptions(insecure_plaintext=True))
+    assert link().keys == OWN
+    keys.researchers.remove(A)
+    with pytest.raises(KeysError, match="a running node does not go on without"):
+        link()
+    assert "fedplug node trust KEY" in caplog.records[-1].getMessage()
+    assert LinkOptions(keys, HERE, TransportOptions())().keys is None, "a node that is started again may"

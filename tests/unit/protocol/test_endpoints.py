@@ -100,6 +100,28 @@ def test_the_options_of_each_connection_are_asked_for_anew_and_an_error_of_their
     assert seen == [2.0, 1.5]
 
 
+def test_a_connection_whose_options_do_not_hold_any_more_is_ended_and_made_anew_with_the_next_ones(pool):
+    given = iter([TransportOptions(heartbeat=0.02), TransportOptions(heartbeat=0.03)])
+    asked = []
+
+    def holds(options):
+        asked.append(options.heartbeat)
+        return options.heartbeat != 0.02 or len(asked) < 3
+
+    address = pool.address
+    with NodeEndpoint(
+        InprocTransport(), address, NodeInfo(node_id="n1"), lambda: next(given), retry=0.02, holds=holds
+    ) as link:
+        await_link(link, Connected)
+        gone = await_link(link, Disconnected)
+        assert "has changed which keys it trusts" in gone.reason
+        await_link(link, Connected)
+        assert "its owner has changed" in await_pool(pool, NodeLost).reason
+        await_pool(pool, NodeJoined)
+    assert asked[:3] == [0.02] * 3
+    assert 0.02 not in asked[3:]
+
+
 def test_a_wrong_address_is_the_callers_error():
     with pytest.raises(AddressError):
         NodeEndpoint(InprocTransport(), "inproc://no/such", NodeInfo(node_id="n"))
