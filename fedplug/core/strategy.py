@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from functools import cached_property
+from typing import Literal, Self, overload
 
 from fedplug.core.context import RoundContext
 from fedplug.core.errors import UsageError
@@ -48,6 +49,34 @@ class Decision:
     ask: tuple[str, ...] = ()
 
 
+class NodesOnDemand(Sequence[str]):
+    """Node ids, sorted, that are looked for when somebody wants them: there may be very many, and few ever do.
+
+    Args:
+        find: Finds them; called once at most.
+    """
+
+    def __init__(self, find: Callable[[], Iterable[str]]) -> None:
+        self._find = find
+
+    @cached_property
+    def _found(self) -> tuple[str, ...]:
+        return tuple(sorted(self._find()))
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        return self._found[index]
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __repr__(self) -> str:
+        return repr(self._found)
+
+
 @dataclass(frozen=True, slots=True)
 class RoundState:
     """Where a round stands, as `Strategy.judge` sees it.
@@ -73,7 +102,7 @@ class RoundState:
     elapsed: float
     since: Mapping[str, float] = field(default_factory=dict)
     tries: Mapping[str, int] = field(default_factory=dict)
-    others: tuple[str, ...] = ()
+    others: Sequence[str] = ()
     added: tuple[str, ...] = ()
 
     @property

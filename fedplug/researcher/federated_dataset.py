@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -88,8 +89,20 @@ class FederatedDataset:
         """Node id → what people call it, as far as it is known."""
         return dict(self._names)
 
-    def most_samples(self) -> dict[str, int]:
+    def dataset_ids(self) -> Mapping[str, str]:
+        """Node id → id of its data set."""
+        return self._ids
+
+    def most_samples(self) -> Mapping[str, int]:
         """Node id → how many samples a training can have seen there, for the nodes of which that is known."""
+        return self._most
+
+    @cached_property
+    def _ids(self) -> Mapping[str, str]:
+        return {node: card.dataset_id for node, card in self._cards.items()}
+
+    @cached_property
+    def _most(self) -> Mapping[str, int]:
         found = {node: most_samples(card.type, card.shape) for node, card in self._cards.items()}
         return {node: most for node, most in found.items() if most is not None}
 

@@ -99,6 +99,8 @@ def check_ask(decision: Decision, state: RoundState, strategy: object) -> tuple[
     Raises:
         RoundError: One of them cannot.
     """
+    if not decision.ask:
+        return ()
     possible = {*state.others, *(node for node, outcome in state.outcomes.items() if outcome == "interrupted")}
     for node in decision.ask:
         if node not in possible:

@@ -166,7 +166,7 @@ class Round:
         while not self.spool.complete:
             for node_id in self.roll.silent(strategy.silence):
                 self._drop(node_id, "stalled", f"it has made no progress for {strategy.silence:g} s")
-            state = self.roll.state(self.pool.nodes.keys() & self.job.replacements)
+            state = self.roll.state(lambda: self.pool.nodes.keys() & self.job.replacements)
             with blamed("Strategy", strategy, "judge"):
                 answer = strategy.judge(self.job.ctx, state)
             decision = check_decision(answer, strategy)

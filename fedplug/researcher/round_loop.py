@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from typing import Any
@@ -165,7 +165,7 @@ class RoundLoop(Resumable):
                 spool=Spool(self.experimentation_path(), MEMORY_BUDGET), strategy=self._strategy,
                 aggregator=self.aggregator(), watch=self._watch, monitor=self._monitors,
             )  # fmt: skip
-        self.history.add_round(found.ctx, found.result, self._node_names(), trained=False)
+        self.history.add_round(found.ctx, found.result, self._names_of(found.ctx.node_ids), trained=False)
         return found
 
     def _test_last(self) -> None:
@@ -190,8 +190,9 @@ class RoundLoop(Resumable):
                 stacklevel=3,
             )
 
-    def _node_names(self) -> dict[str, str]:
-        return {node: info.name for node, info in self.pool().nodes.items()}
+    def _names_of(self, node_ids: Iterable[str]) -> dict[str, str]:
+        connected = self.pool().nodes
+        return {node: connected[node].name for node in node_ids if node in connected}
 
     def _run_round(self) -> RoundResult:
         number = self._round_current
@@ -273,7 +274,7 @@ class RoundLoop(Resumable):
         self._acked |= {node: Acked(number, reply.state_id) for node, reply in result.replies.items()}
         if self._plan is not None:
             self._plan.set_params(result.params)
-        self.history.add_round(job.ctx, result, self._node_names())
+        self.history.add_round(job.ctx, result, self._names_of(job.ctx.node_ids))
         try:
             try:
                 write_ledger(self._privacy, self.experimentation_path(), self.id)
@@ -304,7 +305,7 @@ class RoundLoop(Resumable):
             bundle=self._bundle,
             model_args=self._model_args,
             training_args=self._training_args,
-            datasets={node: card.dataset_id for node, card in self._training_data.data().items()},
+            datasets=self._training_data.dataset_ids(),
             acked=self._acked,
             attempt=self._attempt,
             total_rounds=self._round_limit or 0,

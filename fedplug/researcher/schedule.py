@@ -234,7 +234,8 @@ def _check_selection(strategy: Strategy, selected: Sequence[str], nodes: Sequenc
             f"Strategy {type(strategy).__name__} selected {selected!r}.", cure="Its method select must return a list."
         )
     selected = list(selected)
-    unknown = [node for node in selected if node not in nodes]
+    known = set(nodes)
+    unknown = [node for node in selected if node not in known]
     if unknown or not selected:
         raise UsageError(
             f"Strategy {type(strategy).__name__} selected "

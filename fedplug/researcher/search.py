@@ -104,14 +104,15 @@ class NodeSearch:
             if now - start > self.timeout or (self.pool.is_fixed and not self._unanswered()):
                 self._explain()
             event = self.pool.next_event(0.25 if told else 0.05)
-            if isinstance(event, DatasetsFound) and event.query == query:
-                self._said[event.node_id] = event.cards
-                last_change = time.monotonic()
-            elif isinstance(event, NodeJoined):
-                last_change = time.monotonic()
-            elif event is None and not told and not self.pool.is_fixed:
+            if event is None and not told and not self.pool.is_fixed:
                 self.say(self._waiting_text())
                 told = True
+            while event is not None:  # all that is there: each look at who is missing goes through all nodes
+                if isinstance(event, DatasetsFound) and event.query == query:
+                    self._said[event.node_id] = event.cards
+                if isinstance(event, NodeJoined | DatasetsFound):
+                    last_change = time.monotonic()
+                event = self.pool.next_event(0)
         return dict(sorted(self._matching().items()))
 
     def _complete(self, quiet: float) -> bool:
@@ -158,11 +159,14 @@ class NodeSearch:
 
     def _unanswered(self) -> list[str]:
         """The connected nodes that matter and have not said yet what data they have."""
-        return [node for node in self.pool.nodes if node not in self.answers and self._is_wanted(node)]
+        said = self._said
+        return [node for node in self.pool.nodes if node not in said and self._is_wanted(node)]
 
     def _absent(self) -> list[str]:
+        if not self.wanted:
+            return []
         present = {name for node_id, info in self.pool.nodes.items() for name in (node_id, info.name)}
-        return [node for node in self.wanted or () if node not in present]
+        return [node for node in self.wanted if node not in present]
 
     def _waiting_text(self) -> str:
         if self.wanted is not None:
@@ -312,6 +316,9 @@ def await_nodes(
             otherwise one that is gone for good would hold up every round. It is brought up to date.
     """
     hopeless = set() if given_up is None else given_up
+    if pool.is_fixed:  # nobody comes and nobody goes
+        _forget_all(pool, watch)
+        return
     deadline = time.monotonic() + timeout
     told = False
     while True:
@@ -320,14 +327,18 @@ def await_nodes(
         if not away:
             break
         left = deadline - time.monotonic()
-        if left <= 0 or pool.is_fixed:
+        if left <= 0:
             hopeless |= set(away)
             return
         if not told:
             say(f"Waiting for {', '.join(away)} to connect again ...")
             told = True
         _forget(pool, pool.next_event(min(left, 1.0), watch))
-    # That one was away since the last round is no loss to the next.
+    _forget_all(pool, watch)
+
+
+def _forget_all(pool: NodePool, watch: Watcher) -> None:
+    """That one was away since the last round is no loss to the next."""
     while (event := pool.next_event(0, watch)) is not None:
         _forget(pool, event)
 

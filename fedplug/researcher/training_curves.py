@@ -13,7 +13,7 @@ MOST_POINTS = 512
 ALL_POINTS = 16_384
 """Points that all curves hold together, but for `FEWEST_POINTS` each."""
 
-FEWEST_POINTS = 32
+FEWEST_POINTS = 4
 """Points that a curve may hold however many curves there are."""
 
 MOST_METRICS = 8
@@ -57,7 +57,7 @@ class Curve(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class TrainingCurves:
     """All curves, by node and metric.
 
-    A curve holds at most 512 points, and all curves together about 16,384 (but 32 each): when one is full,
+    A curve holds at most 512 points, and all curves together about 16,384 (but 4 each): when one is full,
     every second point of it goes, and from then on only every second, fourth, ... report is taken. The newest
     is always there.
     """
@@ -68,12 +68,15 @@ class TrainingCurves:
         self._offsets: dict[str, int] = {}  # optimizer steps of each node in the rounds before this one
         self._steps: dict[str, int] = {}  # and in this one
         self._round: int | None = None  # what a straggler says after its round is left out
+        self._last = -1  # the highest round of which there are points
 
     def begin(self, number: int) -> None:
         """A round begins; what an attempt before it has left of the same round, or of later ones, is forgotten."""
         self._steps.clear()
         self._round = number
-        self._each(lambda curve: _cut(curve, number))
+        if number <= self._last:
+            self._each(lambda curve: _cut(curve, number))
+            self._last = number - 1
 
     def add(self, node_id: str, number: int, step: int, metrics: Mapping[str, float]) -> None:
         """Note what a node reports."""
@@ -87,8 +90,11 @@ class TrainingCurves:
                 if len(mine) >= MOST_METRICS:
                     continue
                 mine[name] = Curve()
+                before = self._limit()
                 self._count += 1
-                self._each(lambda curve: curve.thin(self._limit()))
+                if self._limit() < before:
+                    self._each(lambda curve: curve.thin(self._limit()))
+            self._last = number
             mine[name].add((number, self._offsets.get(node_id, 0) + step, float(value)), self._limit())
 
     def end(self, steps: Mapping[str, int]) -> None:
@@ -124,7 +130,9 @@ class TrainingCurves:
         checked = msgspec.convert(plain, _Plain)
         new = cls()
         new._curves, new._offsets = checked.curves, checked.offsets
-        new._count = sum(len(mine) for mine in new._curves.values())
+        curves = [curve for mine in new._curves.values() for curve in mine.values()]
+        new._count = len(curves)
+        new._last = max((curve.points[-1][0] for curve in curves if curve.points), default=-1)
         return new
 
     def _limit(self) -> int:
