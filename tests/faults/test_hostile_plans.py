@@ -299,10 +299,11 @@ def test_the_kernel_refuses_what_python_does_not_see(clinic, do, layer):
 
 
 def secrets(clinic: Clinic) -> list[str]:
-    return [str(clinic.folder / name) for name in ("secret.txt", "other.npz", "clinic/node.sqlite", "clinic/node.toml")]
+    names = ("secret.txt", "other.npz", "clinic/node.sqlite", "clinic/node.toml", "clinic/keys/own.key")
+    return [str(clinic.folder / name) for name in names]
 
 
-@pytest.mark.parametrize("which", range(5))
+@pytest.mark.parametrize("which", range(6))
 @pytest.mark.parametrize("do", ["reads", "reads_behind_pythons_back"])
 def test_no_file_but_its_own_data_set_can_be_read(clinic, do, which):
     if do != "reads" and "files" in LACKING:
