@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,20 +14,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from frame_kit import TamperedTransport
+from mutator_kit import Mutator
 
 from fedplug import DataManager, Experiment, Monitor, NumpyTrainingPlan, QuorumStrategy
+from fedplug.core.errors import CodecError
 from fedplug.core.link import SearchReceived, TaskReceived
 from fedplug.core.messages import DatasetCard, NodeInfo, TrainReply
 from fedplug.core.params import Params
 from fedplug.core.plugins import default_host
 from fedplug.core.transport import Frame, Opened, TransportOptions
-from fedplug.protocol import NodeEndpoint
+from fedplug.protocol import Limits, NodeEndpoint, ResearcherEndpoint
+from fedplug.transports.inproc import InprocTransport
 from fedplug.transports.registry import open_transport
 from fedplug.wire import decode_header, encode_header
 from fedplug.wire import headers as h
 
 ROWS = 10
 WAIT_S = 60.0
+ROUNDS = 100
+ENOUGH = "2 replies had come before its own, and no more were needed"
 HONEST = ("lyon", "nice")
 
 
@@ -74,7 +82,7 @@ def running(url: str, node: str, change: Callable[[dict[str, Any]], Any], sample
                 reply = TrainReply(key=event.request.key, sample_count=samples, steps=1)
                 link.finish(reply, Params.from_arrays(changed))
 
-    with NodeEndpoint(transport, url, NodeInfo(node_id=node)) as link:
+    with NodeEndpoint(transport, url, NodeInfo(node_id=node), retry=0.02) as link:
         thread = threading.Thread(target=serve, args=(link,))
         thread.start()
         try:
@@ -232,3 +240,39 @@ def test_row_30_ten_thousand_unusable_messages_mute_their_sender_and_hurt_nobody
     assert isinstance(said[0], h.Welcome)
     named = [message for message in caplog.messages if "evil has sent 16 messages" in message]
     assert len(named) == 1, "said once, and not for every connection"
+
+
+def test_a_node_whose_every_message_comes_with_mutants_harms_nobody(inproc_url):
+    """They say anything that can be said; nothing of it may stop the researcher, or what the others do."""
+    mutator, watch = Mutator(11), Watch()
+    evil: set[bytes] = set()
+    mutants = Counter()
+
+    def incoming(frame: Frame, header: h.AnyHeader) -> Iterator[Frame]:
+        if isinstance(header, h.Hello) and header.node.node_id == "evil":
+            evil.add(frame.peer)
+        elif frame.peer in evil and not isinstance(header, h.Datasets):  # or it would not take part
+            for _ in range(20):
+                mutant = mutator.of(frame.header)
+                with contextlib.suppress(CodecError):
+                    mutants[type(decode_header(mutant)).__name__] += 1
+                    yield Frame(frame.peer, mutant, frame.body)
+        yield frame
+
+    transport = TamperedTransport(InprocTransport(), incoming)
+    limits = Limits(malformed=10**6)  # some can be read and make no sense: it must not be muted for that
+    with ExitStack() as stack:
+        pool = stack.enter_context(ResearcherEndpoint(transport, inproc_url, limits=limits))
+        exp = Experiment(
+            training_plan_class=Model, transport=pool, min_nodes=3, round_limit=ROUNDS, progress="quiet",
+            node_selection_strategy=QuorumStrategy(2, wait_for="quorum"), connect_timeout=WAIT_S, seed=1,
+        )  # fmt: skip
+        stack.enter_context(exp)
+        exp.add_monitor(watch)
+        for node in (*HONEST, "evil"):
+            stack.enter_context(running(inproc_url, node, lambda arrays: None))
+        exp.set_tags("#d")
+        exp.run()
+        assert exp.round_current() == ROUNDS
+    assert {reason for node, reason in watch.reasons.items() if node != "evil"} <= {ENOUGH}
+    assert mutants["Offer"] > 20, mutants
