@@ -72,6 +72,9 @@ class Refusal(StrEnum):
     NO_ANSWER = "no-answer"
     """The researcher cannot tell whether the node's key is enrolled, so nobody gets in."""
 
+    FULL = "full"
+    """The researcher's process has as many connections and files open as it may. The node is told nothing."""
+
 
 class Doorkeeper:
     """Decides at a researcher's whether the holder of a key may talk to them.

@@ -12,7 +12,7 @@ COUNTERS: Mapping[str, str] = {
     "bytes_received": "bytes received",
     "frames_sent": "messages sent",
     "frames_received": "messages received",
-    "frames_refused": "messages that were too large or not in two parts: not read",
+    "frames_refused": "messages that were damaged, too large or not in two parts: not read, and their connections ended",
     "handshakes_failed": "connections that did not come about: no key, a wrong one, or another protocol",
     "answers_stale": "answers to a question that is not asked any more: ignored",
     "blobs_damaged": "models, updates or plans whose bytes were not those announced: fetched again, or given up",
@@ -26,6 +26,7 @@ COUNTERS: Mapping[str, str] = {
     "messages_malformed": "messages that make no sense: refused",
     "messages_stale": "messages of an earlier connection: ignored, and the other side greets anew",
     "offers_duplicate": "updates that were offered twice: counted once",
+    "offers_late": "updates that were offered when their round was over: not used",
     "offers_refused": "updates that were refused before they were fetched",
     "peers_dropped": "connections that were ended because of too many messages that make no sense",
     "peers_silent": "connections that were ended because nobody said who he is",
@@ -39,6 +40,11 @@ COUNTERS: Mapping[str, str] = {
     "signs_dropped": "signs of life and log lines that were left out, because there were too many",
     "tasks_duplicate": "tasks that came twice: trained once",
     "tasks_repeated": "tasks that were sent again, because no answer had come",
+    "turned_away_no-answer": "nodes that were not let in because it could not be found out whose key is on the list",
+    "turned_away_plaintext-node": "connections that were not made because the other side came without keys",
+    "turned_away_plaintext-researcher": "connections that were not made because only the other side has keys",
+    "turned_away_unknown-key": "nodes that were not let in because their key is not on the list",
+    "turned_away_wrong-key": "nodes that did not come in because they trust another key than the one here",
 }
 """What each counter counts."""
 

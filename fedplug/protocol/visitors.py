@@ -68,3 +68,8 @@ def _words(visitor: TurnedAway) -> str:
                 "Nobody can connect: it cannot be found out which keys are allowed. The error before this line says "
                 "why; 'fedplug researcher list' tries the same"
             )
+        case Refusal.FULL:
+            return (
+                "No more nodes can connect: this process has almost as many connections and files open as it may. "
+                "Those that are connected stay. Allow it more before it is started, e.g. with: ulimit -n 65536"
+            )

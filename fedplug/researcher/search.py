@@ -38,6 +38,7 @@ _REFUSALS = {
     "turned_away_plaintext-node": "Somebody tried without encryption: a node needs your key, by 'fedplug node trust'.",
     "turned_away_plaintext-researcher": "Somebody tried with encryption, for which you need keys: "
     "make them with 'fedplug researcher init'.",
+    "turned_away_full": "A node that tried found no room: allow this process more open files (ulimit -n).",
     "turned_away_no-answer": "It cannot be found out which keys are allowed: 'fedplug researcher list' says why.",
 }
 """Counter of the pool's traffic → what it means."""

@@ -104,7 +104,9 @@ def test_row_33_without_anybody_at_the_door_nobody_gets_in(both, listener):
     with ZmqTransport().connect(listener.address, both.at("n1")) as channel:
         away = expect(listener, TurnedAway)
         closed = expect(channel, Closed)
-        assert (away.refusal, closed.refusal) == (Refusal.NO_ANSWER, Refusal.NO_ANSWER)
+        assert away.refusal is Refusal.NO_ANSWER
+        # libzmq hangs up, at once or when the handshake has lasted too long; the first looks as if keys did not fit.
+        assert closed.refusal in (Refusal.NO_ANSWER, Refusal.WRONG_KEY)
         assert listener.receive(0) is None
 
 

@@ -20,7 +20,8 @@ from fedplug.testing.faults import Fault
 from fedplug.testing.transport_case import expect, greet, push
 from fedplug.transports import open_transport
 from fedplug_zmq.address import is_loopback, parse
-from fedplug_zmq.sockets import hang_up, seal_of
+from fedplug_zmq.descriptors import hang_up
+from fedplug_zmq.sockets import seal_of
 from fedplug_zmq.transport import ZmqTransport
 
 PLAIN = TransportOptions()

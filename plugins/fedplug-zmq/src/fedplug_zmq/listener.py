@@ -10,6 +10,7 @@ With keys (`fedplug_zmq.curve`) each message carries the public key of its conne
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
@@ -29,8 +30,9 @@ from fedplug.core.transport import (
 )
 from fedplug_zmq.address import endpoint
 from fedplug_zmq.curve import check_pair
+from fedplug_zmq.descriptors import FloodWatch, hang_up, is_last
 from fedplug_zmq.handshakes import refusal_at_researcher
-from fedplug_zmq.sockets import DAMAGED, LINGER, End, hang_up, key_of, owned
+from fedplug_zmq.sockets import DAMAGED, FLOODED, LINGER, End, key_of, owned
 
 _GONE = 4096
 _LOOK = 64
@@ -65,7 +67,7 @@ class ZmqListener(Listener):
         self._keeper = keys[1] if keys else None
         if keys:
             check_pair(keys[0])
-        self._end = End(zmq.ROUTER, zmq.EVENT_DISCONNECTED | _TURNED_AWAY, options)
+        self._end = End(zmq.ROUTER, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _TURNED_AWAY, options)
         try:
             if keys:
                 self._end.lock(*keys)
@@ -79,6 +81,7 @@ class ZmqListener(Listener):
         bound = self._end.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._address = bound.rstrip("\0").replace("tcp://", "zmq://", 1)
         self._port = int(self._address.rpartition(":")[2])
+        self._floods = FloodWatch()
         self._by_fd: dict[int, bytes] = {}
         self._lines: dict[bytes, _Line] = {}
         self._gone: OrderedDict[bytes, None] = OrderedDict()
@@ -93,7 +96,7 @@ class ZmqListener(Listener):
 
     def receive(self, timeout: float | None) -> Item | None:
         """As `Listener.receive`."""
-        waited = False
+        until = None if timeout is None else time.monotonic() + timeout
         while not self._end.closed:
             if self._ready:
                 return self._ready.popleft()
@@ -107,11 +110,9 @@ class ZmqListener(Listener):
             item = self._next() or self._ended() or (self._ready.popleft() if self._ready else None)
             if item is not None:
                 return item
-            if waited or timeout == 0:
+            left = None if until is None else until - time.monotonic()
+            if (left is not None and left <= 0) or self._end.wait(left):
                 return None
-            if self._end.wait(timeout):
-                return None
-            waited = True
         return None
 
     def send(self, peer: bytes, header: Buffer, body: Buffer = b"") -> bool:
@@ -185,9 +186,15 @@ class ZmqListener(Listener):
         return None
 
     def _look(self) -> None:
-        """Note which connections have ended, and who was turned away at the door."""
+        """Note which connections have ended, and who was turned away at the door; end those that nobody wants."""
         for event, value in self._end.events():
-            if event == zmq.EVENT_DISCONNECTED:
+            if event == zmq.EVENT_ACCEPTED:
+                self._floods.accepted(value)
+                if is_last(value):
+                    hang_up(value, self._port)
+                    self._ready.append(TurnedAway(Refusal.FULL))
+            elif event == zmq.EVENT_DISCONNECTED:
+                self._floods.ended(value)
                 if (peer := self._by_fd.pop(value, None)) is not None:
                     self._ending.append(peer)
                 else:
@@ -195,6 +202,18 @@ class ZmqListener(Listener):
             elif (refusal := refusal_at_researcher(event, value, keys=self._keeper is not None)) is not None:
                 self._ready.append(TurnedAway(refusal))
         self._ready.extend(self._end.turned_away())
+        for fd in self._floods.floods(self._received):
+            hang_up(fd, self._port)
+            self._floods.ended(fd)
+            self.traffic.frames_refused += 1
+            if (peer := self._by_fd.get(fd)) in self._lines:
+                self._forget(peer)
+                self._ready.append(Closed(peer, FLOODED))
+
+    def _received(self, fd: int) -> int:
+        """Messages that came over a connection."""
+        line = self._lines.get(self._by_fd.get(fd, b""))
+        return line.received if line else 0
 
     def _break_off(self, peer: bytes, body: zmq.Frame | None) -> Item | None:
         """End a connection over which something unusable came."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import socket as sockets
 import zlib
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ SEAL = 4
 """Bytes before the header of each message."""
 
 DAMAGED = "what came over the connection was damaged on the way"
+FLOODED = "more came over the connection than anybody reads, such as a message without an end"
 
 
 @dataclass(slots=True)
@@ -198,22 +198,6 @@ def handshake_time(options: TransportOptions) -> float:
 def seal_of(number: int, header: Buffer, size: int) -> bytes:
     """The seal (CRC-32) of a header whose body has ``size`` bytes."""
     return zlib.crc32(header, zlib.crc32(number.to_bytes(8) + size.to_bytes(8))).to_bytes(SEAL)
-
-
-def hang_up(fd: int, port: int) -> None:
-    """End a connection that libzmq would keep. It notices, and reports it as any other end.
-
-    Args:
-        fd: The connection's file descriptor. It may serve another one by now, which then has to be made anew.
-        port: Where this side listens: the descriptor may also serve something that is none of our business.
-    """
-    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-        copy = os.dup(fd)
-        stack.callback(os.close, copy)
-        line = sockets.socket(fileno=copy)
-        stack.callback(line.detach)
-        if line.getsockname()[1] == port:
-            line.shutdown(sockets.SHUT_RDWR)
 
 
 def key_of(body: zmq.Frame) -> str:
