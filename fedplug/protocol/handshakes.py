@@ -98,3 +98,5 @@ def refusal_words(refusal: Refusal, node_id: str, options: TransportOptions) -> 
                 "they cannot tell at the moment which keys they have allowed, so they let nobody in. There is nothing "
                 "to do here: the log on their side says what is wrong"
             )
+        case Refusal.FULL:
+            return "they have no room for more nodes. There is nothing to do here: the log on their side says more"

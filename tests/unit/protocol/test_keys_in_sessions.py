@@ -186,6 +186,7 @@ def lines(actions):
         (Refusal.PLAINTEXT_NODE, "fedplug node trust KEY"),
         (Refusal.PLAINTEXT_RESEARCHER, "fedplug researcher init"),
         (Refusal.NO_ANSWER, "fedplug researcher list"),
+        (Refusal.FULL, "ulimit -n"),
     ],
 )
 def test_row_33_the_researcher_is_told_once_of_each_visitor_and_how_to_let_it_in(desk, refusal, words):
@@ -230,6 +231,7 @@ def test_row_31_strangers_who_make_up_keys_neither_fill_the_memory_nor_the_log(d
         (Refusal.PLAINTEXT_NODE, "fedplug node trust KEY"),
         (Refusal.PLAINTEXT_RESEARCHER, "fedplug researcher init"),
         (Refusal.NO_ANSWER, "nothing to do here"),
+        (Refusal.FULL, "nothing to do here"),
     ],
 )
 def test_row_33_the_nodes_owner_is_told_what_to_do(refusal, words):
