@@ -11,7 +11,7 @@ arrays and where to put them. That is what bounds its memory, however many nodes
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -198,6 +198,10 @@ class NodePool(Closing):
     @abstractmethod
     def cancel(self, key: TaskKey, reason: str) -> None:
         """Give a task up. Nothing more is heard of it; the node stops training."""
+
+    def late(self) -> Sequence[TaskKey]:
+        """The tasks whose updates came, since the last call, after they had been given up. They are not used."""
+        return ()
 
     def traffic(self) -> Mapping[str, int]:
         """Counters: ``bytes_sent``, ``bytes_received`` and whatever else the pool counts."""

@@ -65,6 +65,7 @@ class Ledger:
     def __init__(self, room: int) -> None:
         self._room = room
         self._ends: OrderedDict[TaskKey, str] = OrderedDict()
+        self._late: list[TaskKey] = []
 
     def __contains__(self, key: TaskKey) -> bool:
         return key in self._ends
@@ -72,6 +73,16 @@ class Ledger:
     def get(self, key: TaskKey) -> str:
         """How the task ended; empty if it is not known."""
         return self._ends.get(key, "")
+
+    def came_late(self, key: TaskKey) -> None:
+        """Note that a task which was given up has come to its end all the same."""
+        self._ends[key] = "given up"
+        self._late.append(key)
+
+    def take_late(self) -> list[TaskKey]:
+        """The tasks that came late since the last call."""
+        late, self._late = self._late, []
+        return late
 
     def close(self, key: TaskKey, how: str) -> None:
         """Note an end. The first one stays."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from threading import Condition, Lock, Thread, current_thread
 from types import MappingProxyType
@@ -152,6 +152,11 @@ class ResearcherEndpoint(NodePool):
         self._order(lambda now: self._machine.cancel(key, reason, now))
         with self._ready:
             self._events = deque(event for event in self._events if _key(event) != key)
+
+    def late(self) -> Sequence[TaskKey]:
+        """As `NodePool.late`."""
+        with self._lock:
+            return self._machine.late()
 
     def traffic(self) -> Mapping[str, int]:
         """As `NodePool.traffic`."""

@@ -151,6 +151,10 @@ class ResearcherMachine(Roster):
         self._tell(node, h.Cancel(session=node.session, key=key, reason=reason[:1000]))
         self._grant(now)
 
+    def late(self) -> list[TaskKey]:
+        """As `NodePool.late`."""
+        return self._ends.take_late()
+
     # -- what nodes say -----------------------------------------------------------------------------------------
 
     def _on_datasets(self, node: Node, header: h.Datasets, body: memoryview, now: float) -> None:
@@ -181,6 +185,9 @@ class ResearcherMachine(Roster):
             raise CodecError(f"It offered the update of another node ({key}).")
         task = node.tasks.get(key)
         if task is None:
+            if self._ends.get(key) == CANCELLED:
+                self.stats["offers_late"] += 1
+                self._ends.came_late(key)
             self._answer_end(node, key)
             return
         if task.reply is not None:

@@ -286,6 +286,9 @@ class Round:
         for task in self._line:
             self._fold.add(task)
         self._tested = self._fold.tests.result()
+        for key in self.pool.late():
+            self.spool.late(key)
+            self.monitor.message(f"The update of node {key.node_id} for round {key.round + 1} came too late.")
         params = self._fold.result(self.job, list(self._line))
         crash_point("aggregated")
         self._settling.patiently(lambda: self.spool.conclude(self._replies, params))

@@ -391,6 +391,19 @@ def test_a_cancelled_task_is_over_on_both_sides(world):
     assert world.at_researcher == []
 
 
+def test_row_21_an_update_that_comes_when_its_round_is_over_is_told_once_and_not_used(world):
+    key = world.give()
+    world.researcher.cancel(key, "enough", world.now)
+    world.researcher.take()  # what tells the node is lost
+    world.finish(key)
+    assert world.at_researcher == []
+    assert world.at_node[-1] == TaskCancelled(key, "given up before")
+    offer = next(header for header in world.passed if isinstance(header, h.Offer))
+    world.say(offer, bytes(SMALL.buffer))
+    assert (world.researcher.late(), world.researcher.late()) == ([key], [])
+    assert world.researcher.stats["offers_late"] == 1
+
+
 def test_a_node_that_was_away_learns_of_the_cancellation_later(world):
     key = world.give()
     world.researcher.on(Closed(world.token), world.now)

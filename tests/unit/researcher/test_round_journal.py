@@ -21,12 +21,12 @@ from fedplug import Experiment, FedplugWarning, Monitor, Params, QuorumStrategy
 from fedplug.core.crash_points import POINTS, watched
 from fedplug.core.errors import DiskFullError, JournalError, RoundError, StoreError, UpdateRejectedError
 from fedplug.core.journal import Journal
-from fedplug.core.messages import TaskFailure, TrainRequest
+from fedplug.core.messages import TaskFailure, TaskKey, TrainRequest
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.pool import PoolEvent, TaskFailed, Watcher
 from fedplug.researcher import breakpoints, settling
 from fedplug.researcher import round as round_module
-from fedplug.researcher.round_records import AnyRecord, Asked, Begun, Committed, Received, Refused, Stopped
+from fedplug.researcher.round_records import AnyRecord, Asked, Begun, Committed, Late, Received, Refused, Stopped
 from fedplug.simulation import Federation
 
 ROUNDS = 3
@@ -369,6 +369,26 @@ def test_an_update_that_is_refused_is_not_asked_for_again(fedplug_dir: Path, tmp
         exp.run(1)
         assert exp.params().fingerprint() == clean
     assert pool.given == []
+
+
+def test_row_21_an_update_that_comes_when_its_round_is_over_is_journalled_as_late_and_not_used(
+    fedplug_dir: Path,
+) -> None:
+    class Slow(Counted):
+        def late(self) -> list[TaskKey]:
+            first = self.given[0]
+            return [TaskKey(experiment_id=exp.id, round=0, node_id="z")] if self.given[-1][0] > first[0] else []
+
+    with experiment(**settings()) as exp:
+        exp.run()
+        clean = bits(exp)
+    with experiment(**settings(), transport=Slow(federation())) as exp:
+        exp.run(2)
+        assert [r for r in records(exp.experimentation_path()) if isinstance(r, Late)] == [
+            Late(round=0, node="z", attempt=0)
+        ]
+        exp.run()
+        assert bits(exp) == clean
 
 
 def test_without_breakpoints_there_is_no_journal(fedplug_dir: Path) -> None:
