@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
 import msgspec
@@ -764,33 +763,6 @@ def test_a_question_that_cannot_travel_is_refused_at_once_whether_or_not_the_nod
 
 def _frame(world, header):
     return Frame(b"", encode_header(msgspec.structs.replace(header, session=world.node.session)), memoryview(b""))
-
-
-def test_no_mutated_message_of_a_peer_raises_in_a_machine():
-    rng = random.Random(3)
-    world = World(replace(LIMITS, malformed=10**9)).connect()
-    for index in range(4):
-        key = world.give(LARGE, index)
-        world.finish(key, LARGE * 2.0) if index % 2 else None
-    world.researcher.search(1, (), None, world.now)
-    world.settle()
-    world.researcher.ask_plan(1, BIG, {"n1": "d"}, "why", world.now)
-    world.settle()
-    answer(world, plan=BIG)
-    fetched = TaskKey(experiment_id="e", round=1, node_id="n1")
-    world.researcher.fetch(fetched, None, world.now)
-    world.settle()
-    good = [header for header in world.passed if not isinstance(header, h.Hello | h.Bye | h.Rehello)]
-    for _ in range(4000):
-        header = msgspec.structs.replace(rng.choice(good), session=world.node.session)
-        data = bytearray(encode_header(header))
-        for _ in range(rng.choice([0, 1, 1, 2])):
-            data[rng.randrange(5, len(data))] = rng.randrange(256)
-        frame_body = memoryview(rng.randbytes(rng.choice([0, 16, 64])))
-        world.researcher.on(Frame(world.token, bytes(data), frame_body), world.now)
-        world.node.on(Frame(b"", bytes(data), frame_body), world.now)
-        world.researcher.take()
-        world.node.take()
 
 
 def _inline(task):
