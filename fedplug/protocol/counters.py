@@ -27,7 +27,6 @@ COUNTERS: Mapping[str, str] = {
     "messages_stale": "messages of an earlier connection: ignored, and the other side greets anew",
     "offers_duplicate": "updates that were offered twice: counted once",
     "offers_late": "updates that were offered when their round was over: not used",
-    "offers_late": "updates that were offered when their round was over: not used",
     "offers_refused": "updates that were refused before they were fetched",
     "peers_dropped": "connections that were ended because of too many messages that make no sense",
     "peers_silent": "connections that were ended because nobody said who he is",

@@ -40,6 +40,7 @@ _HOMES: dict[Kind, _Home] = {
         "fedplug.core.transport:Transport",
         (
             "fedplug.testing.transport_checks:TRANSPORT_CHECKS",
+            "fedplug.testing.key_checks:KEY_CHECKS",
             "fedplug.testing.federation_checks:FEDERATION_CHECKS",
         ),
         "fedplug.testing.transport_case:TransportCase",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedplug.core.context import RoundContext
+from fedplug.core.keys import Refusal
 from fedplug.core.messages import NodeInfo, Progress, TaskKey, TrainReply
 from fedplug.protocol.counters import COUNTERS, in_words
 from fedplug.researcher.status import STATUS_FILE, StatusMonitor, read_status
@@ -111,6 +112,7 @@ def test_every_counter_has_words():
         for path in (SOURCES / place).rglob("*.py"):
             names |= set(re.findall(r'stats\["([a-z_]+)"\]', path.read_text()))
             names |= {f"refused_{code}" for code in re.findall(r'\bNo\(\s*"([a-z-]+)"', path.read_text())}
+    names |= {f"turned_away_{refusal}" for refusal in Refusal}
     assert len(names) > 15
     assert names <= set(COUNTERS)
     assert in_words(dict.fromkeys(names, 1)) != []
