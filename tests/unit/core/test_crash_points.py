@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from fedplug.core.crash_points import VARIABLE, crash_point, watched, watcher_of
+import fedplug
+from fedplug.core.crash_points import POINTS, VARIABLE, crash_point, watched, watcher_of
 from fedplug.core.errors import UsageError
 
 SCRIPT = "from fedplug.core.crash_points import crash_point\nfor n in range(3):\n    print(n, flush=True)\n"
@@ -38,3 +41,10 @@ def test_without_the_variable_nothing_happens_and_a_test_may_watch() -> None:
         crash_point("round-begun")
     crash_point("round-begun")
     assert seen == ["round-begun"]
+
+
+def test_every_point_is_in_the_code_once_and_every_one_in_the_code_is_known() -> None:
+    used: list[str] = []
+    for file in Path(fedplug.__file__).parent.rglob("*.py"):
+        used += re.findall(r'crash_point\("([^"]+)"\)', file.read_text())
+    assert sorted(used) == sorted(POINTS)

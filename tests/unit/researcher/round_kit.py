@@ -198,6 +198,7 @@ def make_round(
     strategy: Strategy | None = None,
     budget: int = 1 << 20,
     start: Params = START,
+    spool: Spool | None = None,
 ) -> Round:
     nodes = tuple(sorted(pool.updates))
     ctx = RoundContext("exp", 0, node_ids=nodes)
@@ -208,7 +209,7 @@ def make_round(
     job = RoundPlan(
         ctx, PLAN, start, requests, dict.fromkeys(nodes), aggregator or Mean(), strategy or DefaultStrategy()
     )
-    return Round(pool, job, Spool(tmp_path, budget), lambda sign, node: None, Monitor())
+    return Round(pool, job, spool or Spool(tmp_path, budget), lambda sign, node: None, Monitor())
 
 
 def make_updates(count: int, seed: int = 0) -> dict[str, Params]:
