@@ -18,7 +18,8 @@ from fedplug.researcher import keys as researcher_keys
 from fedplug.researcher.folders import DEFAULT_HOME
 from fedplug_zmq.sockets import configure
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 
 
 def test_files_lie_where_the_page_says():
@@ -39,6 +40,16 @@ def test_figures_and_messages_are_those_of_the_code():
     options = TransportOptions(keys=KeyPair("0a" * 32, "0b" * 32), peer_key="0c" * 32)
     (message,) = re.findall(r"`… (does not have the key.*?)`", PAGE)
     assert message in refusal_words(Refusal.WRONG_KEY, "a", options)
+
+
+def test_the_page_for_owners_has_every_refusal_about_which_they_can_do_something():
+    page = (ROOT / "docs" / "setting-up-a-node.md").read_text(encoding="utf-8")
+    table = page[page.index("| message | what to do |") :]
+    told = re.findall(r"^\| `… (they .*?|does not .*?)` \|", table, re.MULTILINE)
+    options = TransportOptions(keys=KeyPair("0a" * 32, "0b" * 32), peer_key="0c" * 32)
+    for refusal in Refusal:
+        words = refusal_words(refusal, "a", options)
+        assert "There is nothing to do here" in words or any(phrase in words for phrase in told), words
 
 
 def test_the_commands_that_it_names_are_there(cli):
