@@ -53,7 +53,7 @@ def test_a_running_experiment_is_told_with_its_nodes_and_what_was_refused(folder
     assert "hospital-b: out (silence for 6 s" in out
     assert "\x1b" not in out
     assert "2.0 MB sent" in out
-    assert "3 messages that were too large or not in two parts: not read" in out
+    assert "3 messages that were damaged, too large or not in two parts: their connections were ended" in out
     assert "7 a new one" in out
     assert "messages of an earlier connection" not in out
 
