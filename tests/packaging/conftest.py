@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import venv
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.parser import HeaderParser
+from importlib.metadata import Distribution, distribution
+from importlib.util import cache_from_source
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from packaging.requirements import Requirement
@@ -76,42 +78,50 @@ def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def wheel_env(wheelhouse: Path) -> WheelEnv:
+def wheel_env(wheelhouse: Path) -> Iterator[WheelEnv]:
     """An environment with ``fedplug[torch]``."""
-    return _installed("torch", wheelhouse)
+    with _installed("torch", wheelhouse) as env:
+        yield env
 
 
 @pytest.fixture(scope="session")
-def sklearn_env(wheelhouse: Path) -> WheelEnv:
+def sklearn_env(wheelhouse: Path) -> Iterator[WheelEnv]:
     """An environment with ``fedplug[sklearn]``."""
-    return _installed("sklearn", wheelhouse)
+    with _installed("sklearn", wheelhouse) as env:
+        yield env
 
 
 @pytest.fixture(scope="session")
-def core_env(wheelhouse: Path) -> WheelEnv:
+def core_env(wheelhouse: Path) -> Iterator[WheelEnv]:
     """An environment with the core alone, and what a plugin's author has besides: pytest, Hypothesis, hatchling."""
-    return _installed("testing", wheelhouse, "hatchling")
+    with _installed("testing", wheelhouse, "hatchling") as env:
+        yield env
 
 
-def _installed(extra: str, wheelhouse: Path, *more: str) -> WheelEnv:
+@contextmanager
+def _installed(extra: str, wheelhouse: Path, *more: str) -> Iterator[WheelEnv]:
     """Install ``fedplug[extra]`` from the wheelhouse into an environment that had no FedPlug.
 
-    Third-party packages come from the index, under the constraints; that part is kept in ``.cache/`` between runs.
-    Our own are then installed without any index and without the person's pip settings, so they can only have come
-    from the wheelhouse.
+    Third-party packages are those of the environment that runs the tests, which pip has put there under the
+    constraints; only what our wheels ask for, and what that asks for, is there. Our own are then installed without any
+    index and without the person's pip settings, so they can only have come from the wheelhouse, and pip refuses them
+    where something that they ask for is missing.
     """
     ours, wanted = asked_for(wheelhouse, extra)
-    env = WheelEnv(_third_party_env(extra, [*wanted, *more]), wheelhouse, frozenset(ours))
-    every = [canonicalize_name(wheel.name.split("-")[0]) for wheel in wheelhouse.glob("*.whl")]
-    _pip("uninstall", "-y", *every, python=env.python)
-    left = _pip("list", "--format=freeze", python=env.python)
-    assert "fedplug" not in left, left
-    # What is compiled when it is first imported, and kept, need not be compiled with all the rest.
-    _pip(
-        "install", "--no-compile", "--no-index", "--find-links", wheelhouse, f"fedplug[{extra}]", python=env.python,
-        settings=False,
-    )  # fmt: skip
-    return env
+    CACHE.mkdir(exist_ok=True)
+    with TemporaryDirectory(prefix=f"wheel-env-{extra}-", dir=CACHE) as folder:
+        env = WheelEnv(Path(folder), wheelhouse, frozenset(ours))
+        venv.create(env.path, with_pip=False, symlinks=True)
+        (site,) = env.path.glob("lib/python*/site-packages")
+        for each in _closure([*wanted, *more]):
+            assert not canonicalize_name(each.name).startswith("fedplug")
+            _link(each, site)
+        # What is compiled when it is first imported need not be compiled with all the rest.
+        _pip(
+            "install", "--no-compile", "--no-index", "--find-links", wheelhouse, f"fedplug[{extra}]",
+            python=env.python, settings=False,
+        )  # fmt: skip
+        yield env
 
 
 def asked_for(wheelhouse: Path, extra: str) -> tuple[set[str], list[str]]:
@@ -142,18 +152,35 @@ def asked_for(wheelhouse: Path, extra: str) -> tuple[set[str], list[str]]:
     return ours, sorted(foreign)
 
 
-def _third_party_env(extra: str, wanted: Sequence[str]) -> Path:
-    constraints = ROOT / "constraints" / "ci.txt"
-    key = hashlib.sha256("\n".join([sys.version, *wanted, constraints.read_text(encoding="utf-8")]).encode())
-    folder = CACHE / f"wheel-env-{extra}-{key.hexdigest()[:16]}"
-    done = folder / "complete"
-    if not done.exists():
-        for old in CACHE.glob(f"wheel-env-{extra}-*"):
-            shutil.rmtree(old)
-        venv.create(folder, with_pip=False, symlinks=True)
-        _pip("install", "--no-compile", "-c", constraints, *wanted, python=folder / "bin" / "python")
-        done.touch()
-    return folder
+def _closure(wanted: Iterable[str]) -> Iterable[Distribution]:
+    """The installed distributions that are wanted, and those that they need."""
+    found: dict[str, Distribution] = {}
+    seen: set[tuple[str, str]] = set()
+    waiting = list(map(Requirement, wanted))
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        for extra in {"", *requirement.extras} - {each for other, each in seen if other == name}:
+            seen.add((name, extra))
+            found[name] = distribution(name)
+            needs = map(Requirement, found[name].requires or [])
+            waiting += [each for each in needs if each.marker is None or each.marker.evaluate({"extra": extra})]
+    return found.values()
+
+
+def _link(installed: Distribution, site: Path) -> None:
+    """Put what is installed into another environment: its modules and what it says of itself, but no scripts."""
+    for file in installed.files or []:
+        source = Path(str(installed.locate_file(file)))
+        if ".." in file.parts or not source.is_file():
+            continue
+        copies = [(source, site / file)]
+        if source.suffix == ".py":  # with its bytecode, which pip does not always know of
+            copies.append((Path(cache_from_source(source)), Path(cache_from_source(site / file))))
+        for old, new in copies:
+            if old.is_file() and not new.exists():
+                new.parent.mkdir(parents=True, exist_ok=True)
+                os.link(old, new)
 
 
 def _pip(*args: str | Path, python: Path | None = None, settings: bool = True) -> str:

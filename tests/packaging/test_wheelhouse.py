@@ -207,25 +207,24 @@ def test_plugins_are_found_and_cost_no_framework(request, env, names, tmp_path):
     assert found == dict.fromkeys(names.split(), "ok")
 
 
-def trained(wheel_env, tmp_path: Path, plan: str, script: str) -> dict[str, object]:
-    """Run a script of a user's, outside the tree; return what it reports."""
-    tmp_path.mkdir(exist_ok=True)
+def check_training(wheel_env, tmp_path: Path, plan: str) -> None:
+    """Run a script of a user's, outside the tree: a round in one process, and the same with nodes over TCP."""
     path = tmp_path / "first_run.py"
-    path.write_text("".join(map(textwrap.dedent, (IMPORTS, plan, SETTINGS, script))), encoding="utf-8")
+    parts = (IMPORTS, plan, SETTINGS, IN_ONE_PROCESS, NODE_PROCESSES)
+    path.write_text("".join(map(textwrap.dedent, parts)), encoding="utf-8")
     done = wheel_env.run(wheel_env.python, path, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
-    assert seen["rounds"] == 1
-    assert seen["replied"] == ["lyon", "paris"]
-    assert seen["changed"]
-    assert seen["logs"]
-    return seen
+    alone, apart = map(json.loads, done.stdout.splitlines()[-2:])
+    for seen in (alone, apart):
+        assert seen["rounds"] == 1
+        assert seen["replied"] == ["lyon", "paris"]
+        assert seen["changed"]
+        assert seen["logs"]
+    assert alone["fingerprint"] == apart["fingerprint"]
 
 
 def test_first_federated_round_in_one_process_and_over_tcp(wheel_env, tmp_path):
-    alone = trained(wheel_env, tmp_path / "one", TORCH_PLAN, IN_ONE_PROCESS)
-    apart = trained(wheel_env, tmp_path / "three", TORCH_PLAN, NODE_PROCESSES)
-    assert alone["fingerprint"] == apart["fingerprint"]
+    check_training(wheel_env, tmp_path, TORCH_PLAN)
 
 
 def test_scikit_learn_comes_without_torch_and_trains_over_tcp(sklearn_env, tmp_path):
@@ -236,6 +235,4 @@ def test_scikit_learn_comes_without_torch_and_trains_over_tcp(sklearn_env, tmp_p
         == OURS - {"fedplug-torch", "fedplug-robust"}
     )
     assert not {"torch", "opacus", "networkx"} & places.keys()
-    apart = trained(sklearn_env, tmp_path / "three", SKLEARN_PLAN, NODE_PROCESSES)
-    alone = trained(sklearn_env, tmp_path / "one", SKLEARN_PLAN, IN_ONE_PROCESS)
-    assert alone["fingerprint"] == apart["fingerprint"]
+    check_training(sklearn_env, tmp_path, SKLEARN_PLAN)
