@@ -7,7 +7,7 @@ see some digits more often than others. Every figure below is measured at the no
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import nn
 
 from fedplug import DataManager, Experiment
 from fedplug.core.plugins import default_host
+from fedplug.node import Node as InProcess
 from fedplug.node import NodeStore
 from fedplug.node.state_store import STATE_FOLDER, _read
 from fedplug.protocol import ResearcherEndpoint
@@ -91,10 +92,10 @@ def shards() -> dict[str, dict[str, Any]]:
     return made
 
 
-def start(make: Callable[[str], Node], folder: Path, url: str, names: Sequence[str] = NODES) -> dict[str, Node]:
-    """Start the nodes of these names, each with its part of the digits."""
+def start(make: Callable[[str], Node], folder: Path, url: str) -> dict[str, Node]:
+    """Start the nodes, each with its part of the digits."""
     started = {}
-    for node in names:
+    for node in NODES:
         np.savez(folder / f"{node}.npz", **shards()[node])
         started[node] = make(node).add(folder / f"{node}.npz", tags=["digits"], target="y").start(url)
     return started
@@ -198,9 +199,11 @@ def test_the_bytes_that_are_searched_do_hold_what_is_shared(simulated: dict[str,
         experiment(FedAvgPlan, pool, min_nodes=1) as exp,
         nodes_below(tmp_path) as make,
     ):
-        start(make, tmp_path, pool.address, ["lyon"])
-        exp.set_tags("digits")
-        exp.run(1)
+        np.savez(tmp_path / "lyon.npz", **shards()["lyon"])
+        place = make("lyon").add(tmp_path / "lyon.npz", tags=["digits"], target="y").place
+        with InProcess(place, pool.address, worker="inline"):
+            exp.set_tags("digits")
+            exp.run(1)
     sent = b"\0".join(recorder.frames)
     # The mean over one node is that node's update, norm layers included.
     for name, array in exp.params().items():

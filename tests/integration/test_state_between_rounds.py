@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -234,14 +234,21 @@ def make_folders(folder: Path) -> None:
 
 
 @contextmanager
-def nodes(url: str, folder: Path, worker: Any = "process") -> Iterator[dict[str, Node]]:
+def nodes(url: str, folder: Path, processes: Sequence[str] = NODES) -> Iterator[dict[str, Node]]:
+    """The nodes; those of ``processes`` train in worker processes, the others in this one."""
     with ExitStack() as stack:
-        started = {node: stack.enter_context(Node(folder / node, url, worker=worker, retry=0.05)) for node in NODES}
+        started = {
+            node: stack.enter_context(
+                Node(folder / node, url, worker="process" if node in processes else "inline", retry=0.05)
+            )
+            for node in NODES
+        }
         for node in started.values():
             assert node.wait_connected(60)
         yield started
 
 
+@pytest.mark.slow  # the worker that dies, below, and test_fedbn.py need the same bits of fewer processes
 def test_nodes_with_processes_keep_the_same_bits(undisturbed: Experiment, inproc_url: str, tmp_path: Path) -> None:
     make_folders(tmp_path)
     with experiment(inproc_url) as exp:
@@ -259,7 +266,7 @@ def test_nodes_that_are_started_anew_go_on_from_the_disk(
     with experiment(inproc_url) as exp:
         exp.pool()
         for number in range(ROUNDS):
-            with nodes(inproc_url, tmp_path, "inline"):
+            with nodes(inproc_url, tmp_path, ()):
                 if not number:
                     exp.set_tags("simulation")
                 exp.run(1)
@@ -275,7 +282,7 @@ def test_a_worker_that_dies_leaves_the_state_as_it_was(
     (trap / "nice-2").touch()
     with experiment(inproc_url, model_args={"trap": str(trap)}) as exp:
         exp.pool()
-        with nodes(inproc_url, tmp_path):
+        with nodes(inproc_url, tmp_path, ["nice"]):
             exp.set_tags("simulation")
             with pytest.raises(RoundError, match="exit code 5"):
                 exp.run(ROUNDS)
@@ -315,7 +322,7 @@ def saving(kind: str, url: str, folder: Path, *, rounds: int) -> Iterator[tuple[
         running: Mapping[str, Any] = {}
         if kind == "nodes":
             make_folders(folder)
-            running = stack.enter_context(nodes(url, folder, "inline"))
+            running = stack.enter_context(nodes(url, folder, ()))
 
         def forget() -> None:
             stores = [node._runtime._states for node in running.values()] or list(federation._states.values())
