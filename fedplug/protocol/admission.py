@@ -112,12 +112,29 @@ def mute_notice(sender: str, limits: Limits, what: str) -> str:
     )
 
 
-def copy_alarm(node_id: str) -> str:
-    """What the researcher is told of two processes with one key."""
+def copy_alarm(peer: Peer, hello: Hello, node: Node, now: float) -> str:
+    """What the researcher is told when two processes with one key want to take part; empty if it was, or is too early.
+
+    It takes a sign of life of the connected one after the other one came: else it may be a dead line that is left of a
+    node which was restarted after its clock was put back. It is said once for each process that takes part.
+
+    Args:
+        peer: The connection of the one that has to stand back.
+        hello: What it said.
+        node: The node, connected otherwise.
+        now: The time.
+    """
+    if not peer.key or node.alarmed == node.session[0]:
+        return ""
+    if node.rival[0] != hello.session[0]:
+        node.rival = (hello.session[0], now)
+    if node.heard <= node.rival[1]:
+        return ""
+    node.alarmed = node.session[0]
     return (
-        f"Two copies of the node {node_id}, with the same key, want to take part, and the younger one does. Ask its "
-        "owner: if the node was not moved, its secret key was copied, and you keep both out with: "
-        f"{shlex.join(['fedplug', 'researcher', 'deny', node_id])}"
+        f"Two copies of the node {node.node_id}, with the same key, want to take part, and the younger one does. "
+        "Ask its owner: if the node was not moved, its secret key was copied, and you keep both out with: "
+        f"{shlex.join(['fedplug', 'researcher', 'deny', node.node_id])}"
     )
 
 

@@ -195,7 +195,8 @@ class Roster(ABC):
             if hello.session[0] != node.session[0]:
                 if (no := outranked(peer, hello, node, self._limits, now)) is not None:
                     self._refuse(peer, hello.session, no)
-                    self._raise_alarm(node, peer)
+                    if line := copy_alarm(peer, hello, node, now):
+                        self._do(Say(line))
                     return
                 if peer.key:
                     self._refuse(other, node.session, replaced(self._limits))
@@ -218,12 +219,6 @@ class Roster(ABC):
         self._ask(self._search, node, now)
         self._ask(self._plan_question, node, now)
         self._grant(now)
-
-    def _raise_alarm(self, node: Node, peer: Peer) -> None:
-        """A node is here twice. Said once for each of its processes that took part."""
-        if peer.key and node.alarmed != node.session[0]:
-            node.alarmed = node.session[0]
-            self._do(Say(copy_alarm(node.node_id)))
 
     def _welcome(self, node: Node, hello: h.Hello, now: float) -> None:
         limits = self._limits

@@ -64,7 +64,8 @@ class Node:
         known_plan: Id of the plan that it was last sent in this session.
         known_params: Id of the model that it was last sent in this session.
         capabilities: Optional things that it can do.
-        alarmed: The incarnation of it beside which another one has turned up, if that was told.
+        rival: The incarnation that last had to stand back behind the one that is connected, and since when.
+        alarmed: The incarnation beside which that one turned up, if it was told.
     """
 
     node_id: str
@@ -79,6 +80,7 @@ class Node:
     known_plan: str = ""
     known_params: str = ""
     capabilities: frozenset[str] = frozenset()
+    rival: tuple[int, float] = (0, 0.0)
     alarmed: int = 0
 
     @property

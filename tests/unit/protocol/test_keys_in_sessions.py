@@ -134,6 +134,16 @@ def test_a_node_that_restarts_behind_a_dead_line_raises_no_alarm(desk):
     assert not [action for action in actions if isinstance(action, Say)]
 
 
+def test_a_clock_that_was_put_back_while_a_node_restarted_behind_a_dead_line_raises_no_alarm(desk):
+    """Its incarnation is smaller then, and it is kept out until the dead line is given up; nothing comes over that."""
+    desk.hears(b"dead", hello(session=(20, 1)))
+    for number in range(3):
+        actions = desk.hears(b"back%d" % number, hello(session=(10, 1 + number)))
+        assert [each.code for each in said(actions, b"back%d" % number)] == ["copied-key"]
+        assert not [action for action in actions if isinstance(action, Say)]
+        desk.now += 1
+
+
 def test_an_older_process_takes_over_when_the_younger_one_is_silent(desk):
     desk.hears(b"new", hello(session=(20, 1)))
     desk.now += desk.machine._limits.silence + 1
