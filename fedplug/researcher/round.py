@@ -231,7 +231,7 @@ class Round:
                 self._settling.take(event)
         except (UpdateRejectedError, ParamsError) as error:
             self._drop(key.node_id, "rejected", error.message)
-            self.spool.refuse(key, error.message)
+            self._settling.refuse(key, error.message)
         return True
 
     def _on_offer(self, task: RoundTask, offer: UpdateOffered) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from fedplug.core.messages import TaskKey
 from fedplug.core.params import Params
-from fedplug.core.privacy import request_digest
+from fedplug.core.plain_state import freeze
 from fedplug.researcher.round_plan import RoundPlan
 
 
@@ -173,13 +173,22 @@ def asked_digest(job: RoundPlan) -> str:
     To two rounds with one digest the nodes give the same answers.
 
     Raises:
-        UsageError: ``model_args`` is no plain data.
+        UsageError: ``model_args`` holds something that cannot be written down.
     """
     digest = hashlib.sha256()
     for node, request in sorted(job.requests.items()):
+        arrays: list[Params] = []
+        facts = msgspec.structs.replace(
+            request,
+            key=msgspec.structs.replace(request.key, attempt=0),
+            model_args=freeze(dict(request.model_args), arrays, "model_args"),
+            training_args={name: value for name, value in request.training_args.items() if name != "log_interval"},
+        )
         payload = job.payloads.get(node)
-        asked = request_digest(request, job.plan.hash, job.params, payload.aux if payload else {})
-        digest.update(f"{node}\0{asked}\n".encode())
+        aux = sorted((payload.aux if payload else {}).items())
+        prints = [job.plan.hash, job.params.fingerprint(), *(each.fingerprint() for each in arrays)]
+        prints += [f"{name}\0{each.fingerprint()}" for name, each in aux]
+        digest.update(msgspec.msgpack.encode((facts, prints), order="deterministic"))
     return digest.hexdigest()
 
 

@@ -43,10 +43,14 @@ class Settling:
 
     def take(self, event: UpdateFetched) -> None:
         """A valid update has arrived."""
-        if not self._spool.unsettled:
-            self._taken_at = time.monotonic()
+        self._begin()
         self._spool.take(event)
         crash_point("update-fetched")
+
+    def refuse(self, key: TaskKey, reason: str) -> None:
+        """An update is not taken, for good."""
+        self._begin()
+        self._spool.refuse(key, reason)
 
     def due_in(self, timeout: float) -> float:
         """Seconds until something is to be settled; ``timeout`` if that is sooner."""
@@ -93,6 +97,10 @@ class Settling:
             except DiskFullError as error:
                 self._wait(error, TRY_AGAIN)
         self._acknowledge(keys)
+
+    def _begin(self) -> None:
+        if not self._spool.unsettled:
+            self._taken_at = time.monotonic()
 
     def _acknowledge(self, keys: Iterable[TaskKey]) -> None:
         for key in keys:

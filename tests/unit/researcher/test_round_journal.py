@@ -13,17 +13,19 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from line_experiments import ARGS, Counting, Momentum, experiment, federation
 from round_kit import Mean
 
-from fedplug import Experiment, FedplugWarning, Monitor, Params, QuorumStrategy
+from fedplug import Decision, Experiment, FedplugWarning, Monitor, Params, QuorumStrategy, Strategy
 from fedplug.core.crash_points import POINTS, watched
 from fedplug.core.errors import DiskFullError, JournalError, RoundError, StoreError, UpdateRejectedError
 from fedplug.core.journal import Journal
 from fedplug.core.messages import TaskFailure, TaskKey, TrainRequest
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.pool import PoolEvent, TaskFailed, Watcher
+from fedplug.core.strategy import RoundState
 from fedplug.researcher import breakpoints, settling
 from fedplug.researcher import round as round_module
 from fedplug.researcher.round_records import AnyRecord, Asked, Begun, Committed, Late, Received, Refused, Stopped
@@ -99,6 +101,12 @@ def copy(image: Path) -> Path:
     target = Path(tempfile.mkdtemp(dir=image.parent)) / image.name
     shutil.copytree(image, target)
     return target
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each update goes to the disk by itself, as soon as it is here."""
+    monkeypatch.setattr(settling, "SETTLE_AFTER", 0.0)
 
 
 class Images:
@@ -347,7 +355,7 @@ def test_row_46_who_goes_on_with_an_experiment_that_runs_is_refused(fedplug_dir:
             second.run()
 
 
-def test_an_update_that_is_refused_is_not_asked_for_again(fedplug_dir: Path, tmp_path: Path) -> None:
+def test_an_update_that_is_refused_is_not_asked_for_again(fedplug_dir: Path, tmp_path: Path, at_once: None) -> None:
     class Picky(Mean):
         def check_update(self, update, start):
             if update.node_id == "b":
@@ -389,6 +397,69 @@ def test_row_21_an_update_that_comes_when_its_round_is_over_is_journalled_as_lat
         ]
         exp.run()
         assert bits(exp) == clean
+
+
+class Replacing(Strategy):
+    """Asks the first three nodes, and for one that fails another one."""
+
+    def select(self, ctx: Any, nodes: Any) -> list[str]:
+        return list(nodes)[:3]
+
+    def judge(self, ctx: Any, state: RoundState) -> Decision:
+        missing = 3 - len(state.replied)
+        if missing == 0:
+            return Decision("enough")
+        lost = len([node for node in state.dropped if state.outcomes[node] == "failed"])
+        return Decision("wait", ask=state.others[: lost - len(state.added)])
+
+
+def test_nodes_that_were_asked_besides_are_asked_again_under_the_same_keys(
+    fedplug_dir: Path, tmp_path: Path, at_once: None
+) -> None:
+    pool = nodes()
+    pool.failing = {"b"}
+    images: list[Path] = []
+
+    def look(point: str) -> None:
+        if point in ("update-fetched", "reply-acknowledged", "aggregated"):
+            images.append(tmp_path / f"{len(images)}-{point}")
+            shutil.copytree(exp.experimentation_path(), images[-1])
+
+    with experiment(round_limit=1, transport=pool, node_selection_strategy=Replacing()) as exp, watched(look):
+        exp.run()
+        clean = bits(exp)
+    assert list(clean[1][0]) == ["a", "c", "d"]
+    assert [given[1:] for given in pool.given] == [("a", 0), ("b", 0), ("c", 0), ("d", 1)]
+    assert len(images) > 3
+    for image in images:
+        asked = [(each.node, each.attempt) for each in records(copy(image)) if isinstance(each, Asked)]
+        again = nodes()
+        again.failing = {"b"}
+        with load(image, again, agg_optimizer=None, node_selection_strategy=Replacing()) as exp:
+            exp.run()
+            assert bits(exp) == clean
+        assert asked in ([], [("d", 1)])
+        assert {given for given in again.given if given[1] == "d"} <= {(0, "d", 1)}
+
+
+def test_the_arguments_of_the_model_are_part_of_what_is_asked(fedplug_dir: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+
+    def look(point: str) -> None:
+        if point == "round-committed":
+            shutil.copytree(exp.experimentation_path(), image)
+
+    start = Params.from_arrays({"start": np.arange(3.0)})
+    with experiment(round_limit=1, transport=nodes(), model_args={"start": start}) as exp, watched(look):
+        exp.run()
+        clean = bits(exp)
+    for args, trained in ((start, 0), (start * 2, 4)):
+        pool = nodes()
+        with load(copy(image), pool, agg_optimizer=None, node_selection_strategy=None) as exp:
+            exp.set_model_args({"start": args})
+            exp.run()
+            assert bits(exp) == clean, "the plan makes no use of them"
+        assert len(pool.given) == trained
 
 
 def test_without_breakpoints_there_is_no_journal(fedplug_dir: Path) -> None:
