@@ -181,7 +181,7 @@ class Membership(ABC):
         self.phase = GREETING
         self._heard = now
         hello = h.Hello(
-            session=self.session, versions=VERSIONS, node=self.info, held=self._held(),
+            session=self.session, versions=VERSIONS, node=self.info, held=self._taken(),
             capabilities=self._capabilities,
         )  # fmt: skip
         self._do(Send(b"", encode_header(hello)))
@@ -222,7 +222,7 @@ class Membership(ABC):
         self._plan_asked = self._plan_answer = None
         self._puller.drop("", lambda token: token[0] is None)
         if header.epoch != self._epoch:
-            # A researcher that was restarted has nothing to give for what is still being fetched, and will ask anew.
+            # A researcher that was restarted has nothing to give for what is still being fetched, and asks anew.
             for key in [key for key, job in self._jobs.items() if job.state == FETCHING]:
                 del self._jobs[key]
                 self._puller.drop("", lambda token, key=key: token[0] == key)  # type: ignore[misc]
@@ -289,6 +289,10 @@ class Membership(ABC):
 
     def _held(self) -> tuple[TaskKey, ...]:
         return tuple(self._jobs)[:1024]
+
+    def _taken(self) -> tuple[TaskKey, ...]:
+        """The tasks that need nothing more from the researcher; of the others he may know nothing any more."""
+        return tuple(key for key, job in self._jobs.items() if job.state != FETCHING)[:1024]
 
     def _flush_signs(self, now: float) -> None:
         if self.phase == ON and (event := self._signs.flush(self.session, now)) is not None:

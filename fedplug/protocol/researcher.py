@@ -251,8 +251,9 @@ class ResearcherMachine(Roster):
     def _resume_tasks(self, node: Node, held: frozenset[TaskKey], now: float) -> None:
         """A new session with a node: make its tasks and ours agree."""
         for task in list(node.tasks.values()):
-            if task.key in held and task.state != WAITING:
-                task.acked, task.incarnation = True, node.session[0]
+            if task.key in held:
+                task.acked, task.state = True, SENT if task.state == WAITING else task.state
+                task.incarnation = node.session[0]
             elif task.state == WAITING or (task.state == SENT and _may_resend(task, node)):
                 self._send_task(node, task, now)
             elif task.state == SENT:

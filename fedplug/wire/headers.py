@@ -83,7 +83,8 @@ class Hello(Header, frozen=True, kw_only=True, tag="HELLO"):
     Attributes:
         versions: Lowest and highest protocol version that the node speaks.
         node: Who it says it is.
-        held: Tasks that it works on, or whose end it has not got rid of.
+        held: Tasks of which it has all that it needs, until it has got rid of their ends. One that it is still fetching
+            is not among them: it is given again, and goes on from what is there.
         capabilities: Optional things that it can do.
     """
 

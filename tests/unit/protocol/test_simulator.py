@@ -165,15 +165,11 @@ class SpeaksOfCancelledTasks(ResearcherMachine):
             self._node(key.node_id).tasks[key] = task
 
 
-class TakesWhatIsHeldForAsked(ResearcherMachine):
-    """What a node holds from an earlier run of the researcher is not sent again, although it may drop it."""
+class SaysThatItHoldsWhatItFetches(NodeMachine):
+    """A task whose arrays are still on their way counts as held, although another run of the researcher ends that."""
 
-    def _resume_tasks(self, node, held, now):
-        for key in held & node.tasks.keys():
-            if node.tasks[key].state == "waiting":
-                node.tasks[key].state, node.tasks[key].acked = "sent", True
-                node.tasks[key].incarnation = node.session[0]
-        super()._resume_tasks(node, held, now)
+    def _taken(self):
+        return self._held()
 
 
 class SaysNothingOfEarlierRuns(ResearcherMachine):
@@ -284,7 +280,7 @@ MUTANTS = [
     CommitsBeforeTheDigestIsChecked,
     ForgetsItsUpdateWithTheConnection,
     SpeaksOfCancelledTasks,
-    TakesWhatIsHeldForAsked,
+    SaysThatItHoldsWhatItFetches,
     SaysNothingOfEarlierRuns,
     ForgetsWhatEnded,
     ForgetsWhatIsFinished,
