@@ -40,8 +40,8 @@ class Monitor:
     def back(self, node_id: str) -> None:
         """A node that was lost, or made no progress, works again."""
 
-    def asked(self, node_id: str) -> None:
-        """A node is given its task once more after it was restarted, or takes the place of another from now on."""
+    def asked(self, node_id: str, *, again: bool) -> None:
+        """A node takes part from now on, in the place of another; or, ``again``, gets its task once more."""
 
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """A round is complete."""

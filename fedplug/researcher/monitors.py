@@ -96,8 +96,8 @@ class MonitorGroup(Monitor):
     def back(self, node_id: str) -> None:
         self._tell("back", node_id)
 
-    def asked(self, node_id: str) -> None:
-        self._tell("asked", node_id)
+    def asked(self, node_id: str, *, again: bool) -> None:
+        self._tell("asked", node_id, again=again)
 
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         self._tell("round_ended", ctx, result)
@@ -114,10 +114,10 @@ class MonitorGroup(Monitor):
     def close(self) -> None:
         self._tell("close")
 
-    def _tell(self, what: str, *args: Any) -> None:
+    def _tell(self, what: str, *args: Any, **more: Any) -> None:
         for monitor in list(self._members):
             try:
-                getattr(monitor, what)(*args)
+                getattr(monitor, what)(*args, **more)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop a training
                 _tell_failure(monitor, "failed and is left out from now on", error)
                 self._members.remove(monitor)

@@ -52,8 +52,8 @@ class Roll:
         """Seconds since the round began."""
         return self._clock() - self._began
 
-    def ask(self, node_id: str) -> None:
-        """A node is given a task once more, or is the latest to take part."""
+    def ask(self, node_id: str) -> bool:
+        """A node is given a task: whether once more, or as the latest to take part."""
         if node_id not in self._tries:
             self.selected.append(node_id)
             self.added.append(node_id)
@@ -61,7 +61,9 @@ class Roll:
         self._since[node_id] = self._clock()
         self.outcomes.pop(node_id, None)
         self.reasons.pop(node_id, None)
-        self._note(node_id, "asked again" if self._tries[node_id] > 1 else "asked")
+        again = self._tries[node_id] > 1
+        self._note(node_id, "asked again" if again else "asked")
+        return again
 
     def sign(self, node_id: str) -> bool:
         """A node shows progress; whether it counted as stalled until now."""

@@ -140,8 +140,7 @@ class Round:
         self.last_attempt = max(self.last_attempt, attempt)
         self.job = self.job.with_node(node_id, attempt)
         self._line.put(self.job.requests[node_id].key)
-        self.roll.ask(node_id)
-        self.monitor.asked(node_id)
+        self.monitor.asked(node_id, again=self.roll.ask(node_id))
 
     def _recall(self, task: RoundTask) -> bool:
         """Whether an earlier run of this round has the update of a task on the disk, and it is as good as new."""

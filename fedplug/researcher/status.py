@@ -129,7 +129,7 @@ class StatusMonitor(Monitor):
         """A node works again."""
         self._work(node_id, state="working", reason="")
 
-    def asked(self, node_id: str) -> None:
+    def asked(self, node_id: str, *, again: bool) -> None:
         """A node is given a task."""
         self._work(node_id, state="working", reason="")
 

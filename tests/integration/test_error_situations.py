@@ -38,7 +38,7 @@ from fedplug.core.messages import TaskKey, TrainRequest
 from fedplug.core.monitor import Monitor
 from fedplug.core.plan_source import bundle_plan
 from fedplug.core.pool import NodeJoined, TaskFailed
-from fedplug.core.strategy import Decision, Strategy
+from fedplug.core.strategy import DefaultStrategy
 from fedplug.node import MemoryDataset, Node, NodeStore
 from fedplug.protocol import ResearcherEndpoint, membership
 from fedplug.transports.inproc import InprocTransport
@@ -105,17 +105,7 @@ class Ears(Monitor):
         self.lines.append((node_id, line.level, line.text))
 
 
-class Patient(Strategy):
-    """Waits for nodes that are lost: they may come back."""
-
-    def select(self, ctx, nodes):
-        return list(nodes)
-
-    def judge(self, ctx, state):
-        failed = [node for node in state.dropped if state.outcomes[node] != "lost"]
-        if failed:
-            return Decision("abort", f"node {failed[0]!r} {state.outcomes[failed[0]]}: {state.reasons[failed[0]]}")
-        return Decision("enough" if len(state.replied) == len(state.selected) else "wait")
+HASTY = DefaultStrategy(patience=0)
 
 
 @pytest.fixture
@@ -303,7 +293,7 @@ def test_a_data_set_is_removed_before_the_training(free_url, start_node, fedplug
         with pytest.raises(RoundError) as caught:
             exp.run()
     assert str(caught.value).startswith(
-        "Round 1 was given up: node 'clinic' failed: Data set 'data' was removed from this node ("
+        "Round 1 was given up: node 'clinic' refused: Data set 'data' was removed from this node ("
     )
     assert str(caught.value).endswith(f"It has: none.\nSearch again: Experiment.set_tags.{AGAIN}")
 
@@ -398,6 +388,7 @@ def test_a_node_is_killed_and_comes_back(free_url, start_node, tmp_path, fedplug
     gate = tmp_path / "gate"
     node = start_node("clinic", free_url, ARRAYS)
     with experiment(free_url, tags="#data", model_args={"gate": str(gate)}) as exp:
+        exp.set_strategy(HASTY)
         said = mid_round(exp, lambda: node.send(signal.SIGKILL))
         assert said == f"Round 1 was given up: node 'clinic' lost: the connection was lost{AGAIN}"
         assert node.wait() == -signal.SIGKILL
@@ -408,18 +399,20 @@ def test_a_node_is_killed_and_comes_back(free_url, start_node, tmp_path, fedplug
             node.wait()
             node.start()
 
-        exp.set_strategy(Patient)
-        said = mid_round(exp, restart)
-        assert said == (
-            f"Round 1 was given up: node 'clinic' failed: The node was restarted while it worked on this task.{AGAIN}"
-        )
-        gate.touch()
+        exp.set_strategy(DefaultStrategy())
+        exp.add_monitor(OnSign(lambda: (restart(), gate.touch())))
         assert exp.run() == 2
+        roll = [(row["node_id"], row["event"]) for row in exp.history.rounds()[0]["roll"]]
+        assert roll == [
+            ("clinic", "lost"), ("clinic", "back"), ("clinic", "interrupted"), ("clinic", "asked again"),
+            ("clinic", "replied"),
+        ]  # fmt: skip
 
 
 def test_a_node_is_told_to_stop(free_url, start_node, tmp_path, fedplug_dir):
     node = start_node("clinic", free_url, ARRAYS)
     with experiment(free_url, tags="#data", model_args={"gate": str(tmp_path / "gate")}) as exp:
+        exp.set_strategy(HASTY)
         said = mid_round(exp, lambda: node.send(signal.SIGTERM))
         assert said == f"Round 1 was given up: node 'clinic' lost: it said goodbye (the node stops){AGAIN}"
         assert node.wait() == 0
@@ -431,6 +424,7 @@ def test_a_node_is_frozen(free_url, start_node, tmp_path, fedplug_dir):
     node = start_node("clinic", free_url, ARRAYS)
     gate = tmp_path / "gate"
     with experiment(free_url, tags="#data", model_args={"gate": str(gate)}) as exp:
+        exp.set_strategy(HASTY)
         said = mid_round(exp, lambda: node.send(signal.SIGSTOP))
         silence = re.fullmatch(
             r"Round 1 was given up: node 'clinic' lost: nothing was heard of it for (\d+\.\d) s" + re.escape(AGAIN),

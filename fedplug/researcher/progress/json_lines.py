@@ -92,9 +92,9 @@ class JsonProgress(Monitor):
         """Event ``back``."""
         self._put("back", **self._who(node_id))
 
-    def asked(self, node_id: str) -> None:
+    def asked(self, node_id: str, *, again: bool) -> None:
         """Event ``asked``."""
-        self._put("asked", **self._who(node_id))
+        self._put("asked", **self._who(node_id), again=again)
 
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """Event ``round_ended``."""

@@ -120,9 +120,9 @@ class LiveProgress(Monitor):
         """Show the node at work, and say so above the display."""
         self._works_again(node_id, back_text(self._board, node_id))
 
-    def asked(self, node_id: str) -> None:
+    def asked(self, node_id: str, *, again: bool) -> None:
         """Show the node at work, and say so above the display."""
-        self._works_again(node_id, asked_text(self._board, node_id))
+        self._works_again(node_id, asked_text(self._board, node_id, again=again))
 
     def _works_again(self, node_id: str, text: str) -> None:
         with self._lock:

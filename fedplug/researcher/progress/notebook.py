@@ -105,10 +105,10 @@ class NotebookProgress(Monitor):
         self._board.works_again(node_id)
         self._note(back_text(self._board, node_id))
 
-    def asked(self, node_id: str) -> None:
+    def asked(self, node_id: str, *, again: bool) -> None:
         """Show the node at work, and say so in the notes."""
         self._board.works_again(node_id)
-        self._note(asked_text(self._board, node_id))
+        self._note(asked_text(self._board, node_id, again=again))
 
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """Add the round to the list of finished ones."""

@@ -101,10 +101,10 @@ class PlainProgress(Monitor):
         self._board.works_again(node_id)
         self._put(back_text(self._board, node_id))
 
-    def asked(self, node_id: str) -> None:
+    def asked(self, node_id: str, *, again: bool) -> None:
         """One line."""
         self._board.works_again(node_id)
-        self._put(asked_text(self._board, node_id))
+        self._put(asked_text(self._board, node_id, again=again))
 
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """One line with what came out."""
@@ -157,9 +157,9 @@ class QuietProgress(Monitor):
         """Take back what `dropped` has printed."""
         self._put(back_text(self._board, node_id))
 
-    def asked(self, node_id: str) -> None:
+    def asked(self, node_id: str, *, again: bool) -> None:
         """Print it: it follows what `dropped` has printed."""
-        self._put(asked_text(self._board, node_id))
+        self._put(asked_text(self._board, node_id, again=again))
 
     def _put(self, text: str) -> None:
         put(self._file if self._file is not None else sys.stderr, text)
@@ -181,9 +181,10 @@ def back_text(board: Board, node_id: str) -> str:
     return f"{board.name(node_id)} is back, and works for this round again"
 
 
-def asked_text(board: Board, node_id: str) -> str:
+def asked_text(board: Board, node_id: str, *, again: bool) -> str:
     """One line for a node that is given a task while the round is under way."""
-    return f"{board.name(node_id)} is given a task for this round, because it or another node has lost its own"
+    name = board.name(node_id)
+    return f"{name} gets its task again" if again else f"{name} takes part from now on, in the place of another node"
 
 
 def round_text(line: RoundLine) -> str:

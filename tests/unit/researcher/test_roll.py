@@ -113,8 +113,8 @@ class Heard(Monitor):
     def back(self, node_id):
         self.events.append(("back", node_id))
 
-    def asked(self, node_id):
-        self.events.append(("asked", node_id))
+    def asked(self, node_id, *, again):
+        self.events.append(("asked again" if again else "asked", node_id))
 
 
 def round_of(pool, tmp_path, strategy, spare=()):
@@ -147,7 +147,7 @@ def test_a_restarted_node_gets_its_task_again_and_its_place_in_the_sum(tmp_path,
     assert pool.keys[again].attempt == 1
     assert work.last_attempt == 1
     assert [(each.node_id, each.event) for each in result.roll][:2] == [(again, "interrupted"), (again, "asked again")]
-    assert work.monitor.events == [("dropped", again), ("asked", again)]
+    assert work.monitor.events == [("dropped", again), ("asked again", again)]
     assert not result.dropped
 
 
