@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -158,6 +159,12 @@ def test_a_small_body_does_not_keep_a_message_of_zmq_alive(listener):
             frame = expect(listener, Frame)
             assert len(frame.body) == size
             assert isinstance(frame.body.obj, zmq.Frame) is kept
+
+
+def test_the_seal_is_the_one_of_the_page_about_the_wire_format():
+    number, size, header = (3).to_bytes(8, "big"), (70_000).to_bytes(8, "big"), b"header"
+    assert seal_of(3, header, 70_000) == zlib.crc32(header, zlib.crc32(number + size)).to_bytes(4, "big")
+    assert seal_of(0, b"", 0).hex() == "ecbb4b55"
 
 
 @pytest.mark.parametrize(
