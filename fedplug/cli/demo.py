@@ -37,14 +37,19 @@ def demo(
     Example: fedplug demo --data digits --rounds 20
     """
     from fedplug.core.plugins import default_host
-    from fedplug.demo.data import load
-    from fedplug.demo.run import run_demo
+    from fedplug.demo.data import HOSPITALS, load
     from fedplug.demo.signals import ended_by_signals
+    from fedplug.node.store import check_no_node
+
+    if folder:
+        for hospital in HOSPITALS:
+            check_no_node(folder.absolute() / hospital)
+    from fedplug.demo.run import run_demo  # after the refusals, for it takes a second
 
     silent = quiet or as_json
     chosen = load(data, seed)
     plan_class = default_host().component("training_plan", f"demo-{data}")
-    place = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="fedplug-demo-"))
+    place = folder or Path(tempfile.mkdtemp(prefix="fedplug-demo-"))
 
     def say(line: str) -> None:
         if not silent:

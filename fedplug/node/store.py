@@ -51,6 +51,26 @@ class NodeIdentity:
         return tuple(self.researcher.split())
 
 
+def check_no_node(folder: Path) -> None:
+    """Make sure that a node can be made in ``folder``, which need not exist.
+
+    Raises:
+        UsageError: It is a node already.
+        StoreError: It cannot be read.
+    """
+    path = folder / STORE_FILE
+    try:
+        there = path.exists() and path.stat().st_size > 0
+    except OSError as error:
+        raise _cannot_be_made(folder, error) from None
+    if there:
+        raise UsageError(
+            f"{folder} is a node already.",
+            cure=f"Choose another folder, or go on with: {node_command(folder, 'start')}\n"
+            "With --researcher URL it connects to another address.",
+        )
+
+
 class NodeStore(DatasetStore, Closing):
     """The store of one node. Methods may be called from any thread, and while another process has it open.
 
@@ -81,20 +101,13 @@ class NodeStore(DatasetStore, Closing):
         folder = Path(folder).expanduser().absolute()
         name, node_id = _check_names(name or folder.name, node_id)
         path = folder / STORE_FILE
+        check_no_node(folder)
         try:
-            if path.exists() and path.stat().st_size:
-                raise UsageError(
-                    f"{folder} is a node already.",
-                    cure=f"Choose another folder, or go on with: {node_command(folder, 'start')}\n"
-                    "With --researcher URL it connects to another address.",
-                )
             # The store says where the data lie, which is nobody else's business.
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.touch(mode=0o600)
         except OSError as error:
-            raise StoreError(
-                f"The folder {folder} cannot be made: {error.strerror}.", cure="Choose another place for the node."
-            ) from None
+            raise _cannot_be_made(folder, error) from None
         store = cls(_connect(path), folder)
         store._migrate(fresh=True)
         store._set_identity(node_id, name, researcher)
@@ -314,3 +327,9 @@ def _check_names(name: str, node_id: str) -> tuple[str, str]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _cannot_be_made(folder: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"The folder {folder} cannot be made: {error.strerror}.", cure="Choose another place for the node."
+    )

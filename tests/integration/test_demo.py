@@ -73,8 +73,10 @@ def test_a_folder_that_holds_nodes_already_is_refused(
 ) -> None:
     place = tmp_path / "nodes"
     assert cli("node", "--folder", place / HOSPITALS[1], "init", "--name", "mine").returncode == 0
-    done = cli("demo", "--json", "--folder", place)
-    assert done.returncode == 1
+    done = cli("demo", "--json", "--folder", place, env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 2
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert not {"torch", "sklearn"} & loaded, "what is refused is refused before anything heavy is loaded"
     assert "is a node already" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
@@ -161,6 +163,7 @@ def test_in_the_middle_of_a_training_everything_is_stopped(
     assert alive == []
 
 
+@pytest.mark.slow
 def test_while_the_nodes_start_everything_is_stopped(started: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "nodes"
     demo = started()

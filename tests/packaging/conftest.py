@@ -7,7 +7,7 @@ import subprocess
 import sys
 import venv
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.parser import HeaderParser
@@ -98,6 +98,12 @@ def core_env(wheelhouse: Path) -> Iterator[WheelEnv]:
         yield env
 
 
+@pytest.fixture
+def lend_for(wheelhouse: Path) -> Callable[[str, Path], None]:
+    """Return ``lend(extra, env)``: put what ``fedplug[extra]`` asks for, but nothing of ours, into an environment."""
+    return lambda extra, env: lend(env, asked_for(wheelhouse, extra)[1])
+
+
 @contextmanager
 def _installed(extra: str, wheelhouse: Path, *more: str) -> Iterator[WheelEnv]:
     """Install ``fedplug[extra]`` from the wheelhouse into an environment that had no FedPlug.
@@ -112,10 +118,7 @@ def _installed(extra: str, wheelhouse: Path, *more: str) -> Iterator[WheelEnv]:
     with TemporaryDirectory(prefix=f"wheel-env-{extra}-", dir=CACHE) as folder:
         env = WheelEnv(Path(folder), wheelhouse, frozenset(ours))
         venv.create(env.path, with_pip=False, symlinks=True)
-        (site,) = env.path.glob("lib/python*/site-packages")
-        for each in _closure([*wanted, *more]):
-            assert not canonicalize_name(each.name).startswith("fedplug")
-            _link(each, site)
+        lend(env.path, [*wanted, *more])
         # What is compiled when it is first imported need not be compiled with all the rest.
         _pip(
             "install", "--no-compile", "--no-index", "--find-links", wheelhouse, f"fedplug[{extra}]",
@@ -150,6 +153,14 @@ def asked_for(wheelhouse: Path, extra: str) -> tuple[set[str], list[str]]:
             else:
                 foreign.add(f"{wanted.name}{wanted.specifier}")
     return ours, sorted(foreign)
+
+
+def lend(env: Path, wanted: Iterable[str]) -> None:
+    """Put what is wanted, and what that needs, from the environment that runs the tests into another one."""
+    (site,) = env.glob("lib/python*/site-packages")
+    for each in _closure(wanted):
+        assert not canonicalize_name(each.name).startswith("fedplug")
+        _link(each, site)
 
 
 def _closure(wanted: Iterable[str]) -> Iterable[Distribution]:
