@@ -22,6 +22,7 @@ COUNTERS: Mapping[str, str] = {
     "ends_late": "results of tasks that had been given up meanwhile: ignored",
     "ends_repeated": "results that were offered again, because no answer had come",
     "gets_ignored": "requests for pieces from a side that does not read what it gets: ignored",
+    "gets_repeated": "requests for pieces that were made again, because none had come for long",
     "hellos_stale": "greetings of a connection that has been replaced: ignored",
     "messages_malformed": "messages that make no sense: refused",
     "messages_stale": "messages of an earlier connection: ignored, and the other side greets anew",

@@ -22,7 +22,7 @@ class Limits:
         offer: Largest update that a researcher accepts, arrays and extra arrays together.
         task: Largest task that a node accepts, likewise.
         repeat: An unanswered request is sent again after so long, then after twice that, ...
-        repeat_longest: ... but at least so often.
+        repeat_longest: ... but at least so often. Chunks of which none has come for so long are asked for again.
         ack_delay: A node acknowledges a task that it has not finished after this time. A shorter one needs
             no acknowledgement: its result is one.
         sign_rate: Signs of life and log lines that a node sends per second.

@@ -165,6 +165,7 @@ class Membership(ABC):
                 if job.ended and 0 < job.due <= now:
                     self.stats["ends_repeated"] += 1
                     self._tell_end(job, now)
+            self._puller.look(now)
             self._grant(now)
 
     def goodbye(self, reason: str) -> None:

@@ -141,6 +141,8 @@ Request = tuple[str, str, tuple[tuple[int, int], ...]]
 class _Owner:
     active: bool = False
     asked: int = 0
+    moved: bool = False  # whether a chunk has come since `look`
+    since: float = 0.0
     pulls: dict[str, Pull] = field(default_factory=dict)
 
 
@@ -220,6 +222,15 @@ class Puller:
         self.pause(owner)
         self._owners.setdefault(owner, _Owner()).active = True
 
+    def look(self, now: float) -> None:
+        """Time has passed: who was asked long ago and has not sent one chunk since is asked again."""
+        for name, owner in self._owners.items():
+            if owner.moved or not (owner.asked and owner.since):
+                owner.moved, owner.since = False, now
+            elif owner.active and now - owner.since > self._limits.repeat_longest:
+                self._stats["gets_repeated"] += 1
+                self.resume(name)
+
     def drop(self, owner: str, unwanted: Callable[[Token], bool]) -> None:
         """Forget the waits for which ``unwanted`` is true, and pulls that nobody waits for any more."""
         state = self._owners.get(owner)
@@ -242,6 +253,7 @@ class Puller:
             self._stats["chunks_unasked"] += 1
             return None
         state.asked -= 1
+        state.moved = True
         self._free += 1
         if len(body) != pull.length(index) or zlib.crc32(body) != crc:
             self._stats["chunks_damaged"] += 1

@@ -133,6 +133,7 @@ class Roster(ABC):
         for peer in [p for p in self._peers.values() if p.node is None and now - p.opened > patience]:
             self.stats["peers_silent"] += 1
             self._drop(peer)
+        self._puller.look(now)
         self._grant(now)
 
     def goodbye(self, reason: str) -> None:

@@ -211,6 +211,25 @@ def test_only_missing_chunks_are_pulled_after_a_reconnection(world):
     assert TaskReceived in world.kinds(world.at_node)
 
 
+def test_chunks_of_which_none_comes_are_asked_for_again(world):
+    """A GET that overtakes its WELCOME, or meets a full queue, is not answered."""
+    key = TaskKey(experiment_id="e", round=0, node_id="n1")
+    world.researcher.train(TrainRequest(key=key, dataset_id="d", plan_class="Plan"), PLAN, LARGE, None, world.now)
+    world.settle(up=lambda header: not isinstance(header, h.Get))
+    world.wait(world.limits.repeat_longest - 1)
+    assert not world.at_node
+    assert world.node.stats["gets_repeated"] == 0
+    world.wait(3)
+    assert world.kinds(world.at_node) == [TaskReceived]
+    assert world.node.stats["gets_repeated"] == 1
+
+    world.finish(key, LARGE * 2.0)
+    world.researcher.fetch(key, None, world.now)
+    world.settle(down=lambda header: not isinstance(header, h.Get))
+    world.wait(world.limits.repeat_longest + 2)
+    assert world.kinds(world.at_researcher) == [UpdateOffered, UpdateFetched]
+
+
 def test_a_message_outside_a_session_is_answered_with_rehello_and_is_no_sign_of_life(world):
     world.wait(10, up=lambda header: False)
     assert world.kinds(world.at_researcher) == [NodeLost]
