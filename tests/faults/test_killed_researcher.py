@@ -19,6 +19,7 @@ from killed_researcher import EACH_ONCE, KILLED_IN, ROUNDS, SETTINGS, ended, fac
 from fedplug import FedplugWarning, QuorumStrategy
 from fedplug.core.errors import JournalError, RoundError, StoreError
 from fedplug.core.journal import Journal
+from fedplug.researcher import round_loop
 from fedplug.researcher.round_records import AnyRecord, Received
 
 NODES = ("lyon", "nice", "paris")
@@ -92,6 +93,17 @@ def test_a_researcher_that_is_killed_goes_on_to_the_same_bits(
         names = sorted(path.name for path in exp.experimentation_path().iterdir())
     assert [name for name in names if "breakpoint" in name] == [f"breakpoint_{n:04d}" for n in range(ROUNDS + 1)]
     assert not [name for name in names if name.startswith("updates")]
+
+
+def test_row_05_updates_that_are_too_large_for_memory_are_received_into_their_file(
+    federation: Federation, clean: tuple[str, dict[int, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ended(federation, signal.SIGKILL, "aggregated", MEMORY_BUDGET="0").returncode == -signal.SIGKILL
+    monkeypatch.setattr(round_loop, "MEMORY_BUDGET", 0)
+    with gone_on(federation) as exp:
+        assert exp.run() == ROUNDS - KILLED_IN
+        assert (exp.params().fingerprint(), facts(exp)) == clean
+        assert trained(federation, exp) == dict.fromkeys(NODES, EACH_ONCE)
 
 
 @pytest.mark.parametrize(

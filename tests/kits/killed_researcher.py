@@ -23,7 +23,7 @@ from fedplug.core.crash_points import watched
 from fedplug.core.plugins import default_host
 from fedplug.core.transport import TransportOptions
 from fedplug.protocol import ResearcherEndpoint
-from fedplug.researcher import breakpoints, settling
+from fedplug.researcher import breakpoints, round_loop, settling
 from fedplug.transports.registry import open_transport
 
 ROUNDS, KILLED_IN = 3, 1
@@ -89,7 +89,14 @@ def undisturbed(federation: Federation) -> tuple[str, dict[int, Any]]:
 
 
 def ended(federation: Federation, number: int, point: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a researcher that is sent a signal at a point of its second round."""
+    """Run a researcher that is sent a signal at a point of its second round.
+
+    Args:
+        federation: The nodes.
+        number: The signal.
+        point: The point.
+        environment: ``MEMORY_BUDGET`` says how many bytes of updates may wait in memory.
+    """
     command = [sys.executable, __file__, str(federation.port), str(int(number)), point]
     command += [str(node.place) for node in federation.nodes.values()]
     return subprocess.run(
@@ -153,6 +160,7 @@ def main(port: str, number: str, point: str, *places: str) -> None:
 
     before(breakpoints, "_write", "breakpoint half written")
     before(breakpoints, "breakpoints_of", "breakpoint not renamed")
+    round_loop.MEMORY_BUDGET = int(os.environ.get("MEMORY_BUDGET", round_loop.MEMORY_BUDGET))
     settling.SETTLE_AFTER = 0.0  # each update by itself, so that all points are reached
     nodes = {Path(place).name: FaultNode(Path(place)) for place in places}
     federation = Federation(int(port), TransportOptions(heartbeat=LIMITS.heartbeat), nodes)
