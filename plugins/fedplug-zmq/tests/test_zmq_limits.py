@@ -1,7 +1,8 @@
-"""What a stranger, or a node that means harm, can take of a researcher's process: rows 32 and 49."""
+"""What a stranger, or a node that means harm, can take of a researcher's process: rows 29, 32 and 49."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +51,45 @@ def frame(data: bytes, *, more: bool) -> bytes:
     return bytes([2 | more]) + len(data).to_bytes(8) + data
 
 
+def shake_hands(hostile: socket.socket) -> None:
+    """The beginning of a connection of ZMTP 3.0, without keys."""
+    hostile.settimeout(30)
+    hostile.sendall(GREETING)
+    greeted = b""
+    while len(greeted) < len(GREETING):
+        greeted += hostile.recv(len(GREETING) - len(greeted))
+    hostile.sendall(READY)
+    assert hostile.recv(1) == READY[:1]
+
+
+def peak() -> int:
+    """The most memory that this process has held since the last call, in bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.parametrize("more", [True, False], ids=["header", "body"])
+@pytest.mark.parametrize("claimed", [MAX_BODY + 1, 2**30, 2**33, 2**63 - 1, 2**64 - 1])
+def test_row_29_a_frame_that_claims_to_be_huge_ends_its_connection_and_takes_no_memory(listener, claimed, more) -> None:
+    with (
+        ZmqTransport().connect(listener.address, PLAIN) as good,
+        socket.create_connection(("127.0.0.1", parse(listener.address)[1])) as hostile,
+    ):
+        peer = greet(listener, good)
+        shake_hands(hostile)
+        peak()
+        before = peak()
+        start = b"" if more else frame(b"header", more=True)
+        hostile.sendall(start + bytes([2 | more]) + claimed.to_bytes(8) + bytes(1000))
+        with contextlib.suppress(ConnectionError):
+            while hostile.recv(4096):
+                pass  # what was sent before the end of the connection
+        assert peak() < before + 16 * 2**20
+        still_talks(listener, good, peer)
+    assert listener.traffic.frames_received == 2, "the greeting and the answer of the good one"
+
+
 def test_row_32_a_message_without_an_end_ends_its_connection_and_nobody_elses(listener) -> None:
     """ZeroMQ gathers the parts of a message until the last one has come, however many there are."""
     part = frame(bytes(1024 * 1024), more=True)
@@ -57,13 +98,7 @@ def test_row_32_a_message_without_an_end_ends_its_connection_and_nobody_elses(li
         socket.create_connection(("127.0.0.1", parse(listener.address)[1])) as hostile,
     ):
         peer = greet(listener, good)
-        hostile.settimeout(30)
-        hostile.sendall(GREETING)
-        greeted = b""
-        while len(greeted) < len(GREETING):
-            greeted += hostile.recv(len(GREETING) - len(greeted))
-        hostile.sendall(READY)
-        assert hostile.recv(1) == READY[:1]
+        shake_hands(hostile)
         hostile.sendall(frame(seal_of(0, b"hi", 0) + b"hi", more=True) + frame(b"", more=False))
         liar = expect(listener, Frame).peer
         sent, closed, until = 0, None, time.monotonic() + 60
