@@ -21,7 +21,6 @@ from torch import nn
 
 from fedplug import DataManager, Experiment
 from fedplug.core.plugins import default_host
-from fedplug.node import Node as InProcess
 from fedplug.node import NodeStore
 from fedplug.node.state_store import STATE_FOLDER, _read
 from fedplug.protocol import ResearcherEndpoint
@@ -200,8 +199,7 @@ def test_the_bytes_that_are_searched_do_hold_what_is_shared(simulated: dict[str,
         nodes_below(tmp_path) as make,
     ):
         np.savez(tmp_path / "lyon.npz", **shards()["lyon"])
-        place = make("lyon").add(tmp_path / "lyon.npz", tags=["digits"], target="y").place
-        with InProcess(place, pool.address, worker="inline"):
+        with make("lyon").add(tmp_path / "lyon.npz", tags=["digits"], target="y").here(pool.address):
             exp.set_tags("digits")
             exp.run(1)
     sent = b"\0".join(recorder.frames)

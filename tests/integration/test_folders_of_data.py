@@ -28,12 +28,17 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 @pytest.fixture(scope="module")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodePool, dict[str, Node]]]:
-    """Two nodes that serve all tests, and their researcher. Each test adds its own data sets."""
+    """Two nodes that serve all tests, and their researcher. Each test adds its own data sets.
+
+    Paris is a process of its own, whose workers load each plan's framework; Oslo runs in this one, which has them.
+    """
     url = "zmq://127.0.0.1:0"
     folder = tmp_path_factory.mktemp("nodes")
     with ResearcherEndpoint(open_transport(url, default_host()), url) as pool, nodes_below(folder) as make:
-        nodes = {name: make(name).prepare().start(pool.address) for name in ("paris", "oslo")}
-        yield pool, nodes
+        nodes = {name: make(name).prepare() for name in ("paris", "oslo")}
+        nodes["paris"].start(pool.address)
+        with nodes["oslo"].here(pool.address):
+            yield pool, nodes
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from torch import nn
 from fedplug import DataManager, Experiment
 from fedplug.core.params import Params
 from fedplug.core.plugins import default_host
-from fedplug.node import Node, NodeStore
+from fedplug.node import NodeStore
 from fedplug.node.state_store import STATE_FOLDER, _read
 from fedplug.protocol import ResearcherEndpoint
 from fedplug.simulation import Federation
@@ -128,7 +128,7 @@ def federated(package: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[E
             if node == "paris":
                 made.start(pool.address)
             else:
-                stack.enter_context(Node(made.place, pool.address, worker="inline"))
+                stack.enter_context(made.here(pool.address))
         exp.set_tags("digits")
         first = exp.params()
         exp.run(ROUNDS)

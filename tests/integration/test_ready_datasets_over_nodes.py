@@ -6,6 +6,7 @@ scikit-learn's breast cancer data, split over three hospitals that call the same
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -33,11 +34,15 @@ FILES: dict[str, tuple[tuple[str, ...], str]] = {
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodePool]:
-    """The hospitals, whose nodes serve one plan after the other."""
+    """The hospitals, whose nodes serve one plan after the other; one is a process of its own, with its workers."""
     folder = tmp_path_factory.mktemp("hospitals")
     x, y = load_breast_cancer(return_X_y=True)
     url = "zmq://127.0.0.1:0"
-    with ResearcherEndpoint(open_transport(url, default_host()), url) as pool, nodes_below(folder) as make:
+    with (
+        ResearcherEndpoint(open_transport(url, default_host()), url) as pool,
+        nodes_below(folder) as make,
+        ExitStack() as stack,
+    ):
         for index, (name, (columns, target)) in enumerate(FILES.items()):
             rows = np.arange(index, len(y), len(FILES))
             lines = [",".join((*columns, "ward", target))]
@@ -55,7 +60,10 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodePool]:
                 "dataset", "add", file, "--tags", "tumours", "--target", "diagnosis", "--columns", ",".join(PLAN_NAMES),
                 *renamed,
             )  # fmt: skip
-            node.start(pool.address)
+            if name == "bonn":
+                node.start(pool.address)
+            else:
+                stack.enter_context(node.here(pool.address))
         yield pool
 
 

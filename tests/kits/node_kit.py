@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedplug.cli import main
+from fedplug.node import Node as InProcess
 from fedplug.node import NodeStore
 from fedplug.node.datasets.registry import inspect_file
 from fedplug.node.policy.file import save_policy
@@ -87,6 +88,13 @@ class Node:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env={**os.environ, **(env or {})}
             )
         return self
+
+    def here(self, url: str) -> InProcess:
+        """Return the node as one that runs in this process, while it is entered: for tests that need no more processes.
+
+        It starts at once, and trains in a thread, where a worker process would have to load the plan's framework first.
+        """
+        return InProcess(self.place, url, worker="inline")
 
     def output(self) -> str:
         """Return what its processes have printed so far."""
