@@ -7,12 +7,12 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from node_kit import Node, nodes_below
 
 from fedplug.core.link import SearchReceived, TaskReceived
 from fedplug.core.messages import DatasetCard, NodeInfo, TrainReply
@@ -36,63 +36,6 @@ class Plan(NumpyTrainingPlan):
 """
 
 
-class Hospital:
-    """One real node process with two CSV data sets."""
-
-    def __init__(self, folder: Path, url: str, cli: Callable[..., Any], name: str) -> None:
-        self.place, self.name = folder / name, name
-        rng = np.random.default_rng(len(name))
-        table = folder / f"{name}.csv"
-        rows = rng.normal(size=(30, 3)).round(6)
-        table.write_text("x0,x1,y\n" + "\n".join(",".join(map(str, row)) for row in rows) + "\n")
-        at = ("node", "--folder", self.place)
-        for args in (
-            ("init", "--approval", "off", "--data-root", "/", "--name", name, "--id", name, "--researcher", url),
-            (
-                "dataset",
-                "add",
-                "--type",
-                "csv",
-                "--path",
-                table,
-                "--name",
-                "one",
-                "--tags",
-                "#one,#all",
-                "--target",
-                "y",
-            ),
-            (
-                "dataset",
-                "add",
-                "--type",
-                "csv",
-                "--path",
-                table,
-                "--name",
-                "two",
-                "--tags",
-                "#two,#all",
-                "--target",
-                "y",
-            ),
-        ):
-            done = cli(*at, *args)
-            assert done.returncode == 0, done.stderr
-        self.log = (self.place / "node.log").open("w+b")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "fedplug", *map(str, at), "start"],
-            stdin=subprocess.DEVNULL,
-            stdout=self.log,
-            stderr=self.log,
-        )
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(30)
-        self.log.close()
-
-
 @pytest.fixture(scope="module")
 def port() -> int:
     import socket
@@ -102,14 +45,19 @@ def port() -> int:
 
 
 @pytest.fixture(scope="module")
-def hospitals(tmp_path_factory: pytest.TempPathFactory, port: int, cli: Callable[..., Any]) -> Iterator[list[Hospital]]:
+def hospitals(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[list[Node]]:
+    """Two node processes, each with two data sets of the same file."""
     folder = tmp_path_factory.mktemp("hospitals")
-    with ExitStack() as stack:
+    with nodes_below(folder) as make:
         nodes = []
         for name in ("hospital-a", "hospital-b"):
-            node = Hospital(folder, f"zmq://127.0.0.1:{port}", cli, name)
-            stack.callback(node.stop)
-            nodes.append(node)
+            table = folder / f"{name}.csv"
+            rows = np.random.default_rng(len(name)).normal(size=(30, 3)).round(6)
+            table.write_text("x0,x1,y\n" + "\n".join(",".join(map(str, row)) for row in rows) + "\n")
+            node = make(name)
+            for data in ("one", "two"):
+                node.add(table, name=data, tags=[f"#{data}", "#all"], target="y")
+            nodes.append(node.start(f"zmq://127.0.0.1:{port}"))
         yield nodes
 
 
@@ -131,7 +79,7 @@ def run_script(tmp_path: Path, cli: Callable[..., Any], port: int) -> Callable[.
     return run
 
 
-def test_the_good_case_works(hospitals: list[Hospital], run_script: Callable[..., Any]) -> None:
+def test_the_good_case_works(hospitals: list[Node], run_script: Callable[..., Any]) -> None:
     done = run_script()
     assert done.returncode == 0, done.stderr
     assert "trained ['hospital-a', 'hospital-b']" in done.stdout
@@ -200,7 +148,7 @@ BAD_PLANS = {
 
 
 @pytest.mark.parametrize("case", cases(BAD_PLANS))
-def test_a_bad_plan(case: str, hospitals: list[Hospital], run_script: Callable[..., Any]) -> None:
+def test_a_bad_plan(case: str, hospitals: list[Node], run_script: Callable[..., Any]) -> None:
     plan, words = BAD_PLANS[case]
     done = run_script(plan)
     assert_clear(done, words)
@@ -224,7 +172,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", cases(BAD_SETTINGS))
-def test_bad_settings(case: str, hospitals: list[Hospital], run_script: Callable[..., Any]) -> None:
+def test_bad_settings(case: str, hospitals: list[Node], run_script: Callable[..., Any]) -> None:
     settings, words = BAD_SETTINGS[case]
     assert_clear(run_script(**settings), words)
     assert run_script().returncode == 0, "the nodes must go on serving"
@@ -256,7 +204,7 @@ def test_a_plain_address_beyond_this_machine_is_refused(cli: Callable[..., Any],
     assert_clear(cli("run", script), ["0.0.0.0", "insecure"])
 
 
-def test_a_traceback_is_shown_when_it_is_asked_for(hospitals: list[Hospital], run_script: Callable[..., Any]) -> None:
+def test_a_traceback_is_shown_when_it_is_asked_for(hospitals: list[Node], run_script: Callable[..., Any]) -> None:
     done = run_script(BAD_PLANS["raises in training"][0], "--debug")
     assert done.returncode == 1
     assert "Traceback" in done.stderr

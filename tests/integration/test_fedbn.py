@@ -1,4 +1,4 @@
-"""FedBN (Li et al., ICLR 2021) over node processes: norm layers stay at their nodes, and that pays.
+"""FedBN (Li et al., ICLR 2021) over ZeroMQ: norm layers stay at their nodes, and that pays.
 
 Three clinics photograph the same digits with different scanners (FedBN is about such a shift of features) and
 see some digits more often than others. Every figure below is measured at the nodes, on held-out data of theirs.
@@ -7,7 +7,8 @@ see some digits more often than others. Every figure below is measured at the no
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,11 @@ def shards() -> dict[str, dict[str, Any]]:
     return made
 
 
-def start(make: Callable[[str], Node], folder: Path, url: str) -> dict[str, Node]:
-    """Start the nodes, each with its part of the digits."""
-    started = {}
-    for node in NODES:
-        np.savez(folder / f"{node}.npz", **shards()[node])
-        started[node] = make(node).add(folder / f"{node}.npz", tags=["digits"], target="y").start(url)
-    return started
+def made(make: Callable[[str], Node], folder: Path) -> Iterator[Node]:
+    """The nodes, each with its part of the digits."""
+    for node, arrays in shards().items():
+        np.savez(folder / f"{node}.npz", **arrays)
+        yield make(node).add(folder / f"{node}.npz", tags=["digits"], target="y")
 
 
 def experiment(plan: type, transport: Any, **more: Any) -> Experiment:
@@ -118,7 +117,7 @@ def accuracies(exp: Experiment, which: str = "global") -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def federated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Recorder, Path]:
-    """FedBN over three node processes, one of which is killed and started anew between two rounds."""
+    """FedBN over a node process, which is killed and started anew between two rounds, and two nodes in this process."""
     folder = tmp_path_factory.mktemp("fedbn")
     url = "zmq://127.0.0.1:0"
     recorder = Recorder(open_transport(url, default_host()))
@@ -126,15 +125,19 @@ def federated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Rec
         ResearcherEndpoint(recorder, url) as pool,
         experiment(FedBnPlan, pool) as exp,
         nodes_below(folder) as make,
+        ExitStack() as stack,
     ):
-        running = start(make, folder, pool.address)
+        lyon, nice, paris = made(make, folder)
+        for node in (lyon, paris):
+            stack.enter_context(node.here(pool.address))
+        nice.start(pool.address)
         exp.set_tags("digits")
         exp.run(3)
-        running["nice"].send(signal.SIGKILL)
-        running["nice"].wait()
-        while "nice" in pool.nodes:
+        nice.send(signal.SIGKILL)
+        nice.wait()
+        while nice.name in pool.nodes:
             pool.next_event(0.1)
-        running["nice"].start()
+        nice.start()
         exp.run(ROUNDS - 3)
     return exp, recorder, folder
 
@@ -197,11 +200,10 @@ def test_the_bytes_that_are_searched_do_hold_what_is_shared(simulated: dict[str,
         ResearcherEndpoint(recorder, url) as pool,
         experiment(FedAvgPlan, pool, min_nodes=1) as exp,
         nodes_below(tmp_path) as make,
+        next(made(make, tmp_path)).here(pool.address),
     ):
-        np.savez(tmp_path / "lyon.npz", **shards()["lyon"])
-        with make("lyon").add(tmp_path / "lyon.npz", tags=["digits"], target="y").here(pool.address):
-            exp.set_tags("digits")
-            exp.run(1)
+        exp.set_tags("digits")
+        exp.run(1)
     sent = b"\0".join(recorder.frames)
     # The mean over one node is that node's update, norm layers included.
     for name, array in exp.params().items():
