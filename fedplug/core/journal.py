@@ -25,7 +25,7 @@ from fedplug.core.closing import Closing
 from fedplug.core.errors import DiskFullError, StoreError
 from fedplug.core.file_lock import FileLock, holder
 from fedplug.core.journal_errors import damaged, journal_error
-from fedplug.core.wal_check import is_damaged
+from fedplug.core.wal_check import is_damaged, last_readable
 from fedplug.core.whole_file import sync
 
 T = TypeVar("T")
@@ -234,7 +234,8 @@ class Journal(Closing, Generic[T]):
                 self.path.touch(mode=0o600)
                 sync(self.path.parent)
             elif is_damaged(wal):
-                raise damaged(self.path, f"{wal.name} has a record that was changed, with others behind it")
+                first = last_readable(self.path, "SELECT max(number) FROM records") + 1
+                raise damaged(self.path, f"record {first} was changed, in {wal.name}, and others follow it", first)
             db = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
             db.text_factory = _text
         except OSError as error:

@@ -9,7 +9,11 @@ The format is that of https://www.sqlite.org/fileformat2.html#walformat.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import sqlite3
 import struct
+import tempfile
 from pathlib import Path
 
 _MAGIC = {0x377F0682: "<", 0x377F0683: ">"}  # the byte order of the checksums
@@ -55,6 +59,29 @@ def is_damaged(path: Path) -> bool:
             return True
         committed = bad and (committed or commit != 0)
     return False
+
+
+def last_readable(database: Path, query: str) -> int:
+    """What SQLite finds when it reads a database with a damaged log as if that were only torn.
+
+    It reads a copy, since it would cut the log off.
+
+    Args:
+        database: The database; its log lies beside it.
+        query: Gives a number; 0 is returned in the place of NULL, or if not even that can be read.
+
+    Raises:
+        OSError: There is no room for a copy.
+    """
+    with tempfile.TemporaryDirectory(prefix="fedplug-journal-") as folder:
+        copy = Path(folder) / database.name
+        for ending in ("", "-wal"):
+            shutil.copy(f"{database}{ending}", f"{copy}{ending}")
+        try:
+            with contextlib.closing(sqlite3.connect(copy)) as db:
+                return int(db.execute(query).fetchone()[0] or 0)
+        except (sqlite3.Error, TypeError, ValueError):
+            return 0
 
 
 def _checksum(order: str, data: memoryview, start: tuple[int, int]) -> tuple[int, int]:

@@ -253,6 +253,24 @@ def test_row_08_a_bit_flipped_in_the_log_never_loses_what_lies_behind_it(killed:
     assert stopped > 50
 
 
+@pytest.mark.parametrize("record", [1, 3, 4])
+def test_row_08_a_record_that_was_changed_in_the_log_is_named(killed: Path, record: int) -> None:
+    wal = killed.with_name(f"{killed.name}-wal")
+    data = bytearray(wal.read_bytes())
+    frame = 24 + int.from_bytes(data[8:12], "big")
+    frames = (len(data) - 32) // frame
+    start = 32 + (frames - len(STORY) + record - 1) * frame  # one frame for each record, behind those of the tables
+    data[start + 24 + 4000] ^= 1
+    before = wal.read_bytes()
+    wal.write_bytes(data)
+    with pytest.raises(JournalError, match=f"record {record} was changed, in journal.sqlite-wal") as caught:
+        told(killed)
+    assert caught.value.record == record
+    assert wal.read_bytes() == bytes(data), "it is left to be looked at"
+    wal.write_bytes(before)
+    assert told(killed) == STORY
+
+
 def test_row_08_a_bit_flipped_in_the_file_stops_the_start_or_harms_no_record(path: Path) -> None:
     with Journal[Kinds](path, Kinds) as journal:
         journal.write(*STORY, *(Received(f"node-{n}" * 50) for n in range(40)))
