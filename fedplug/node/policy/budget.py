@@ -87,7 +87,7 @@ class Budget:
         self._policy = policy
 
     def charge(self, task: TaskReceived, card: DatasetCard) -> Accounted | None:
-        """Charge a training to its data set, on disk, before its first batch.
+        """Charge a training to its data set before its first batch; where the owner has set a limit, on disk.
 
         It stays charged whatever becomes of the training. The same request again costs nothing: it is answered with
         the same bits. Another attempt at its round costs again, and so does another request under the same key. A
@@ -105,14 +105,16 @@ class Budget:
         charge = cost(args, training_samples(card, args))
         rules, keys = effective_rules(self._policy, card.name)
         which = (str(task.request.key), _digest(task))
-        with self._store.transaction() as db:
-            rows = db.execute(
-                "SELECT task, request, privacy, sigma, rate, steps FROM charges WHERE dataset = ?", (card.name,)
-            )
-            before = {(key, digest): Charge(*rest) for key, digest, *rest in rows.fetchall()}
-            if which not in before:
-                self._require_rounds(card.name, len(before), rules.rounds, keys["rounds"])
-                self._require_epsilon(card.name, before.values(), charge)
+        limited = rules.rounds is not None or self._policy.privacy.epsilon is not None
+        # Where nothing is limited, it is on disk with the entry of the audit log before which no update leaves.
+        with self._store.transaction(flush=limited) as db:
+            known = "SELECT 1 FROM charges WHERE dataset = ? AND task = ? AND request = ?"
+            if db.execute(known, (card.name, *which)).fetchone() is None:
+                if limited:
+                    query = "SELECT privacy, sigma, rate, steps FROM charges WHERE dataset = ?"
+                    before = [Charge(*row) for row in db.execute(query, (card.name,))]
+                    self._require_rounds(card.name, len(before), rules.rounds, keys["rounds"])
+                    self._require_epsilon(card.name, before, charge)
                 db.execute(
                     "INSERT INTO charges (dataset, task, request, charged, privacy, sigma, rate, steps) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
