@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,8 @@ def curves(runs: Path) -> dict[str, EventAccumulator]:
     return found
 
 
-def test_one_short_round_over_three_node_processes(start_node, fedplug_dir, pictures):
+def test_one_short_round_over_three_nodes(start_node, make_node, tmp_path, fedplug_dir, pictures):
+    """One of them is a process of its own; the slow test below has three."""
     from fashion_data import deal, load
 
     images, labels = load("train", pictures)
@@ -44,19 +46,26 @@ def test_one_short_round_over_three_node_processes(start_node, fedplug_dir, pict
     assert images.min() == 0
     assert 0.9 < images.max() <= 1
     args = {"num_updates": 8, "loader_args": {"batch_size": 48}, "optimizer_args": {"lr": 1e-3}, "log_interval": 1}
-    with Experiment(
-        training_args=args,
-        round_limit=1,
-        tensorboard=True,
-        transport="zmq://127.0.0.1:0",
-        min_nodes=3,
-        connect_timeout=120,
-        seed=1,
-        progress="quiet",
-    ) as exp:
+    with (
+        Experiment(
+            training_args=args,
+            round_limit=1,
+            tensorboard=True,
+            transport="zmq://127.0.0.1:0",
+            min_nodes=3,
+            connect_timeout=120,
+            seed=1,
+            progress="quiet",
+        ) as exp,
+        ExitStack() as stack,
+    ):
         parts = {name: {"images": x, "labels": y} for name, (x, y) in deal(images[:1500], labels[:1500]).items()}
-        for name, arrays in parts.items():
-            start_node(name, exp.pool().description, arrays, ["#fashion-mnist"])
+        url = exp.pool().description
+        start_node(NODES[0], url, parts[NODES[0]], ["#fashion-mnist"])
+        for name in NODES[1:]:
+            np.savez(tmp_path / f"{name}.npz", **parts[name])
+            node = make_node(name).add(tmp_path / f"{name}.npz", name="data", tags=["#fashion-mnist"])
+            stack.enter_context(node.here(url))
         from experiment import MyTrainingPlan  # loads torch while the nodes do
 
         exp.set_training_plan_class(MyTrainingPlan)
