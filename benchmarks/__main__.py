@@ -9,7 +9,18 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import a1_mean, a2_rules, big_model, linear_gradients, many_nodes, small_rounds, start_up, trainer_loop
+from benchmarks import (
+    a1_mean,
+    a2_rules,
+    big_model,
+    first_round,
+    linear_gradients,
+    many_nodes,
+    simulation,
+    small_rounds,
+    start_up,
+    trainer_loop,
+)
 from benchmarks.common import RESULTS, Result, environment
 
 WORKLOADS: dict[str, Callable[[bool], list[Result]]] = {
@@ -21,6 +32,10 @@ WORKLOADS: dict[str, Callable[[bool], list[Result]]] = {
     "R3": big_model.run_cpu,
     "R4": big_model.run_memory,
     "R5": many_nodes.run,
+    "S1": simulation.run_s1,
+    "S3": simulation.run_s3,
+    "S4": simulation.run_s4,
+    "S5": first_round.run,
     "T1": trainer_loop.run,
     "L1": linear_gradients.run,
     "D1": linear_gradients.run_declearn,

@@ -61,7 +61,7 @@ def experiment(
     """
     with (
         tempfile.TemporaryDirectory(prefix="fedplug-bench-") as home,
-        _environment("FEDPLUG_DIR", home),
+        environment_variable("FEDPLUG_DIR", home),
         Experiment(
             training_plan_class=NoOpPlan,
             model_args={"values": values, "tensors": tensors},
@@ -183,7 +183,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
+def environment_variable(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable meanwhile."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:

@@ -240,6 +240,8 @@ def judge_all(state: RoundState, patience: float) -> Decision:
         state: The round.
         patience: Seconds to wait for a node that is lost or stalled.
     """
+    if "replied" in state.outcomes.values() and len(set(state.outcomes.values())) == 1:  # the usual case, quickly
+        return Decision("enough" if len(state.outcomes) == len(state.selected) else "wait")
     again, away = state.restarted, state.away
     out = [node for node in state.dropped if node not in again and node not in away]
     out += [node for node in away if state.since.get(node, state.elapsed) >= patience]

@@ -26,6 +26,7 @@ from fedplug.core.data import DataManager, LoaderArgs
 from fedplug.core.datasets.base import PlanDataset
 from fedplug.core.errors import PlanError
 from fedplug.core.flexible_calls import call_with_option, requires_argument
+from fedplug.core.lean import PlanLean
 from fedplug.core.local_state import StateBook
 from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.param_tags import ParamTags, matches
@@ -72,7 +73,7 @@ class PlanSetup:
     noise_key: bytes = field(default=b"", repr=False)
 
 
-class TrainingPlan(PlanProcesses, PlanFiles, ABC):
+class TrainingPlan(PlanProcesses, PlanFiles, PlanLean, ABC):
     """Base of all training plans. Researchers derive from a framework's plan, not from this class."""
 
     framework: ClassVar[str] = ""

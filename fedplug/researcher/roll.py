@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from fedplug.core.context import RollEntry
 from fedplug.core.messages import TaskFailure
@@ -27,6 +27,23 @@ def outcome_of(failure: TaskFailure) -> Outcome:
     return "refused" if failure.code in _REFUSED else "failed"
 
 
+class _Ages(Mapping[str, float]):
+    """Seconds between points of time and now; worked out when they are asked for, as a state is made for each reply."""
+
+    def __init__(self, since: Mapping[str, float], now: float) -> None:
+        self._since = since
+        self._now = now
+
+    def __getitem__(self, node_id: str) -> float:
+        return self._now - self._since[node_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._since)
+
+    def __len__(self) -> int:
+        return len(self._since)
+
+
 class Roll:
     """Knows of every node of a round where it stands.
 
@@ -45,6 +62,7 @@ class Roll:
         self._began = clock()
         self._since = dict.fromkeys(node_ids, self._began)
         self._tries = Counter(node_ids)
+        self._again: dict[str, int] = {}  # the tries of those that have had several
         self._told: dict[str, tuple[Outcome, str]] = {}
 
     @property
@@ -62,6 +80,8 @@ class Roll:
         self.outcomes.pop(node_id, None)
         self.reasons.pop(node_id, None)
         again = self._tries[node_id] > 1
+        if again:
+            self._again[node_id] = self._tries[node_id]
         self._note(node_id, "asked again" if again else "asked")
         return again
 
@@ -119,8 +139,8 @@ class Roll:
             outcomes=dict(self.outcomes),
             reasons=dict(self.reasons),
             elapsed=now - self._began,
-            since={node: now - since for node, since in self._since.items()},
-            tries={node: tries for node, tries in self._tries.items() if tries > 1},
+            since=_Ages(dict(self._since), now),
+            tries=dict(self._again),
             others=NodesOnDemand(lambda: set(others()).difference(self.selected)),
             added=tuple(self.added),
         )

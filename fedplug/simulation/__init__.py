@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from fedplug.simulation.engines import Engine, SerialEngine
 from fedplug.simulation.federation import Federation
 from fedplug.simulation.partitions import IID, Dirichlet, Natural, Partition, Parts, Quantity, Shards
 
-__all__ = ["IID", "Dirichlet", "Federation", "Natural", "Partition", "Parts", "Quantity", "Shards"]
+__all__ = [
+    "IID",
+    "Dirichlet",
+    "Engine",
+    "Federation",
+    "Natural",
+    "Partition",
+    "Parts",
+    "Quantity",
+    "SerialEngine",
+    "Shards",
+]

@@ -17,10 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Self
 
-import msgspec
-
 from fedplug.core.errors import FedplugError, PlanRunError, UsageError
-from fedplug.core.local_state import StateBook, lineage
 from fedplug.core.messages import (
     LogLine,
     NodeInfo,
@@ -48,9 +45,7 @@ from fedplug.core.pool import (
     Watcher,
 )
 from fedplug.core.rng import SeedTree
-from fedplug.node.privacy import simulated_noise_key
-from fedplug.node.state_store import MemoryStateStore
-from fedplug.node.training import run_task
+from fedplug.simulation.engines import Engine, Task, make_engine
 from fedplug.simulation.partitions import Partition
 from fedplug.simulation.virtual_data import (
     NodeInfos,
@@ -72,6 +67,7 @@ class Federation(NodePool):
         tags: Tags that all data sets carry.
         target: Name of the array that is to be predicted, for mappings; by default ``"y"`` where there is one.
         host: The plugins to use; all installed ones by default.
+        engine: What runs the trainings: ``"serial"``, or an `Engine`.
 
     Raises:
         UsageError: There is no node, or its data is of another kind.
@@ -85,6 +81,7 @@ class Federation(NodePool):
         tags: str | Sequence[str] = ("simulation",),
         target: str | None = None,
         host: PluginHost | None = None,
+        engine: Engine | str = "serial",
     ) -> None:
         if not isinstance(nodes, Mapping):
             raise UsageError(
@@ -93,7 +90,7 @@ class Federation(NodePool):
             )
         if not nodes:
             raise UsageError("A federation needs at least one node.", cure="E.g. Federation({'paris': (x, y)}).")
-        self._begin(OwnData(nodes, _words(tags), target), host)
+        self._begin(OwnData(nodes, _words(tags), target), host, engine)
 
     @classmethod
     def from_arrays(
@@ -106,6 +103,7 @@ class Federation(NodePool):
         tags: str | Sequence[str] = ("simulation",),
         target: str | None = None,
         host: PluginHost | None = None,
+        engine: Engine | str = "serial",
     ) -> Self:
         """Divide one data set among virtual nodes.
 
@@ -121,6 +119,7 @@ class Federation(NodePool):
             tags: Tags that all data sets carry.
             target: Name of the array that is to be predicted; by default ``"y"`` where there is one.
             host: The plugins to use; all installed ones by default.
+            engine: What runs the trainings: ``"serial"``, or an `Engine`.
 
         Raises:
             UsageError: The data is of another kind, or cannot be divided like this.
@@ -144,19 +143,20 @@ class Federation(NodePool):
         shared = SharedData(
             arrays, partition, SeedTree.root(seed).child("partition"), _words(tags), usual_target(arrays, target)
         )
-        federation._begin(shared, host)
+        federation._begin(shared, host, engine)
         return federation
 
-    def _begin(self, data: VirtualData, host: PluginHost | None) -> None:
+    def _begin(self, data: VirtualData, host: PluginHost | None, engine: Engine | str) -> None:
         self._host = host or default_host()
         self._data = data
         self._infos = NodeInfos(data)
-        self._states: dict[str, MemoryStateStore] = {}  # of the nodes that have kept something
+        self._engine = make_engine(engine)
+        self._engine.open(data, self._host)
         self._events: deque[PoolEvent] = deque()
         self._joined: Iterator[PoolEvent] = map(NodeJoined, self._infos.values())
         self._found: Iterator[PoolEvent] = iter(())
         self._answers: Iterator[PoolEvent] = iter(())
-        self._tasks: dict[TaskKey, tuple[TrainRequest, PlanBundle, Params, Mapping[str, Params]]] = {}
+        self._tasks: dict[TaskKey, Task] = {}
         self._finished: dict[TaskKey, tuple[TrainReply, Params, Mapping[str, Params]]] = {}
 
     def dataset(self, node_id: str) -> NodeDataset:
@@ -205,7 +205,7 @@ class Federation(NodePool):
     ) -> None:
         """Queue a task; it runs inside `next_event`. A node that does not exist never gets its task."""
         if request.key.node_id in self._data:
-            self._tasks[request.key] = (request, plan, params, aux or {})
+            self._tasks[request.key] = Task(request, plan, params, aux or {})
 
     def next_event(self, timeout: float | None, watch: Watcher | None = None) -> PoolEvent | None:
         """The next event; trains the next node in line if there is no other, unless it is only to look."""
@@ -236,53 +236,29 @@ class Federation(NodePool):
         self._events = deque(event for event in self._events if _key_of(event) != key)
 
     def close(self) -> None:
-        """Forget all tasks."""
+        """Forget all tasks, and close the engine."""
+        self._engine.close()
         self._tasks.clear()
         self._events.clear()
         self._joined = self._found = self._answers = iter(())
         self._finished.clear()
 
     def _train_next(self, watch: Watcher | None) -> PoolEvent:
-        request, plan, params, aux = self._tasks.pop(next(iter(self._tasks)))
-        node = request.key.node_id
+        task = self._tasks.pop(next(iter(self._tasks)))
+        key = task.request.key
 
         def emit(sign: Progress | LogLine) -> None:
             if watch is not None:
-                watch(sign, node)
+                watch(sign, key.node_id)
 
         try:
-            reply, trained, extra = self._run(request, plan, params, aux, emit)
+            reply, trained, extra = self._engine.run(task, emit)
         except FedplugError as error:
             details = error.details if isinstance(error, PlanRunError) else ""
-            failure = TaskFailure(key=request.key, code="plan-raised", text=str(error), details=details)
+            failure = TaskFailure(key=key, code="plan-raised", text=str(error), details=details)
             return TaskFailed(failure)
-        self._finished[request.key] = (reply, trained, extra)
+        self._finished[key] = (reply, trained, extra)
         return UpdateOffered(reply, trained.spec, {name: params.spec for name, params in extra.items()})
-
-    def _run(
-        self,
-        request: TrainRequest,
-        plan: PlanBundle,
-        params: Params,
-        aux: Mapping[str, Params],
-        emit: Callable[[Progress | LogLine], None],
-    ) -> tuple[TrainReply, Params, Mapping[str, Params]]:
-        """Train on one node, from the state that it has kept to the one that it keeps."""
-        key = request.key
-        dataset = self._data.dataset(key.node_id)
-        states = self._states.get(key.node_id) or MemoryStateStore()
-        book = StateBook(states.base_of(request, emit))
-        noise_key = simulated_noise_key(request, plan, params, aux, book.base)
-        reply, trained, extra = run_task(
-            request, plan, params, aux, dataset, self._host, emit, state=book, noise_key=noise_key
-        )
-        kept = book.result()
-        if kept is not None:
-            state_id = lineage(request, plan.hash, params, aux, found=book.base is not None)
-            self._states[key.node_id] = states
-            states.save(key.experiment_id, request.dataset_id, key.round, state_id, request.acked_state, kept)
-            reply = msgspec.structs.replace(reply, state_id=state_id)
-        return reply, trained, extra
 
 
 def _words(tags: str | Sequence[str]) -> tuple[str, ...]:

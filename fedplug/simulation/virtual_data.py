@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -170,13 +171,22 @@ class SharedSamples(NodeDataset):
 
     def __init__(self, name: str, whole: Mapping[str, Array], rows: Array, target: str) -> None:
         self.name = name
-        self.path = Path(f"<memory:{name}>")
         self.target = target
         self._picked = _Picked(whole, rows)
 
     def arrays(self) -> Mapping[str, Array]:
         """All arrays by name."""
         return self._picked
+
+    @cached_property
+    def path(self) -> Path:  # type: ignore[override] # making one takes longer than reading the samples
+        """There is no file; a text for messages."""
+        return Path(f"<memory:{self.name}>")
+
+    @property
+    def rows(self) -> Array:
+        """The numbers of its samples in the shared arrays."""
+        return self._picked.rows
 
     def __len__(self) -> int:
         return len(self._picked.rows)

@@ -68,7 +68,8 @@ class Backwards(Federation):
     """Its nodes reply in the order of their names, backwards."""
 
     def train(self, request, plan, params, aux=None):
-        self._tasks = {request.key: (request, plan, params, aux or {}), **self._tasks}
+        super().train(request, plan, params, aux)
+        self._tasks = {request.key: self._tasks.pop(request.key), **self._tasks}
 
 
 def nodes(kind: type[Federation] = Federation, **more: Any) -> Federation:

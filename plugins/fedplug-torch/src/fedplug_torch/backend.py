@@ -93,6 +93,8 @@ class TorchBackend(Backend):
         """All values at once: on a GPU, one wait instead of many."""
         if not losses:
             return []
+        if not self._moves:
+            return [loss.item() for loss in losses]
         return torch.stack([loss.reshape(()) for loss in losses]).double().tolist()
 
     def evaluate(self, data: Any, target: Any) -> dict[str, float]:

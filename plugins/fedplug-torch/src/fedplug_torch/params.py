@@ -88,7 +88,7 @@ def write(module: nn.Module, params: Params, only: Collection[str] | None = None
     state = module.state_dict()
     tensors, aliases = distinct(state)
     chosen = _chosen(tensors, only)
-    params.require(_spec(chosen))
+    params.require(spec_of(chosen))
     given = views(params)
     for alias, name in aliases.items():
         if name in given:
@@ -102,7 +102,7 @@ def pack(tensors: Mapping[str, torch.Tensor], allocate: Callable[[int], Any] | N
     Raises:
         ParamsError: A dtype cannot travel.
     """
-    spec = _spec(tensors)
+    spec = spec_of(tensors)
 
     def fill(name: str, out: Array) -> None:
         tensor = tensors[name]
@@ -122,9 +122,13 @@ def unpack(params: Params) -> dict[str, torch.Tensor]:
 
 def views(params: Params) -> dict[str, torch.Tensor]:
     """The arrays of ``params`` as tensors that nobody must write to, or keep longer than ``params``."""
-    flat = _tensor_over(params)
+    return over(params.spec, _tensor_over(params))
+
+
+def over(spec: ParamsSpec, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Views of ``flat``, the bytes of what ``spec`` describes, as tensors."""
     found: dict[str, torch.Tensor] = {}
-    for entry in params.spec.tensors:
+    for entry in spec.tensors:
         dtype = _DTYPES[entry.dtype]
         raw = flat[entry.offset : entry.offset + entry.size * dtype.itemsize]
         found[entry.name] = raw.view(dtype).view(entry.shape)
@@ -142,7 +146,12 @@ def _chosen(tensors: dict[str, torch.Tensor], only: Collection[str] | None) -> d
     return tensors if only is None else {name: tensors[name] for name in only}
 
 
-def _spec(tensors: Mapping[str, torch.Tensor]) -> ParamsSpec:
+def spec_of(tensors: Mapping[str, torch.Tensor]) -> ParamsSpec:
+    """The table of tensors, in their order.
+
+    Raises:
+        ParamsError: A dtype cannot travel.
+    """
     try:
         return ParamsSpec.build([(n, tuple(t.shape), _NAMES[t.dtype]) for n, t in tensors.items()])
     except KeyError as error:

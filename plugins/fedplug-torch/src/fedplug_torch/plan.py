@@ -13,6 +13,7 @@ from torch import nn
 
 from fedplug.core.errors import PlanError, UsageError
 from fedplug.core.flexible_calls import call_flexibly
+from fedplug.core.lean import LeanStep
 from fedplug.core.model_files import ModelFormat
 from fedplug.core.params import Params
 from fedplug.core.plan_optimizer import PlanOptimizer
@@ -157,6 +158,30 @@ class TorchTrainingPlan(TrainingPlan):
                 if on_gpu:
                     torch.cuda.set_rng_state_all(gpu_states)
 
+    @classmethod
+    @contextmanager
+    def on_threads(cls, threads: int) -> Iterator[None]:
+        """As `TrainingPlan.on_threads`."""
+        used = torch.get_num_threads()
+        if used == threads:
+            yield
+            return
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(used)
+
+    @classmethod
+    def read_stream(cls) -> bytes:
+        """The state of torch's stream on the processor."""
+        return bytes(torch.default_generator.get_state().numpy().data)
+
+    @classmethod
+    def write_stream(cls, state: bytes) -> None:
+        """As `TrainingPlan.write_stream`."""
+        torch.default_generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+
     @property
     def device(self) -> torch.device:
         """Where the model lies and the batches come to."""
@@ -232,6 +257,12 @@ class TorchTrainingPlan(TrainingPlan):
 
             return PrivateTorchBackend(self)
         return TorchBackend(self)
+
+    def lean_step(self) -> LeanStep | str:
+        """As `TrainingPlan.lean_step`: there is one for plain ``torch.optim.SGD``."""
+        from fedplug_torch.lean import lean_step
+
+        return lean_step(self)
 
     def check_args(self, args: TrainingArgs) -> None:
         """Local differential privacy is there with Opacus, for the models that it can protect."""

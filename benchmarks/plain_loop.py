@@ -1,0 +1,110 @@
+"""The plain loop: federated averaging of an MLP as one would write it by hand, on one thread, with nothing around it.
+
+Images are one float32 tensor. For each node: the global weights into one model, a new SGD, a permutation, slices of 32,
+zero_grad, forward, cross-entropy, backward, step; then the weighted mean in float64.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fedplug.core.params import Array
+
+FOLDER = Path("/usr/share/datasets/fashion-mnist")
+BATCH = 32
+RATE = 0.05
+
+
+def fashion_mnist() -> tuple[Array, Array]:
+    """60,000 images of 784 values in [0, 1] as float32, and their classes as int64.
+
+    Raises:
+        SystemExit: They are not installed.
+    """
+    if not FOLDER.is_dir():
+        raise SystemExit("This workload needs Fashion-MNIST: sudo apt-get install dataset-fashion-mnist")
+    images = _read("train-images-idx3-ubyte.gz", 16).reshape(-1, 784)
+    return images.astype(np.float32) / np.float32(255), _read("train-labels-idx1-ubyte.gz", 8).astype(np.int64)
+
+
+def _read(name: str, head: int) -> Array:
+    return np.frombuffer(gzip.decompress((FOLDER / name).read_bytes()), np.uint8, offset=head)
+
+
+class MLP(nn.Module):
+    """784-64-10: 50,890 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(784, 64)
+        self.two = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores of ten classes."""
+        out: torch.Tensor = self.two(F.relu(self.one(x)))
+        return out
+
+
+class PlainLoop:
+    """The loop, over nodes that are rows of one tensor.
+
+    Args:
+        x: All images.
+        y: Their classes.
+        rows: Node id → the numbers of its samples.
+    """
+
+    def __init__(self, x: Array, y: Array, rows: Mapping[str, Array]) -> None:
+        self.x, self.y = torch.from_numpy(x), torch.from_numpy(y)
+        self.rows = {node: torch.from_numpy(np.ascontiguousarray(mine)) for node, mine in rows.items()}
+        self.model = MLP()
+
+    def round(self, start: Mapping[str, torch.Tensor], orders: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+        """One round of one epoch.
+
+        Args:
+            start: The global parameters.
+            orders: Node id → a permutation of its samples, for the nodes that train, sorted.
+        """
+        sums = {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in start.items()}
+        total = 0
+        for node, order in orders.items():
+            self.train(start, self.rows[node][torch.from_numpy(order)])
+            weight = len(order)
+            total += weight
+            for name, tensor in self.model.state_dict().items():
+                sums[name].add_(tensor, alpha=weight)
+        return {name: (value / total).float() for name, value in sums.items()}
+
+    def train(self, start: Mapping[str, torch.Tensor], rows: torch.Tensor) -> None:
+        """One epoch on one node."""
+        model = self.model
+        model.load_state_dict(start)  # type: ignore[arg-type] # any mapping will do
+        optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+        for low in range(0, len(rows), BATCH):
+            picked = rows[low : low + BATCH]
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(self.x[picked]), self.y[picked])
+            loss.backward()
+            optimizer.step()
+
+
+def greatest_difference(
+    found: Mapping[str, Array], expected: Mapping[str, torch.Tensor], names: Sequence[str]
+) -> float:
+    """The largest difference of two models, over the largest value of each array.
+
+    No linear algebra: its threads would go on spinning for a while, and be counted as the next round's.
+    """
+    worst = 0.0
+    for name in names:
+        there = expected[name].numpy()
+        worst = max(worst, float(np.abs(found[name] - there).max() / np.abs(there).max()))
+    return worst

@@ -1,0 +1,190 @@
+"""S1, S3, S4: rounds of a simulation over the plain loop, in turn in one process, and what idle nodes cost."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.common import Result, cpu_time
+from benchmarks.federation import environment_variable
+from benchmarks.memory import rss
+from benchmarks.plain_loop import BATCH, RATE, PlainLoop, fashion_mnist, greatest_difference
+from fedplug import DataManager, Experiment, Monitor, RandomStrategy
+from fedplug.core.context import RoundContext, RoundResult
+from fedplug.core.params import Array, Params
+from fedplug.core.rng import SeedTree
+from fedplug.simulation import IID, Engine, Federation, SerialEngine
+from fedplug_torch import TorchTrainingPlan
+
+SEED = 1
+WARM_UP = 2
+
+
+class MLPPlan(TorchTrainingPlan):
+    """The model of the plain loop, as a researcher writes it."""
+
+    class Net(nn.Module):
+        """784-64-10."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(784, 64)
+            self.two = nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.two(F.relu(self.one(x)))
+
+    def init_model(self) -> nn.Module:
+        return self.Net()
+
+    def init_optimizer(self, optimizer_args: dict[str, Any]) -> Any:
+        return torch.optim.SGD(self.model().parameters(), lr=optimizer_args["lr"])
+
+    def training_data(self) -> DataManager:
+        return DataManager(self.dataset.column("x"), self.dataset.column("y"))
+
+    def training_step(self, data: Any, target: Any) -> Any:
+        return F.cross_entropy(self.forward(data), target)
+
+
+@contextmanager
+def simulation(federation: Federation, sampled: int) -> Iterator[Experiment]:
+    """An experiment on a federation whose images are Fashion-MNIST, in a folder that is deleted afterwards."""
+    with (
+        tempfile.TemporaryDirectory(prefix="fedplug-bench-") as home,
+        environment_variable("FEDPLUG_DIR", home),
+        Experiment(
+            tags="simulation", transport=federation, training_plan_class=MLPPlan, progress="quiet", seed=SEED,
+            training_args={"loader_args": {"batch_size": BATCH}, "optimizer_args": {"lr": RATE}},
+            node_selection_strategy=RandomStrategy(count=sampled), round_limit=10_000, save_breakpoints=False,
+        ) as exp,
+    ):  # fmt: skip
+        yield exp
+
+
+class Pairs(Monitor):
+    """After every round, the same round by the plain loop, which must come to the same model.
+
+    Args:
+        plain: The plain loop.
+        exp: The experiment; its rounds are timed from the end of one call of this monitor to the next.
+    """
+
+    def __init__(self, plain: PlainLoop, exp: Experiment) -> None:
+        self.plain = plain
+        self.exp = exp
+        self.figures: list[float] = []
+        self.ceilings: list[float] = []
+        self.worst = 0.0
+        self._start: dict[str, torch.Tensor] = {}
+        self._began = 0.0
+
+    def round_started(self, ctx: RoundContext, node_ids: Any) -> None:
+        """Remember where the first round begins."""
+        if not self._start:
+            self._begin(self.exp.params())
+
+    def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
+        """Take the time, and run the plain loop."""
+        taken = time.process_time() - self._began
+        orders = {
+            node: SeedTree.root(ctx.seed.child("node", node).seed63()).child("order", "epoch", 0)
+            .generator().permutation(len(self.plain.rows[node]))
+            for node in result.replies
+        }  # fmt: skip
+        with cpu_time() as bare:
+            expected = self.plain.round(self._start, orders)
+        self.figures.append(1000 * taken)
+        self.ceilings.append(1000 * bare[0])
+        self.worst = max(self.worst, greatest_difference(result.params, expected, list(expected)))
+        self._begin(result.params)
+
+    def _begin(self, params: Params) -> None:
+        self._start = {name: torch.tensor(value) for name, value in params.items()}
+        self._began = time.process_time()
+
+
+def measure(name: str, nodes: int, sampled: int, pairs: int, engine: Engine, how: str, target: float) -> Result:
+    """Rounds of a simulation and of the plain loop, in turn."""
+    x, y = fashion_mnist()
+    torch.set_num_threads(1)
+    federation = Federation.from_arrays(x, y, partition=IID(nodes), seed=SEED, engine=engine)
+    rows = {node: federation.dataset(node).rows for node in federation.nodes}  # type: ignore[attr-defined]
+    with simulation(federation, sampled) as exp:
+        found = Pairs(PlainLoop(x, y, rows), exp)
+        exp.add_monitor(found)
+        exp.run(pairs + WARM_UP)
+    if found.worst > 1e-6:
+        raise AssertionError(f"{name}: the simulation and the plain loop differ by {found.worst:.2g}")
+    figures, ceilings = found.figures[WARM_UP:], found.ceilings[WARM_UP:]
+    ratios = [round(a / b, 3) for a, b in zip(figures, ceilings, strict=True)]
+    details = {"nodes": nodes, "sampled": sampled, "ratios": ratios, "difference": found.worst}
+    what = f"MLP, {nodes} nodes, {sampled} a round, {how}"
+    return Result(name, what, statistics.median(figures), "ms CPU/round", statistics.median(ceilings), target, details)
+
+
+def run_s1(quick: bool = False) -> list[Result]:
+    """S1: 100 nodes of 600 images, 10 a round, by both loops."""
+    pairs = 5 if quick else 25
+    return [
+        measure("S1", 100, 10, pairs, SerialEngine(), "serial, lean step", 0.8),
+        measure("S1", 100, 10, pairs, SerialEngine(lean=False), "serial, own loop", 1.05),
+    ]
+
+
+def run_s3(quick: bool = False) -> list[Result]:
+    """S3: 1,000 nodes of 60 images, 100 a round, by both loops."""
+    pairs = 3 if quick else 15
+    return [
+        measure("S3", 1000, 100, pairs, SerialEngine(), "serial, lean step", 0.7),
+        measure("S3", 1000, 100, pairs, SerialEngine(lean=False), "serial, own loop", 1.1),
+    ]
+
+
+class RoundTimes(Monitor):
+    """CPU seconds of each round."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._began = 0.0
+
+    def round_started(self, ctx: RoundContext, node_ids: Any) -> None:
+        """The nodes are selected."""
+        self._began = time.process_time()
+
+    def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
+        """The round is complete."""
+        self.seconds.append(time.process_time() - self._began)
+
+
+def run_s4(quick: bool = False) -> list[Result]:
+    """S4: 10,000 nodes of 6 images, 100 a round: memory, and time over that with 1,000 nodes of 6 images."""
+    rounds = 4 if quick else 12
+    x, y = fashion_mnist()
+    torch.set_num_threads(1)
+    _many(x[:6000], y[:6000], 1000, 2)  # what stays once it was needed
+    few = _many(x[:6000], y[:6000], 1000, rounds)[0]
+    before = rss()
+    many, after = _many(x, y, 10_000, rounds)
+    details = {"nodes": 10_000, "sampled": 100, "rounds": rounds}
+    return [
+        Result("S4", "memory, 10,000 nodes, 100 a round", (after - before) / 10_000, "bytes/node", None, 1024, details),
+        Result("S4", "a round, 10,000 nodes over 1,000", 1000 * many, "ms CPU/round", 1000 * few, 1.1, details),
+    ]
+
+
+def _many(x: Array, y: Array, nodes: int, rounds: int) -> tuple[float, int]:
+    """Seconds of a round, and resident memory at the end."""
+    times = RoundTimes()
+    with simulation(Federation.from_arrays(x, y, partition=IID(nodes), seed=SEED), 100) as exp:
+        exp.add_monitor(times)
+        exp.run(rounds)
+        return statistics.median(times.seconds[2:] or times.seconds), rss()

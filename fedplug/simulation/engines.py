@@ -1,0 +1,158 @@
+"""Engines: what runs the trainings of virtual nodes. Aggregators, strategies and results never know which."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fedplug.core.errors import UsageError
+from fedplug.core.local_state import StateBook, lineage
+from fedplug.core.messages import LogLine, Progress, TrainReply, TrainRequest
+from fedplug.core.params import Params
+from fedplug.core.plan_source import PlanBundle
+from fedplug.node.privacy import simulated_noise_key
+from fedplug.node.state_store import MemoryStateStore
+from fedplug.node.training import run_task
+from fedplug.simulation.lean_training import LeanTraining, NotLeanError
+from fedplug.simulation.virtual_data import VirtualData
+
+if TYPE_CHECKING:
+    from fedplug.core.plugins import PluginHost
+
+_LOG = logging.getLogger("fedplug.simulation")
+
+Emit = Callable[[Progress | LogLine], None]
+Trained = tuple[TrainReply, Params, Mapping[str, Params]]
+"""The reply of a node, its parameters, and extra arrays."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one virtual node is to do."""
+
+    request: TrainRequest
+    plan: PlanBundle
+    params: Params
+    aux: Mapping[str, Params]
+
+
+class Engine(ABC):
+    """Runs trainings. One engine belongs to one federation.
+
+    Attributes:
+        data: The data of the nodes.
+        host: The plugins to use.
+    """
+
+    data: VirtualData
+    host: PluginHost
+
+    def open(self, data: VirtualData, host: PluginHost) -> None:
+        """Get to know the federation; called once, by it."""
+        self.data, self.host = data, host
+
+    @abstractmethod
+    def run(self, task: Task, emit: Emit) -> Trained:
+        """Train one node.
+
+        Raises:
+            FedplugError: The training failed; the node's failure says so.
+        """
+
+    def close(self) -> None:
+        """Give back what was taken; may be called twice."""
+
+
+class SerialEngine(Engine):
+    """One node after the other, in the caller's thread.
+
+    Where the plan leaves the step to the library, by its lean step (`fedplug.core.lean`): with the same result to the
+    bit, and less work around the arithmetic. Any other plan runs its own loop. The log of ``fedplug.simulation`` says
+    which is taken, and why.
+
+    Args:
+        lean: Whether the lean step may be taken.
+    """
+
+    def __init__(self, *, lean: bool = True) -> None:
+        self._lean = lean
+        self._states: dict[str, MemoryStateStore] = {}  # of the nodes that have kept something
+        self._training: LeanTraining | None = None
+        self._told = ""
+        self._refused: tuple[PlanBundle, object, object] | None = None  # what runs the plan's own loop for good
+
+    def run(self, task: Task, emit: Emit) -> Trained:
+        """As `Engine.run`."""
+        if self._lean and task.request.train and not self._is_refused(task):
+            try:
+                return self._run_lean(task, emit)
+            except NotLeanError as why:
+                self._refuse(task, str(why))
+        return self._run_own(task, emit)
+
+    def _run_lean(self, task: Task, emit: Emit) -> Trained:
+        request = task.request
+        if self._training is None or not self._training.fits(request, task.plan):
+            self._training = None
+            self._training = LeanTraining(request, task.plan, self.host)
+            self._tell(f"{task.plan.class_name} trains by the lean step: its training is nothing but steps of SGD.")
+        reply, params = self._training.run(request, task.params, self.data.dataset(request.key.node_id), emit)
+        return reply, params, {}
+
+    def _run_own(self, task: Task, emit: Emit) -> Trained:
+        """Train by the plan's own loop, from the state that the node has kept to the one that it keeps."""
+        request, plan, params, aux = task.request, task.plan, task.params, task.aux
+        key = request.key
+        dataset = self.data.dataset(key.node_id)
+        states = self._states.get(key.node_id) or MemoryStateStore()
+        book = StateBook(states.base_of(request, emit))
+        noise_key = simulated_noise_key(request, plan, params, aux, book.base)
+        reply, trained, extra = run_task(
+            request, plan, params, aux, dataset, self.host, emit, state=book, noise_key=noise_key
+        )
+        kept = book.result()
+        if kept is not None:
+            state_id = lineage(request, plan.hash, params, aux, found=book.base is not None)
+            self._states[key.node_id] = states
+            states.save(key.experiment_id, request.dataset_id, key.round, state_id, request.acked_state, kept)
+            reply = msgspec.structs.replace(reply, state_id=state_id)
+        return reply, trained, extra
+
+    def _is_refused(self, task: Task) -> bool:
+        if self._refused is None:
+            return False
+        plan, args, model_args = self._refused
+        request = task.request
+        return plan is task.plan and args == request.training_args and bool(model_args == request.model_args)
+
+    def _refuse(self, task: Task, why: str) -> None:
+        self._training = None
+        self._refused = task.plan, task.request.training_args, task.request.model_args
+        self._tell(f"{task.plan.class_name} trains by its own loop: {why}.")
+
+    def _tell(self, text: str) -> None:
+        if text != self._told:
+            self._told = text
+            _LOG.info("%s", text)
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {"serial": SerialEngine}
+"""Engines by name."""
+
+
+def make_engine(engine: Engine | str) -> Engine:
+    """The engine that ``engine`` is or names.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    if isinstance(engine, Engine):
+        return engine
+    if engine not in ENGINES:
+        raise UsageError(f"There is no engine {engine!r}.", cure=f"There are: {', '.join(map(repr, ENGINES))}.")
+    return ENGINES[engine]()

@@ -1,0 +1,262 @@
+"""Training of virtual nodes with a plan that was set up once, by its lean step.
+
+A plan is as a rule set up anew for each node and round, so that nothing can get from one training into another. Here it
+is set up once for all that are asked the same, which is allowed only where nobody can tell the difference: the plan's
+methods are the usual ones, and neither set-up nor training depends on anything, or leaves anything, but the parameters.
+What can be known before is looked at before; the rest, after every training. One that broke the rule is done again by
+the plan's own loop, as all that follow are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedplug.core.data import BatchSource, LoaderArgs
+from fedplug.core.errors import FedplugError
+from fedplug.core.lean import LeanStep
+from fedplug.core.messages import LogLine, Progress, TrainReply, TrainRequest
+from fedplug.core.node_dataset import NodeDataset
+from fedplug.core.params import Params
+from fedplug.core.plan_source import PlanBundle, load_plan
+from fedplug.core.rng import SeedTree
+from fedplug.core.trainer import TrainerInfo, hooks_of
+from fedplug.core.trainer.loop_plan import LoopPlan
+from fedplug.core.trainer.meter import Meter
+from fedplug.core.trainer.methods import hooks_for
+from fedplug.core.training_args import TrainingArgs
+from fedplug.core.training_plan import PlanSetup, TrainingPlan
+
+if TYPE_CHECKING:
+    from fedplug.core.plugins import PluginHost
+
+Emit = Callable[[Progress | LogLine], None]
+
+_OPEN = frozenset(
+    ("init_model", "init_optimizer", "training_data", "training_step", "testing_step", "forward", "predict",
+     "init_dependencies", "init_helpers", "default_dependencies")
+)  # fmt: skip
+"""What a plan may define without its training being anything else than steps."""
+
+_OF_A_TASK = frozenset(("dataset", "node_id", "round", "total_rounds", "aux", "state", "noise_key"))
+
+
+class NotLeanError(Exception):
+    """A training cannot be done by the lean step; the message says why, to stand behind a colon."""
+
+
+class LeanTraining:
+    """One plan with its arguments, set up once.
+
+    Args:
+        request: The first training; the others are to ask for the same, each of its node.
+        bundle: The plan.
+        host: Turns what ``training_data`` returns into batches, and knows the hooks of plugins.
+
+    Raises:
+        NotLeanError: The plan, or what is asked for, needs its own loop.
+    """
+
+    def __init__(self, request: TrainRequest, bundle: PlanBundle, host: PluginHost) -> None:
+        self.bundle = bundle
+        self.asked = request.training_args, request.model_args
+        self.args = TrainingArgs.from_dict(request.training_args)
+        self._host = host
+        _check_args(self.args)
+        plan_class = load_plan(bundle)
+        _check_methods(plan_class)
+        self._plan = plan_class()
+        self._streams = _Streams(plan_class)
+        with plan_class.seeded(0, threads=self.args.threads):
+            self._set_up(request)
+        step = self._plan.lean_step()
+        if isinstance(step, str):
+            raise NotLeanError(step)
+        self._step: LeanStep = step
+        self._info = self._plan.training_args()
+
+    def fits(self, request: TrainRequest, bundle: PlanBundle) -> bool:
+        """Whether a training is one of those that this was set up for."""
+        args, model_args = self.asked
+        same = request.training_args is args or request.training_args == args
+        return bundle is self.bundle and same and bool(request.model_args == model_args)
+
+    def run(self, request: TrainRequest, params: Params, dataset: NodeDataset, emit: Emit) -> tuple[TrainReply, Params]:
+        """Train one node.
+
+        Raises:
+            NotLeanError: It must be done, and done again, by the plan's own loop; nothing of it has an effect.
+        """
+        if request.aux:
+            raise NotLeanError("the aggregator sends extra arrays along")
+        began = time.perf_counter()
+        with self._plan.on_threads(self.args.threads):
+            return self._run(request, params, dataset, emit, began)
+
+    def _run(
+        self, request: TrainRequest, params: Params, dataset: NodeDataset, emit: Emit, began: float
+    ) -> tuple[TrainReply, Params]:
+        before = self._streams.read()
+        plan, key, args = self._plan, request.key, self.args
+        plan._setup = PlanSetup(
+            request.model_args, args, dataset, key.node_id, key.round, request.total_rounds,
+            log=lambda text: emit(LogLine(level="warning", text=text, key=key)),
+        )  # fmt: skip
+        try:
+            self._step.load(params)
+            source, loader = self._data(request)
+            reply = self._train(request, source, loader, emit, began)
+        except NotLeanError:
+            raise
+        except FedplugError as error:
+            raise NotLeanError(f"it fails ({error.message})") from error
+        except Exception as error:
+            raise NotLeanError(f"it fails ({type(error).__name__})") from error
+        finally:
+            drawn = self._streams.restore(before)
+        if drawn or (why := self._step.changed()):
+            raise NotLeanError("training draws random numbers" if drawn else why)
+        return reply, self._step.result()
+
+    def _set_up(self, request: TrainRequest) -> None:
+        setup = _WatchedSetup(request.model_args, self.args)
+        read: set[str] = set()
+        object.__setattr__(setup, "read", read)
+        try:
+            self._plan.setup(setup)
+        except Exception as error:
+            raise NotLeanError(f"its set-up fails ({type(error).__name__})") from error
+        if read:
+            raise NotLeanError(f"its set-up depends on the node's {min(read)}")
+
+    def _data(self, request: TrainRequest) -> tuple[BatchSource, LoaderArgs]:
+        """The training part of the node's data, as the plan's own loop draws it."""
+        plan, args = self._plan, self.args
+        manager = plan.make_data()
+        if plan.pre_processes:
+            raise NotLeanError("it changes batches or parameters by add_preprocess")
+        source = self._host.wrap_data(manager, plan.framework)
+        loader = LoaderArgs.merge(args.loader_args, manager.loader_args)
+        source.check_args(loader)
+        if args.test_ratio:
+            root = SeedTree.root(request.seed if args.shuffle_testing_dataset else request.data_seed)
+            source, _ = source.split(args.test_ratio, root.child("split"), stratify=args.stratify_testing_dataset)
+        info = TrainerInfo(plan.framework, self._info, request.key.node_id, request.key.round, ())
+        if any(self._host.trainer_hooks(info).values()):
+            raise NotLeanError("a plugin adds hooks to the training loop")
+        return source, loader
+
+    def _train(
+        self, request: TrainRequest, source: BatchSource, loader: LoaderArgs, emit: Emit, began: float
+    ) -> TrainReply:
+        loop = LoopPlan.make(len(source), loader, self.args)
+        meter = Meter(self._step.read)
+        interval = self.args.log_interval
+        next_report = 1 if interval else -1
+        started, cpu_started = time.perf_counter(), time.process_time()
+        step, done, samples = self._step.step, 0, 0
+        for epoch, (data, target), size in self._batches(request, source, loader, loop):
+            meter.add(step(data, target), size)
+            done, samples = done + 1, samples + size
+            if done == next_report:
+                seconds = time.perf_counter() - started
+                emit(
+                    Progress(
+                        key=request.key, step=done, total_steps=loop.total, epoch=epoch + 1, samples=samples,
+                        seconds=seconds, metrics={"loss": meter.since_last()},
+                    )
+                )  # fmt: skip
+                next_report = min(done - done % interval + interval, max(loop.total, done + 1))
+        return TrainReply(
+            key=request.key,
+            sample_count=len(source),
+            steps=done,
+            metrics={"loss": meter.mean()},
+            timing={
+                "train": time.perf_counter() - started,
+                "train_cpu": time.process_time() - cpu_started,
+                "setup": started - began,
+            },
+        )
+
+    def _batches(
+        self, request: TrainRequest, source: BatchSource, loader: LoaderArgs, loop: LoopPlan
+    ) -> Iterator[tuple[int, Any, int]]:
+        seed = request.seed if self.args.random_seed is None else self.args.random_seed
+        order = SeedTree.root(seed).child("order")
+        for epoch in range(loop.epochs):
+            left = len(source)
+            for batch in islice(source.epoch(loader, order.child("epoch", epoch)), loop.in_epoch(epoch)):
+                size = min(left, loader.batch_size)
+                left -= size
+                yield epoch, batch, size
+
+
+class _WatchedSetup(PlanSetup):
+    """Notes in ``read`` what of a node and its round somebody asks for."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _OF_A_TASK and (read := vars(self).get("read")) is not None:
+            read.add(name)
+        return super().__getattribute__(name)
+
+
+class _Streams:
+    """The global random streams, to see whether a training has drawn from them."""
+
+    def __init__(self, plan_class: type[TrainingPlan]) -> None:
+        self._plan_class = plan_class
+
+    def read(self) -> tuple[Any, bytes, bytes]:
+        """Their states."""
+        # np.random.get_state takes a hundred times as long
+        return random.getstate(), ctypes.string_at(_numpy_stream(), _NUMPY_BYTES), self._plan_class.read_stream()
+
+    def restore(self, before: tuple[Any, bytes, bytes]) -> bool:
+        """Bring them back to where they were; whether they have moved."""
+        if self.read() == before:
+            return False
+        random.setstate(before[0])
+        ctypes.memmove(_numpy_stream(), before[1], _NUMPY_BYTES)
+        self._plan_class.write_stream(before[2])
+        return True
+
+
+_NUMPY_BYTES = 625 * 4  # of the Mersenne Twister: 624 words, and where in them it is
+
+
+def _numpy_stream() -> int:
+    """Address of the state of NumPy's global stream."""
+    address: int = np.random.mtrand._rand._bit_generator.ctypes.state_address
+    return address
+
+
+def _check_args(args: TrainingArgs) -> None:
+    why = {
+        "it tests the model too": args.test_on_local_updates or args.test_on_global_updates,
+        "keep_optimizer_state is set": args.keep_optimizer_state,
+        "share_persistent_buffers is off": not args.share_persistent_buffers,
+        "use_gpu is set": args.use_gpu,
+        "dp_args ask for privacy": bool(args.dp_args),
+        "training_args add hooks to the loop (fedprox_mu, grad_clip)": bool(hooks_for(args)),
+    }
+    for reason, is_so in why.items():
+        if is_so:
+            raise NotLeanError(reason)
+
+
+def _check_methods(plan_class: type[TrainingPlan]) -> None:
+    home = next(base for base in plan_class.__mro__ if "lean_step" in vars(base))
+    library = {*dir(home), "init_scheduler", "postprocess"} - _OPEN
+    for base in plan_class.__mro__[: plan_class.__mro__.index(home)]:
+        for name in vars(base):
+            if name == "__init__" or (name in library and not name.startswith(("__", "_abc_"))):
+                raise NotLeanError(f"the plan has a {name} of its own")
+    if hooks_of(plan_class.__new__(plan_class)):
+        raise NotLeanError("the plan has hooks of its own")

@@ -1,0 +1,172 @@
+"""The lean step for PyTorch: plain SGD without an optimizer object, over parameters in one buffer.
+
+For a small model, most of a step is not arithmetic: clearing gradients, storing them, and going through the groups,
+defaults and hooks of an optimizer take a third of it. Here the gradients are asked for and subtracted at once. The
+arithmetic is that of ``torch.optim.SGD``, so the result is the same to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import BuiltinFunctionType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedplug.core.lean import LeanStep
+from fedplug.core.params import Params, allocate
+from fedplug_torch import params as torch_params
+from fedplug_torch.losses import no_loss
+
+if TYPE_CHECKING:
+    from fedplug_torch.plan import TorchTrainingPlan
+
+_PLAIN = {
+    "momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False, "foreach": None,
+    "differentiable": False, "fused": None,
+}  # fmt: skip
+_IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type)
+_ONE = (torch.ones(()),)
+_FUNCTIONS = (FunctionType, BuiltinFunctionType)
+_OF_A_MODULE = frozenset(vars(nn.Module()))
+_OF_A_PLAN = frozenset(("_setup", "_model", "_optimizer", "_scheduler", "_tags", "_imported"))
+
+
+def lean_step(plan: TorchTrainingPlan) -> LeanStep | str:
+    """The lean step of a plan that was set up with its optimizer; or why there is none, in words."""
+    return _why_not(plan) or LeanSGD(plan)
+
+
+class LeanSGD(LeanStep):
+    """``p -= lr * gradient`` for every parameter that the optimizer would move.
+
+    Args:
+        plan: Its model's tensors are moved into one buffer.
+    """
+
+    def __init__(self, plan: TorchTrainingPlan) -> None:
+        group = plan.optimizer().param_groups[0]
+        model: nn.Module = plan.model()
+        model.train()
+        self._training_step = plan.training_step
+        self._rate = -group["lr"]
+        self._moved = tuple(p for p in group["params"] if p.requires_grad)
+        tensors = torch_params.distinct(model.state_dict(keep_vars=True))[0]
+        self._spec = torch_params.spec_of(tensors)
+        self._raw = allocate(self._spec.nbytes)
+        self._raw[:] = 0
+        for name, view in torch_params.over(self._spec, torch.from_numpy(self._raw)).items():
+            view.copy_(tensors[name].detach())
+            tensors[name].data = view
+        self._values = [p.detach() for p in self._moved]
+        holders = [vars(plan), *(vars(module) for module in model.modules())]
+        holders += [vars(module)[kind] for module in model.modules() for kind in ("_parameters", "_buffers")]
+        self._holders = [(holder, dict(holder)) for holder in holders]
+
+    def load(self, params: Params) -> None:
+        """As `LeanStep.load`."""
+        params.require(self._spec)
+        self._raw[:] = np.frombuffer(params.buffer, np.uint8)
+
+    def step(self, data: Any, target: Any) -> torch.Tensor:
+        """As `LeanStep.step`."""
+        loss: object = self._training_step(data, target)
+        if not (isinstance(loss, torch.Tensor) and loss.numel() == 1 and loss.requires_grad):
+            raise no_loss(loss)
+        values, found = self._values, self._gradients(loss)
+        if not all(map(_is_there, found)):  # a parameter took no part; comparing tensors with None is slow
+            values = [value for value, gradient in zip(values, found, strict=True) if _is_there(gradient)]
+        gradients = [gradient for gradient in found if gradient is not None]
+        if gradients:
+            torch._foreach_add_(values, gradients, alpha=self._rate)
+        return loss.detach()
+
+    def _gradients(self, loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if loss.shape or loss.dtype is not torch.float32:
+            return torch.autograd.grad(loss, self._moved, allow_unused=True)
+        # What torch.autograd.grad calls in the end, without its checks, which take a tenth of a step of a small model.
+        engine = torch.autograd.Variable._execution_engine
+        found: tuple[torch.Tensor | None, ...] = engine.run_backward(
+            (loss,), _ONE, False, False, self._moved, allow_unreachable=True, accumulate_grad=False
+        )
+        return found
+
+    def read(self, losses: Sequence[torch.Tensor]) -> list[float]:
+        """As `LeanStep.read`."""
+        return [loss.item() for loss in losses]
+
+    def result(self) -> Params:
+        """As `LeanStep.result`."""
+        out = allocate(self._spec.nbytes)
+        out[:] = self._raw
+        return Params(self._spec, out)
+
+    def changed(self) -> str:
+        """As `LeanStep.changed`."""
+        for holder, before in self._holders:
+            if holder.keys() != before.keys():
+                return "the plan or its model has got other attributes in training"
+            for name, value in holder.items():
+                if value is not before[name] and name != "_setup":
+                    return f"the plan or its model has changed its {name!r} in training"
+        if any(p.grad is not None for p in self._moved):
+            return "the plan works with gradients by itself"
+        return ""
+
+
+def _is_there(gradient: object) -> bool:
+    return gradient is not None
+
+
+def _why_not(plan: TorchTrainingPlan) -> str:
+    optimizer, model = plan.optimizer(), plan.model()
+    if type(optimizer) is not torch.optim.SGD:
+        return f"the optimizer is {type(optimizer).__name__}, not SGD"
+    if len(optimizer.param_groups) != 1:
+        return "the optimizer has several groups of parameters"
+    group = optimizer.param_groups[0]
+    for name, usual in _PLAIN.items():
+        if group.get(name) != usual:
+            return f"the optimizer is SGD with {name}={group[name]!r}"
+    if not isinstance(group["lr"], float | int):
+        return "the learning rate is no plain number"
+    moved = {id(p) for p in group["params"] if p.requires_grad}
+    if not moved or moved != {id(p) for p in model.parameters() if p.requires_grad}:
+        return "the optimizer does not move all parameters of the model, and no others"
+    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+    if any(getattr(optimizer, name, None) for name in hooks):
+        return "the optimizer has hooks"
+    if any(tensor.device.type != "cpu" for tensor in model.state_dict().values()):
+        return "the model does not lie in the processor's memory"
+    return _own_state(plan, model)
+
+
+def _own_state(plan: TorchTrainingPlan, model: nn.Module) -> str:
+    """What a plan or its model could carry from one node to the next, besides parameters and buffers."""
+    saved = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    if any(id(buffer) not in saved for buffer in model.buffers()):
+        return "the model has a buffer that is not persistent"
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p:
+            return "the model has dropout, which draws random numbers"
+        for name in vars(module).keys() - _OF_A_MODULE:
+            if not _is_immutable(vars(module)[name]):
+                return f"the model keeps something by itself ({type(module).__name__}.{name})"
+        if any(vars(module)[name] for name in _OF_A_MODULE if name.endswith("_hooks")):
+            return "the model has hooks"
+    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in model.parameters()):
+        return "the parameters have hooks"
+    for name in vars(plan).keys() - _OF_A_PLAN:
+        if not _is_immutable(vars(plan)[name]):
+            return f"the plan keeps something by itself (self.{name})"
+    return ""
+
+
+def _is_immutable(value: object) -> bool:
+    if isinstance(value, tuple | frozenset):
+        return all(map(_is_immutable, value))
+    if isinstance(value, FunctionType) and value.__closure__:
+        return False
+    return isinstance(value, (*_IMMUTABLE, *_FUNCTIONS))
