@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from page_kit import run_program
 
 import fedplug_robust
 import fedplug_scaffold
@@ -16,7 +16,7 @@ PAGE = (ROOT / "docs" / "aggregators.md").read_text(encoding="utf-8")
 
 
 def test_the_pages_program_runs_and_scaffold_comes_nearest(run_page):
-    printed = run_page("aggregators.md", 2, "-W", "error")
+    printed = run_page("aggregators.md", 2, "Warning")
     found = {name: float(gap) for name, gap in re.findall(r"^(\w+): ([\d.]+) from", printed, re.MULTILINE)}
     assert set(found) == {"FedAverage", "FedProx", "FedNova", "Scaffold"}
     assert found["Scaffold"] < 0.1 * min(gap for name, gap in found.items() if name != "Scaffold")
@@ -33,12 +33,11 @@ def test_every_aggregator_of_ours_is_in_the_table():
 
 def test_the_script_behind_the_table_runs(tmp_path):
     script = ROOT / "examples" / "uneven-data" / "compare.py"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", script, "--quick", "--output", tmp_path / "out"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rounds = dict(re.findall(r"^\| (\w+)(?: \(mu 0.1\))? \| (\d+) ", done.stdout, re.MULTILINE))
+    code, told, errors = run_program(
+        script, "--quick", "--output", str(tmp_path / "out"), cwd=tmp_path, strict="Warning"
+    )
+    assert code == 0, errors
+    rounds = dict(re.findall(r"^\| (\w+)(?: \(mu 0.1\))? \| (\d+) ", told, re.MULTILINE))
     assert int(rounds["Scaffold"]) < int(rounds["FedAverage"])
     assert json.loads((tmp_path / "out" / "curves.json").read_text())["data"] == "digits"
     assert (tmp_path / "out" / "curves.png").is_file()

@@ -19,7 +19,7 @@ def page() -> str:
 
 
 def test_the_pages_program_runs(run_page: Callable[..., str], page: str, fedplug_dir: Path) -> None:
-    printed = run_page("experiment.md", 7, "-W", "error")
+    printed = run_page("experiment.md", 7, "Warning")
     lines = printed.splitlines()
     assert "missing: ['training data: set_tags(...) or set_training_data(...)'" in printed
     assert "Ready to run." in lines

@@ -9,7 +9,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "finding-data.md"
 
 
 def test_the_pages_program_runs_and_finds_the_data(run_page):
-    printed = run_page("finding-data.md", 4, "-W", "error")
+    printed = run_page("finding-data.md", 4, "Warning")
     assert [re.split("  +", line) for line in printed.splitlines()] == [
         ["NODE", "DATA SET", "TYPE", "TAGS", "SHAPE", "TARGET", "COLUMNS", "DESCRIPTION"],
         ["lyon", "lyon", "memory", "breast, 2024", "30 x 4", "ill", "x, ill", "-"],

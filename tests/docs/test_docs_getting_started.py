@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from page_kit import run_program
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples" / "fashion-mnist"
@@ -39,17 +38,10 @@ def test_the_pages_program_runs(tmp_path, fedplug_dir, pictures):
     script = tmp_path / "simulate.py"
     script.write_text(SHORT + PROGRAM, encoding="utf-8")
     path = os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, script],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path, "PICTURES": str(pictures)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    told = re.findall(r"^round (\d): accuracy on the test images (0\.\d{4})$", done.stdout, re.MULTILINE)
+    env = {"PYTHONPATH": path, "PICTURES": str(pictures)}
+    code, printed, errors = run_program(script, cwd=tmp_path, env=env)
+    assert code == 0, errors
+    told = re.findall(r"^round (\d): accuracy on the test images (0\.\d{4})$", printed, re.MULTILINE)
     assert [number for number, _ in told] == ["1", "2", "3", "4", "5"]
     assert float(told[-1][1]) > 0.3  # ten classes
 

@@ -14,7 +14,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "optimizers.md").read_tex
 
 
 def test_the_pages_program_runs_and_each_way_beats_plain_averaging(run_page):
-    printed = run_page("optimizers.md", 4, "-W", "error")
+    printed = run_page("optimizers.md", 4, "Warning")
     scores = {name: float(score) for name, score in re.findall(r"^(.+): ([\d.]+)$", printed, re.MULTILINE)}
     plain = scores.pop("plain averaging")
     assert set(scores) == {"server momentum", "FedYogi", "momentum at the nodes", "falling rates", "Scaffold"}

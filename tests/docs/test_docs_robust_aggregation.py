@@ -16,7 +16,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "robust-aggregation.md").
 
 
 def test_the_pages_program_runs_and_only_the_mean_is_ruined(run_page):
-    printed = run_page("robust-aggregation.md", 3, "-W", "error", env={"FEDPLUG_PLUGINS": "robust,scaffold"})
+    printed = run_page("robust-aggregation.md", 3, "Warning", env={"FEDPLUG_PLUGINS": "robust,scaffold"})
     errors = {name: float(error) for name, error in re.findall(r"^([\w-]+): ([\d.e+]+)$", printed, re.MULTILINE)}
     assert errors.pop("fedaverage") > 1e9
     offered = {component.name for component in fedplug_robust.fedplug_register_aggregators()}

@@ -59,8 +59,8 @@ def test_its_figures_are_those_of_the_code():
     assert f"drains for {STOP_SECONDS // 60} minutes" in PAGE
 
 
-def test_the_options_that_it_names_are_there(cli):
-    told = "".join(cli("node", name, "--help").stdout for name in ("stop", "logs", "start", "trust", "rotate"))
-    told += cli("doctor", "--help").stdout + cli("node", "audit", "verify", "--help").stdout
+def test_the_options_that_it_names_are_there(typed):
+    told = "".join(typed("node", name, "--help")[1] for name in ("stop", "logs", "start", "trust", "rotate"))
+    told += typed("doctor", "--help")[1] + typed("node", "audit", "verify", "--help")[1]
     named = set(re.findall(r"(--[a-z]+)", PAGE)) - {"--upgrade", "--folder"}
     assert named - set(re.findall(r"(--[a-z]+)", told)) <= {"--json", "--event"}

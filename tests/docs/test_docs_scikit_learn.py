@@ -11,7 +11,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "scikit-learn.md"
 
 
 def test_the_pages_program_runs_and_learns(run_page, tmp_path):
-    printed = run_page("scikit-learn.md", 4, "-W", "error")
+    printed = run_page("scikit-learn.md", 4, "Warning")
     scores = {name: float(score) for name, score in re.findall(r"^(.+): ([\d.]+)$", printed, re.MULTILINE)}
     assert set(scores) == {"logistic regression", "naive Bayes", "a small network"}
     assert scores["logistic regression"] > 0.9

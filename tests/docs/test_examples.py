@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from page_kit import run_program
 from sklearn.datasets import load_breast_cancer
 
 from fedplug.testing import AGGREGATOR_CHECKS
@@ -46,16 +47,9 @@ def test_the_plugin_in_the_readme_is_one(monkeypatch):
 
 
 def test_in_process_learns(tmp_path):
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "in_process.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (accuracy,) = re.findall(r"^accuracy on new points: ([\d.]+)$", done.stdout, re.MULTILINE)
+    code, printed, errors = run_program(EXAMPLES / "in_process.py", cwd=tmp_path)
+    assert code == 0, errors
+    (accuracy,) = re.findall(r"^accuracy on new points: ([\d.]+)$", printed, re.MULTILINE)
     assert float(accuracy) > 0.9
 
 

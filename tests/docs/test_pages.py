@@ -67,7 +67,7 @@ def test_python_blocks_are_python():
     assert broken == []
 
 
-def test_commands_of_the_pages_exist(cli):
+def test_commands_of_the_pages_exist(typed):
     mentioned: dict[tuple[str, ...], str] = {}
     for language in ("", "bash", "console", "sh", "shell"):
         for place, code in blocks(language):
@@ -77,7 +77,7 @@ def test_commands_of_the_pages_exist(cli):
     for words, place in mentioned.items():
         # `fedplug demo` has no second word that is a command; what does not begin a command is an argument.
         tries = [words, words[:1]]
-        if not any(cli(*attempt, "--help").returncode == 0 for attempt in tries):
+        if not any(typed(*attempt, "--help")[0] == 0 for attempt in tries):
             wrong.append(f"{place}: fedplug {' '.join(words)}")
     assert wrong == []
 
