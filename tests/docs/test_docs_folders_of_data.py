@@ -72,7 +72,7 @@ FOLDERS = {
 
 
 @pytest.fixture
-def added(tmp_path, cli):
+def added(tmp_path, typed):
     """Run one of the page's commands; the data set that a plan would get."""
 
     def add(name):
@@ -80,9 +80,10 @@ def added(tmp_path, cli):
         FOLDERS[name](tmp_path / name)
         words = shlex.split(command)
         words[words.index(name)] = str(tmp_path / name)
-        assert cli("node", "-C", str(tmp_path / "node"), "init", "--data-root", str(tmp_path)).returncode == 0
-        done = cli(words[0], "-C", str(tmp_path / "node"), *words[1:])
-        assert done.returncode == 0, done.stderr
+        node = str(tmp_path / "node")
+        assert typed("node", "-C", node, "init", "--data-root", str(tmp_path))[0] == 0
+        code, printed = typed(words[0], "-C", node, *words[1:])
+        assert code == 0, printed
         with NodeStore.open(tmp_path / "node") as store:
             return DatasetCache().get(store.dataset(name))
 
