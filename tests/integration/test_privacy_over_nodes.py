@@ -260,15 +260,16 @@ def test_central_privacy_on_real_nodes_is_the_same_as_in_a_simulation(inproc_url
 
 def test_a_round_that_is_tried_again_ends_with_the_same_bits(monkeypatch):
     federation = Federation(PARTS)
-    run, failing = federation._run, ["paris"]
+    run, failing = federation._engine.run, ["paris"]
 
-    def sometimes(request, *rest):
-        if request.key.round == 1 and request.key.node_id in failing:
-            failing.remove(request.key.node_id)
+    def sometimes(task, emit):
+        key = task.request.key
+        if key.round == 1 and key.node_id in failing:
+            failing.remove(key.node_id)
             raise UsageError("The power has failed.")
-        return run(request, *rest)
+        return run(task, emit)
 
-    monkeypatch.setattr(federation, "_run", sometimes)
+    monkeypatch.setattr(federation._engine, "run", sometimes)
     with experiment(federation, dp_args=LOCAL) as exp:
         with pytest.raises(RoundError, match="power"):
             exp.run(2)
