@@ -66,6 +66,9 @@ def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
         {"test_ratio": 0.3, "shuffle_testing_dataset": True, "log_interval": 0},
         {"random_seed": 3, "batch_maxnum": 2, "threads": 2},
         {"dry_run": True},
+        {"optimizer_args": {"lr": 0.1, "momentum": 0.9, "dampening": 0.3}},
+        {"optimizer_args": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}},
+        {"optimizer_args": {"lr": 0.1, "weight_decay": 0.01}},
     ],
 )
 def test_the_lean_step_gives_the_bits_the_figures_and_the_signs_of_the_own_loop(said, args) -> None:
@@ -82,6 +85,25 @@ def test_the_lean_step_gives_the_bits_the_figures_and_the_signs_of_the_own_loop(
 class Straight(Plain):
     def init_model(self) -> nn.Module:
         return nn.Linear(5, 3)
+
+
+class Turning(Plain):
+    """Different parameters take part in its steps; what they take part in is seen in the batch."""
+
+    def training_step(self, data: Any, target: Any) -> Any:
+        net = self.model()
+        out = self.forward(data)
+        return F.cross_entropy(out, target) + (net.unused(data[:, :2]).square().mean() if data[0, 0] > 0 else 0)
+
+
+@pytest.mark.parametrize("momentum", [0, 0.9])
+def test_parameters_that_take_part_in_some_steps_only_are_moved_as_the_optimizer_moves_them(said, momentum) -> None:
+    args = {"optimizer_args": {"lr": 0.1, "momentum": momentum, "weight_decay": 0.01}}
+    found = run(Turning, True, args)
+    assert any("by the lean step" in record.message for record in said.records)
+    assert not any("by its own loop" in record.message for record in said.records)
+    own = run(Turning, False, args)
+    assert found == own
 
 
 class Dropping(Plain):
@@ -242,8 +264,8 @@ def test_a_plan_that_is_more_than_steps_runs_its_own_loop_with_the_same_bits(sai
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        ({"optimizer_args": {"lr": 0.1, "momentum": 0.9}}, "the optimizer is SGD with momentum=0.9"),
-        ({"optimizer_args": {"lr": 0.1, "weight_decay": 0.1}}, "the optimizer is SGD with weight_decay=0.1"),
+        ({"optimizer_args": {"lr": 0.1, "maximize": True}}, "the optimizer is SGD with maximize=True"),
+        ({"optimizer_args": {"lr": 0.1, "foreach": True}}, "the optimizer is SGD with foreach=True"),
         ({"fedprox_mu": 0.1}, "training_args add hooks to the loop"),
         ({"grad_clip": 0.1}, "training_args add hooks to the loop"),
         ({"test_ratio": 0.2, "test_on_local_updates": True}, "it tests the model too"),

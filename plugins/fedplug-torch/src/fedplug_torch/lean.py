@@ -1,4 +1,4 @@
-"""The lean step for PyTorch: plain SGD without an optimizer object, over parameters in one buffer.
+"""The lean step for PyTorch: SGD without an optimizer object, over parameters in one buffer.
 
 For a small model, most of a step is not arithmetic: clearing gradients, storing them, and going through the groups,
 defaults and hooks of an optimizer take a third of it. Here the gradients are asked for and subtracted at once. The
@@ -23,10 +23,8 @@ from fedplug_torch.losses import no_loss
 if TYPE_CHECKING:
     from fedplug_torch.plan import TorchTrainingPlan
 
-_PLAIN = {
-    "momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False, "foreach": None,
-    "differentiable": False, "fused": None,
-}  # fmt: skip
+_PLAIN = {"maximize": False, "foreach": None, "differentiable": False, "fused": None}
+_NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
 _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type)
 _ONE = (torch.ones(()),)
 _FUNCTIONS = (FunctionType, BuiltinFunctionType)
@@ -40,7 +38,7 @@ def lean_step(plan: TorchTrainingPlan) -> LeanStep | str:
 
 
 class LeanSGD(LeanStep):
-    """``p -= lr * gradient`` for every parameter that the optimizer would move.
+    """The rule of ``torch.optim.SGD``, for every parameter that the optimizer would move.
 
     Args:
         plan: Its model's tensors are moved into one buffer.
@@ -51,7 +49,9 @@ class LeanSGD(LeanStep):
         model: nn.Module = plan.model()
         model.train()
         self._training_step = plan.training_step
-        self._rate = -group["lr"]
+        self._rate, self._decay, self._nesterov = -group["lr"], group["weight_decay"], group["nesterov"]
+        self._momentum, self._fresh = group["momentum"], 1 - group["dampening"]
+        self._velocities: dict[int, torch.Tensor] = {}  # of a training, by number of the parameter
         self._moved = tuple(p for p in group["params"] if p.requires_grad)
         tensors = torch_params.distinct(model.state_dict(keep_vars=True))[0]
         self._spec = torch_params.spec_of(tensors)
@@ -68,6 +68,7 @@ class LeanSGD(LeanStep):
     def load(self, params: Params) -> None:
         """As `LeanStep.load`."""
         params.require(self._spec)
+        self._velocities.clear()
         self._raw[:] = np.frombuffer(params.buffer, np.uint8)
 
     def step(self, data: Any, target: Any) -> torch.Tensor:
@@ -80,8 +81,31 @@ class LeanSGD(LeanStep):
             values = [value for value, gradient in zip(values, found, strict=True) if _is_there(gradient)]
         gradients = [gradient for gradient in found if gradient is not None]
         if gradients:
+            if self._decay:
+                gradients = list(torch._foreach_add(gradients, values, alpha=self._decay))
+            if self._momentum:
+                numbers = [number for number, gradient in enumerate(found) if gradient is not None]
+                gradients = self._with_momentum(numbers, gradients)
             torch._foreach_add_(values, gradients, alpha=self._rate)
         return loss.detach()
+
+    def _with_momentum(self, numbers: list[int], gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What the parameters of these numbers are moved by."""
+        known = self._velocities
+        if known.keys() >= set(numbers):
+            velocities = [known[number] for number in numbers]
+            torch._foreach_mul_(velocities, self._momentum)
+            torch._foreach_add_(velocities, gradients, alpha=self._fresh)
+        else:  # the first time, all of the gradient counts
+            for number, gradient in zip(numbers, gradients, strict=True):
+                if number in known:
+                    known[number].mul_(self._momentum).add_(gradient, alpha=self._fresh)
+                else:
+                    known[number] = gradient.clone()
+            velocities = [known[number] for number in numbers]
+        if self._nesterov:
+            return list(torch._foreach_add(gradients, velocities, alpha=self._momentum))
+        return velocities
 
     def _gradients(self, loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if loss.shape or loss.dtype is not torch.float32:
@@ -130,8 +154,9 @@ def _why_not(plan: TorchTrainingPlan) -> str:
     for name, usual in _PLAIN.items():
         if group.get(name) != usual:
             return f"the optimizer is SGD with {name}={group[name]!r}"
-    if not isinstance(group["lr"], float | int):
-        return "the learning rate is no plain number"
+    for name in _NUMBERS:
+        if not isinstance(group[name], float | int):
+            return f"the optimizer is SGD with a {name} that is no plain number"
     moved = {id(p) for p in group["params"] if p.requires_grad}
     if not moved or moved != {id(p) for p in model.parameters() if p.requires_grad}:
         return "the optimizer does not move all parameters of the model, and no others"
