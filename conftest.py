@@ -34,10 +34,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 # Files that take longest, the longest first. Workers take whole files (`--dist loadfile`), in the order in which they
 # are collected: one that is long must not be the last. Where one has grown long, `--durations=40` tells.
 _LONG = (
-    "test_setting_up_a_node", "test_simulator", "test_wheelhouse", "test_demo", "test_new_plugin", "test_browser",
-    "test_folders_of_data", "test_bad_input", "test_error_situations", "test_hostile_plans", "test_soak_processes",
-    "test_fashion_mnist", "test_state_between_rounds", "test_examples", "test_soak", "test_ready_datasets_over_nodes",
-    "test_personal_ditto", "test_fedbn", "test_worker_process", "test_wire_fuzz",
+    "test_simulator", "test_demo", "test_wheelhouse", "test_setting_up_a_node", "test_browser", "test_folders_of_data",
+    "test_bad_input", "test_error_situations", "test_hostile_plans", "test_soak_processes", "test_soak",
+    "test_new_plugin", "test_same_bits", "test_examples", "test_state_between_rounds", "test_fashion_mnist",
+    "test_worker_process", "test_wire_fuzz",
 )  # fmt: skip
 
 CliRunner = Callable[..., "subprocess.CompletedProcess[str]"]
