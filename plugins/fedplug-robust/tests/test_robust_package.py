@@ -73,7 +73,9 @@ def test_the_names_of_the_module():
         fedplug_robust.Bulyan  # noqa: B018
 
 
-@pytest.mark.parametrize(("rule", "expected"), MADE, ids=lambda each: str(each) if isinstance(each, dict) else type(each).__name__)
+@pytest.mark.parametrize(
+    ("rule", "expected"), MADE, ids=lambda each: str(each) if isinstance(each, dict) else type(each).__name__
+)
 def test_a_rule_is_written_down_and_made_again(rule, expected):
     config = config_of(rule)
     assert config == expected
