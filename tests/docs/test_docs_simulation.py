@@ -8,7 +8,8 @@ def test_the_pages_program_divides_data_and_both_loops_give_the_same_bits(run_pa
     assert lines[0] == "['lyon', 'paris']"
     iid, dirichlet, shards, quantity = (line.split() for line in lines[1:5])
     assert iid == ["IID", "300", "300", "3"]
-    assert int(dirichlet[1]) < 200 < 400 < int(dirichlet[2])
+    assert int(dirichlet[1]) < 200
+    assert int(dirichlet[2]) > 400
     assert shards[0] == "Shards"
     assert int(shards[3]) < 3
     assert int(quantity[2]) > 5 * int(quantity[1])
