@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fedplug.simulation.engines import Engine, SerialEngine
+from fedplug.simulation.faults import Faults
 from fedplug.simulation.federation import Federation
 from fedplug.simulation.partitions import IID, Dirichlet, Natural, Partition, Parts, Quantity, Shards
 
@@ -10,6 +11,7 @@ __all__ = [
     "IID",
     "Dirichlet",
     "Engine",
+    "Faults",
     "Federation",
     "Natural",
     "Partition",

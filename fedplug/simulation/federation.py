@@ -46,6 +46,7 @@ from fedplug.core.pool import (
 )
 from fedplug.core.rng import SeedTree
 from fedplug.simulation.engines import Engine, Task, make_engine
+from fedplug.simulation.faults import Faults
 from fedplug.simulation.partitions import Partition
 from fedplug.simulation.virtual_data import (
     NodeInfos,
@@ -68,6 +69,7 @@ class Federation(NodePool):
         target: Name of the array that is to be predicted, for mappings; by default ``"y"`` where there is one.
         host: The plugins to use; all installed ones by default.
         engine: What runs the trainings: ``"serial"``, or an `Engine`.
+        faults: What befalls the nodes; nothing by default.
 
     Raises:
         UsageError: There is no node, or its data is of another kind.
@@ -82,6 +84,7 @@ class Federation(NodePool):
         target: str | None = None,
         host: PluginHost | None = None,
         engine: Engine | str = "serial",
+        faults: Faults | None = None,
     ) -> None:
         if not isinstance(nodes, Mapping):
             raise UsageError(
@@ -90,7 +93,7 @@ class Federation(NodePool):
             )
         if not nodes:
             raise UsageError("A federation needs at least one node.", cure="E.g. Federation({'paris': (x, y)}).")
-        self._begin(OwnData(nodes, _words(tags), target), host, engine)
+        self._begin(OwnData(nodes, _words(tags), target), host, engine, faults)
 
     @classmethod
     def from_arrays(
@@ -104,6 +107,7 @@ class Federation(NodePool):
         target: str | None = None,
         host: PluginHost | None = None,
         engine: Engine | str = "serial",
+        faults: Faults | None = None,
     ) -> Self:
         """Divide one data set among virtual nodes.
 
@@ -120,6 +124,7 @@ class Federation(NodePool):
             target: Name of the array that is to be predicted; by default ``"y"`` where there is one.
             host: The plugins to use; all installed ones by default.
             engine: What runs the trainings: ``"serial"``, or an `Engine`.
+            faults: What befalls the nodes; nothing by default.
 
         Raises:
             UsageError: The data is of another kind, or cannot be divided like this.
@@ -143,10 +148,10 @@ class Federation(NodePool):
         shared = SharedData(
             arrays, partition, SeedTree.root(seed).child("partition"), _words(tags), usual_target(arrays, target)
         )
-        federation._begin(shared, host, engine)
+        federation._begin(shared, host, engine, faults)
         return federation
 
-    def _begin(self, data: VirtualData, host: PluginHost | None, engine: Engine | str) -> None:
+    def _begin(self, data: VirtualData, host: PluginHost | None, engine: Engine | str, faults: Faults | None) -> None:
         self._host = host or default_host()
         self._data = data
         self._infos = NodeInfos(data)
@@ -157,6 +162,8 @@ class Federation(NodePool):
         self._found: Iterator[PoolEvent] = iter(())
         self._answers: Iterator[PoolEvent] = iter(())
         self._tasks: dict[TaskKey, Task] = {}
+        self._faults = faults
+        self._seconds: dict[TaskKey, float] = {}  # that the tasks take, where that matters
         self._finished: dict[TaskKey, tuple[TrainReply, Params, Mapping[str, Params]]] = {}
 
     def dataset(self, node_id: str) -> NodeDataset:
@@ -206,6 +213,9 @@ class Federation(NodePool):
         """Queue a task; it runs inside `next_event`. A node that does not exist never gets its task."""
         if request.key.node_id in self._data:
             self._tasks[request.key] = Task(request, plan, params, aux or {})
+            if self._faults is not None:
+                samples = len(self._data.dataset(request.key.node_id))
+                self._seconds[request.key] = self._faults.seconds(request, samples)
 
     def next_event(self, timeout: float | None, watch: Watcher | None = None) -> PoolEvent | None:
         """The next event; trains the next node in line if there is no other, unless it is only to look."""
@@ -233,19 +243,25 @@ class Federation(NodePool):
         """Forget a task."""
         self._finished.pop(key, None)
         self._tasks.pop(key, None)
+        self._seconds.pop(key, None)
         self._events = deque(event for event in self._events if _key_of(event) != key)
 
     def close(self) -> None:
         """Forget all tasks, and close the engine."""
         self._engine.close()
         self._tasks.clear()
+        self._seconds.clear()
         self._events.clear()
         self._joined = self._found = self._answers = iter(())
         self._finished.clear()
 
     def _train_next(self, watch: Watcher | None) -> PoolEvent:
-        task = self._tasks.pop(next(iter(self._tasks)))
-        key = task.request.key
+        key = next(iter(self._tasks)) if self._faults is None else min(self._tasks, key=self._seconds.__getitem__)
+        task = self._tasks.pop(key)
+        if self._faults is not None:
+            failure = self._faults.failure(task.request, self._seconds.pop(key))
+            if failure is not None:
+                return TaskFailed(failure)
 
         def emit(sign: Progress | LogLine) -> None:
             if watch is not None:
