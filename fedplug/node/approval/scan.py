@@ -7,6 +7,7 @@ hostile, and one with findings may be honest. What holds a plan back when it run
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import re
 import unicodedata
@@ -116,7 +117,13 @@ def scan(bundle: PlanBundle) -> list[Finding]:
 
     Never runs anything and never raises, whatever the text is. After `MOST_FINDINGS` places it gives up, and says so.
     """
-    modules = [_Module(name, text) for name, text in [("", bundle.code), *sorted(bundle.helpers.items())]]
+    return list(_scan((("", bundle.code), *sorted(bundle.helpers.items()))))
+
+
+@functools.lru_cache(maxsize=8)
+def _scan(texts: tuple[tuple[str, str], ...]) -> tuple[Finding, ...]:
+    """`scan` of modules by name. The same few plans are asked about in every round."""
+    modules = [_Module(name, text) for name, text in texts]
     found = {finding for module in modules for finding in module.imports()}
     most = len(found) + MOST_FINDINGS
     for finding in itertools.chain.from_iterable(module.remarks() for module in modules):
@@ -126,7 +133,7 @@ def scan(bundle: PlanBundle) -> list[Finding]:
             what = f"has more than {MOST_FINDINGS:,} places that deserve a look; the rest is not listed"
             found.add(Finding(finding.module, finding.line, "text", REST, what))
             break
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 def is_unread(finding: Finding) -> bool:

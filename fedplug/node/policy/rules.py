@@ -124,6 +124,8 @@ class _Check:
         )
 
     def imports(self, plugins: Iterable[PluginRecord]) -> None:
+        if self.rules.plugins is None and self.rules.imports is None:
+            return
         packages = imported_packages(self.task.plan)
         if self.rules.plugins is not None:
             for record in plugins:
