@@ -95,6 +95,10 @@ class SerialEngine(Engine):
                 self._refuse(task, str(why))
         return self._run_own(task, emit)
 
+    def states(self, node_id: str) -> MemoryStateStore:
+        """What a node has kept between rounds; an empty store that nobody holds on to if it has kept nothing yet."""
+        return self._states.get(node_id) or MemoryStateStore()
+
     def _run_lean(self, task: Task, emit: Emit) -> Trained:
         request = task.request
         if self._training is None or not self._training.fits(request, task.plan):
@@ -109,7 +113,7 @@ class SerialEngine(Engine):
         request, plan, params, aux = task.request, task.plan, task.params, task.aux
         key = request.key
         dataset = self.data.dataset(key.node_id)
-        states = self._states.get(key.node_id) or MemoryStateStore()
+        states = self.states(key.node_id)
         book = StateBook(states.base_of(request, emit))
         noise_key = simulated_noise_key(request, plan, params, aux, book.base)
         reply, trained, extra = run_task(

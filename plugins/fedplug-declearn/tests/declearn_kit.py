@@ -147,9 +147,10 @@ class Net(Federation):
             return TaskFailed(TaskFailure(key=event.reply.key, code="lost", text="lost on the way"))
         return event
 
-    def _run(self, request: Any, *rest: Any) -> Any:
+    def _run(self, task: Any, *rest: Any) -> Any:
+        request = task.request
         Net.training = request.key.node_id
-        reply, trained, extra = super()._run(request, *rest)
+        reply, trained, extra = super()._run(task, *rest)
         extra = self.forged.get(request.key.node_id, dict)(extra)
         self.received.append((request.key.node_id, dict(extra)))
         self.trained.append(trained)
@@ -157,7 +158,7 @@ class Net(Federation):
 
     def forget(self, node: str, experiment: Experiment) -> None:
         """Empty what a node keeps between rounds."""
-        self._states[node].forget(experiment.id)
+        self._engine.states(node).forget(experiment.id)
 
 
 class WhoCanMayGo(DefaultStrategy):

@@ -96,7 +96,9 @@ def held(exp: Experiment, net: Net) -> dict[str, Any]:
     """The control variates that the nodes go on from, node by node."""
     found = {}
     for node, acked in exp._acked.items():
-        state = net._states[node].load(exp.id, exp.training_data().data()[node].dataset_id, acked.round, acked.state_id)
+        state = net._engine.states(node).load(
+            exp.id, exp.training_data().data()[node].dataset_id, acked.round, acked.state_id
+        )
         if state is not None:
             found[node] = {n.removeprefix(f"{AUX}/"): state.arrays[n] for n in state.arrays if n.startswith(AUX)}
     return found
@@ -671,7 +673,7 @@ FORGED = {
     "another precision": (changed(delta__x=np.float32(1)), UNFIT.format("x")),
     "NaN": (changed(delta__x=np.float64("nan")), "values that are not finite"),
     "infinity": (changed(delta__x=np.float32("inf")), "values that are not finite"),
-    "huge": (changed(delta__x=np.float64(1e300)), "its 'declearn.scaffold' of 'x' is too large"),
+    "huge": (changed(delta__x=np.float64(1e300)), "whose squares are too large for float64"),
     "a number": (changed(delta__x=None, delta=np.float64(1)), OTHER),
     "a vector and a number": (changed(delta=np.float64(1)), OTHER),
     "no vector": (changed(delta__x=None), OTHER),

@@ -159,9 +159,10 @@ class Net(Federation):
             return TaskFailed(TaskFailure(key=event.reply.key, code="lost", text="lost on the way"))
         return event
 
-    def _run(self, request: Any, *rest: Any) -> Any:
+    def _run(self, task: Any, *rest: Any) -> Any:
+        request = task.request
         Net.training = request.key.node_id
-        reply, trained, extra = super()._run(request, *rest)
+        reply, trained, extra = super()._run(task, *rest)
         extra = self.forged.get(request.key.node_id, dict)(extra)
         self.received.append((request.key.node_id, dict(extra)))
         self.trained.append(trained)
@@ -169,14 +170,14 @@ class Net(Federation):
 
     def forget(self, node: str, exp: Experiment) -> None:
         """Empty what a node keeps between rounds."""
-        self._states[node].forget(exp.id)
+        self._engine.states(node).forget(exp.id)
 
     def held(self, exp: Experiment) -> dict[str, Params]:
         """The control variates that the nodes go on from, node by node."""
         found = {}
         datasets = exp.training_data().data()
         for node, acked in exp._acked.items():
-            state = self._states[node].load(exp.id, datasets[node].dataset_id, acked.round, acked.state_id)
+            state = self._engine.states(node).load(exp.id, datasets[node].dataset_id, acked.round, acked.state_id)
             if state is not None:
                 names = [name for name in state.arrays if name.startswith(f"{AUX}/")]
                 found[node] = Params.from_arrays({name.removeprefix(f"{AUX}/"): state.arrays[name] for name in names})

@@ -425,7 +425,7 @@ FORGED = {
     "whole numbers": (changed(delta__x=np.int64(1)), "its 'scaffold' of 'x' does not fit the model"),
     "NaN": (changed(delta__x=np.float64("nan")), "values that are not finite"),
     "infinity": (changed(delta__x=np.float64("-inf")), "values that are not finite"),
-    "huge": (changed(delta__x=np.float64(-1e300)), "its 'scaffold' of 'x' is too large to be added up"),
+    "huge": (changed(delta__x=np.float64(-1e300)), "whose squares are too large for float64"),
 }
 
 
