@@ -150,7 +150,7 @@ def test_report_goes_into_the_experiments_folder(done, tmp_path):
         "shuffle_testing_dataset",
         "features",
         escape("FedAverage(weighting='samples')"),
-        "DefaultStrategy()",
+        "DefaultStrategy(patience=60.0, silence=900.0)",
     ):
         assert re.search(rf"<t[dh][^>]*>{re.escape(name)}</t[dh]>", text), name
     (loss,) = values(done, round=2, node_id="all", phase="train", metric="loss")
