@@ -18,7 +18,7 @@ from fedplug.core.plan_source import PlanBundle
 from fedplug.node.privacy import simulated_noise_key
 from fedplug.node.state_store import MemoryStateStore
 from fedplug.node.training import run_task
-from fedplug.simulation.lean_training import LeanTraining, NotLeanError
+from fedplug.simulation.lean_training import LeanTraining, NotLeanError, is_same
 from fedplug.simulation.virtual_data import VirtualData
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class SerialEngine(Engine):
         self._states: dict[str, MemoryStateStore] = {}  # of the nodes that have kept something
         self._training: LeanTraining | None = None
         self._told = ""
-        self._refused: tuple[PlanBundle, object, object] | None = None  # what runs the plan's own loop for good
+        self._refused: tuple[PlanBundle, object] | None = None  # what runs the plan's own loop for good
 
     def run(self, task: Task, emit: Emit) -> Trained:
         """As `Engine.run`."""
@@ -130,13 +130,12 @@ class SerialEngine(Engine):
     def _is_refused(self, task: Task) -> bool:
         if self._refused is None:
             return False
-        plan, args, model_args = self._refused
-        request = task.request
-        return plan is task.plan and args == request.training_args and bool(model_args == request.model_args)
+        plan, asked = self._refused
+        return plan is task.plan and is_same((task.request.training_args, task.request.model_args), asked)
 
     def _refuse(self, task: Task, why: str) -> None:
         self._training = None
-        self._refused = task.plan, task.request.training_args, task.request.model_args
+        self._refused = task.plan, (task.request.training_args, task.request.model_args)
         self._tell(f"{task.plan.class_name} trains by its own loop: {why}.")
 
     def _tell(self, text: str) -> None:

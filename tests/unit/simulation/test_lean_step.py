@@ -218,6 +218,12 @@ class Tagging(Plain):
         return {"local", "persistent"} if name.startswith("two") else set()
 
 
+class LastingChannels(Plain):
+    def init_model(self) -> nn.Module:
+        net = nn.Sequential(nn.Unflatten(1, (5, 1, 1)), nn.Conv2d(5, 3, (2, 2), padding=1), nn.AdaptiveAvgPool2d(1))
+        return nn.Sequential(net.to(memory_format=torch.channels_last), nn.Flatten())
+
+
 class OwnLayers(Plain):
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -247,6 +253,7 @@ REASONS: dict[type, str] = {
     Adaptive: "the optimizer is Adam, not SGD",
     Halving: "the optimizer does not move all parameters",
     Tagging: "the plan has a tag_parameters of its own",
+    LastingChannels: "the model has a tensor that is not contiguous",
 }
 
 
@@ -278,6 +285,32 @@ def test_what_training_arguments_ask_for_beyond_steps_is_done_by_the_own_loop(sa
     found = run(Straight, True, args)
     assert any(reason in record.message for record in said.records)
     assert found[0] == run(Straight, False, args)[0]
+
+
+class Weighted(Plain):
+    def init_model(self, model_args: dict[str, Any]) -> nn.Module:
+        self.scale = float(model_args["weights"].sum())
+        return nn.Linear(5, 3)
+
+    def training_step(self, data: Any, target: Any) -> Any:
+        return F.cross_entropy(self.forward(data), target) * self.scale
+
+
+def test_model_args_may_hold_arrays_and_change(said) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((40, 5)).astype(np.float32), rng.integers(0, 3, 40)
+    finals = []
+    for lean in (True, False):
+        federation = Federation.from_arrays(x, y, partition=IID(2), engine=SerialEngine(lean=lean))
+        for weights in (np.ones(3), np.full(3, 2.0)):
+            with Experiment(
+                tags="simulation", transport=federation, training_plan_class=Weighted, training_args=ARGS, seed=5,
+                round_limit=1, progress="quiet", save_breakpoints=False, model_args={"weights": weights},
+            ) as exp:  # fmt: skip
+                exp.run()
+                finals.append(exp.params())
+    assert finals[:2] == finals[2:]
+    assert finals[0] != finals[1]
 
 
 def test_extra_arrays_of_an_aggregator_need_the_own_loop(said) -> None:

@@ -165,6 +165,8 @@ def _why_not(plan: TorchTrainingPlan) -> str:
         return "the optimizer has hooks"
     if any(tensor.device.type != "cpu" for tensor in model.state_dict().values()):
         return "the model does not lie in the processor's memory"
+    if not all(tensor.is_contiguous() for tensor in model.state_dict().values()):
+        return "the model has a tensor that is not contiguous"
     return _own_state(plan, model)
 
 
