@@ -178,7 +178,8 @@ class Tour:
                 self.page.set_viewport_size({"width": pixels, "height": 900})
                 if self.pictures:
                     self.page.screenshot(path=self.pictures / f"{name}-{scheme}-{width}.png", full_page=True)
-                aside = self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+                # By a locator, which waits: a page that shows progress may be loading itself anew.
+                aside = self.page.locator("html").evaluate("html => html.scrollWidth - window.innerWidth")
                 assert aside <= 0, f"{name} is {aside} pixels too wide for {pixels}"
                 if (scheme, width) not in {("light", "wide"), ("dark", "narrow")}:
                     continue

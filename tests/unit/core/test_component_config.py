@@ -47,9 +47,9 @@ def test_every_component_of_our_own_plugins_survives_being_written_down(kind):
 
 
 def test_the_arguments_stand_in_the_order_of_the_signature():
-    assert config_of(DefaultStrategy()) == {}
-    assert config_of(RandomStrategy(count=3)) == {"fraction": None, "count": 3}
-    assert list(config_of(OverSelection(3))) == ["count", "extra", "deadline"]
+    assert config_of(DefaultStrategy(patience=5)) == {"patience": 5, "silence": 900.0}
+    assert list(config_of(RandomStrategy(count=3))) == ["fraction", "count", "patience", "silence"]
+    assert list(config_of(OverSelection(3))) == ["count", "extra", "deadline", "silence"]
     assert isinstance(make(QuorumStrategy, {"quorum": 2}), QuorumStrategy)
 
 
