@@ -236,6 +236,7 @@ class Node:
                 earlier=self._journal.earlier(url),
             )
             self._links.append(link)
+            self._board.count(link.traffic)
             self._contacts.append(self._runtime.add_researcher(url, link, retry=self._retry))
         for number, contact in enumerate(self._contacts):
             self._serve(f"link-{number}", contact.serve)

@@ -6,7 +6,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,9 @@ from fedplug.node.lock import is_locked
 
 STATUS_FILE = "status.json"
 _WRITE_INTERVAL = 0.2
+_COUNT_INTERVAL = 5.0
+"""Seconds between two looks at what was counted while nothing else has changed."""
+
 
 _log = logging.getLogger("fedplug.node")
 
@@ -82,6 +86,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
         kept: Finished updates that it keeps on its disk until their researchers have taken them.
         last: What became of the last training, in words.
         isolation: How far trainings are shut in; empty where they are not.
+        counters: What was sent, received, refused and dropped: see `fedplug.protocol.counters`.
         updated: When this was written, in seconds since the epoch.
     """
 
@@ -97,6 +102,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     kept: int = 0
     last: str = ""
     isolation: tuple[Layer, ...] = ()
+    counters: dict[str, int] = {}
     updated: float = 0.0
 
 
@@ -118,6 +124,7 @@ class StatusBoard:
         self._closed = False
         self._closing = threading.Event()
         self._broken = False
+        self._sources: list[Callable[[], Mapping[str, int]]] = []
         self.now = NodeStatus(running=True, pid=os.getpid(), links=tuple(LinkStatus(url=url) for url in urls))
         self._write(self.now)
         self._thread = threading.Thread(target=self._serve, name="fedplug-status", daemon=True)
@@ -137,6 +144,11 @@ class StatusBoard:
         with self._changed:
             links = (msgspec.structs.replace(each, **fields) if each.url == url else each for each in self.now.links)
             self.change(links=tuple(links))
+
+    def count(self, source: Callable[[], Mapping[str, int]]) -> None:
+        """Tell of what ``source`` counts, with that of all other sources."""
+        with self._changed:
+            self._sources.append(source)
 
     def progress(self, progress: Progress) -> None:
         """Note how far the training is."""
@@ -166,12 +178,22 @@ class StatusBoard:
     def _serve(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._dirty or self._closed)
+                self._changed.wait_for(lambda: self._dirty or self._closed, _COUNT_INTERVAL)
                 if self._closed:
                     return
-                self._dirty, now = False, self.now
+                counters = self._counted()
+                if not self._dirty and counters == self.now.counters:
+                    continue
+                self._dirty = False
+                self.now = now = msgspec.structs.replace(self.now, counters=counters)
             self._write(now)
             self._closing.wait(_WRITE_INTERVAL)  # not woken by the changes that come meanwhile
+
+    def _counted(self) -> dict[str, int]:
+        total: Counter[str] = Counter()
+        for source in self._sources:
+            total.update(source())
+        return dict(total)
 
     def _write(self, status: NodeStatus) -> None:
         if self._path is None:

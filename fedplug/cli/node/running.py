@@ -189,15 +189,24 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     if now.running and now.isolation:
         lacking = [f"{layer.name} ({layer.text})" for layer in now.isolation if layer.state == "missing"]
         say(f"{'isolation':<12} " + (f"not enforced: {'; '.join(lacking)}" if lacking else "trainings are shut in"))
+    _tell_what_was_done(now)
+    say(f"{'audit log':<12} head {head}")
+    if not now.running:
+        next_command("start it", ctx.obj, "start")
+
+
+def _tell_what_was_done(now: NodeStatus) -> None:
+    """What came of its trainings, and what was refused or dropped on the way."""
+    from fedplug.protocol.counters import in_words
+
     if now.finished or now.failed:
         say(f"{'trainings':<12} {now.finished} finished, {now.failed} failed")
     if now.kept:
         say(f"{'updates':<12} {now.kept} kept until taken by the researcher")
     if now.last:
         say(f"{'last':<12} {now.last}")
-    say(f"{'audit log':<12} head {head}")
-    if not now.running:
-        next_command("start it", ctx.obj, "start")
+    for line in in_words(now.counters):
+        say(f"{'besides':<12} {line}")
 
 
 def _state(now: NodeStatus) -> str:

@@ -4,6 +4,7 @@ import json
 import logging
 import queue
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -301,6 +302,29 @@ def test_the_status_file_follows_and_counts_only_while_the_lock_is_held(node):
 def test_a_status_file_that_cannot_be_read_counts_as_no_status(tmp_path, content):
     (tmp_path / STATUS_FILE).write_bytes(content)
     assert read_status(tmp_path).running is False
+
+
+def test_the_status_file_tells_what_was_counted_also_when_nothing_else_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedplug.node.status._COUNT_INTERVAL", 0.01)
+    monkeypatch.setattr("fedplug.node.status._WRITE_INTERVAL", 0.0)
+    seen = {"frames_refused": 1}
+    board = StatusBoard(tmp_path, ["inproc://r"])
+    try:
+        board.count(lambda: seen)
+        board.count(lambda: {"frames_refused": 2, "bytes_sent": 5})
+        for expected in (3, 9):
+            seen["frames_refused"] = expected - 2
+            end = time.monotonic() + 30
+            while read_counters(tmp_path).get("frames_refused") != expected:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+        assert read_counters(tmp_path)["bytes_sent"] == 5
+    finally:
+        board.close()
+
+
+def read_counters(folder):
+    return json.loads((folder / STATUS_FILE).read_text())["counters"]
 
 
 def test_a_status_that_cannot_be_written_does_not_stop_anything(tmp_path, caplog):
