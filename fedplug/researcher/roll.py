@@ -63,7 +63,6 @@ class Roll:
         self._since = dict.fromkeys(node_ids, self._began)
         self._tries = Counter(node_ids)
         self._again: dict[str, int] = {}  # the tries of those that have had several
-        self._told: dict[str, tuple[Outcome, str]] = {}
 
     @property
     def elapsed(self) -> float:

@@ -97,6 +97,7 @@ class StatusMonitor(Monitor):
         self._address = address
         self._path: Path | None = None
         self._now = ExperimentStatus(pid=os.getpid())
+        self._nodes: dict[str, NodeWork] = {}
         self._names: dict[str, str] = {}
         self._due = 0.0
 
@@ -104,14 +105,13 @@ class StatusMonitor(Monitor):
         """A run begins."""
         self._path = experiment_path / STATUS_FILE
         self._names = {node: info.name for node, info in nodes.items()}
-        self._change(
-            pid=os.getpid(), began=time.time(), over=False, error="", round=None, nodes={}, address=self._address()
-        )
+        self._nodes = {}
+        self._change(pid=os.getpid(), began=time.time(), over=False, error="", round=None, address=self._address())
 
     def round_started(self, ctx: RoundContext, node_ids: Sequence[str]) -> None:
         """All selected nodes work."""
-        nodes = {node: NodeWork(name=self._names.get(node, "")) for node in node_ids}
-        self._change(soon=True, round=ctx.round, rounds=ctx.round, nodes=nodes)
+        self._nodes = {node: NodeWork(name=self._names.get(node, "")) for node in node_ids}
+        self._change(soon=True, round=ctx.round, rounds=ctx.round)
 
     def progress(self, node_id: str, progress: Progress) -> None:
         """A node shows a sign of life."""
@@ -143,21 +143,26 @@ class StatusMonitor(Monitor):
         self._change(round=None, over=True, error=told)
 
     def _work(self, node_id: str, *, soon: bool = False, **facts: object) -> None:
-        work = self._now.nodes.get(node_id, NodeWork(name=self._names.get(node_id, "")))
-        nodes = {**self._now.nodes, node_id: msgspec.structs.replace(work, **facts)}
-        self._change(soon=soon, nodes=nodes)
+        work = self._nodes.get(node_id) or NodeWork(name=self._names.get(node_id, ""))
+        self._nodes[node_id] = msgspec.structs.replace(work, **facts)
+        self._write(soon=soon)
 
     def _change(self, *, soon: bool = False, **facts: object) -> None:
         self._now = msgspec.structs.replace(self._now, **facts)
+        self._write(soon=soon)
+
+    def _write(self, *, soon: bool) -> None:
         now = time.monotonic()
         if self._path is None or (soon and now < self._due):
             return
         self._due = now + _INTERVAL
-        self._now = msgspec.structs.replace(self._now, written=time.time(), counters=dict(self._counters()))
+        status = msgspec.structs.replace(
+            self._now, written=time.time(), nodes=self._nodes, counters=dict(self._counters())
+        )
         draft = self._path.with_name(f".{STATUS_FILE}.{os.getpid()}.part")
         # Not synced: it is for looking at, several times a second.
         with contextlib.suppress(OSError):
-            draft.write_bytes(msgspec.json.encode(self._now))
+            draft.write_bytes(msgspec.json.encode(status))
             draft.replace(self._path)
 
 
