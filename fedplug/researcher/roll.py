@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from fedplug.core.context import RollEntry
@@ -61,8 +60,7 @@ class Roll:
         self._clock = clock
         self._began = clock()
         self._since = dict.fromkeys(node_ids, self._began)
-        self._tries = Counter(node_ids)
-        self._again: dict[str, int] = {}  # the tries of those that have had several
+        self._tries: dict[str, int] = {}  # of those that have had several
 
     @property
     def elapsed(self) -> float:
@@ -71,16 +69,15 @@ class Roll:
 
     def ask(self, node_id: str) -> bool:
         """A node is given a task: whether once more, or as the latest to take part."""
-        if node_id not in self._tries:
+        again = node_id in self._since
+        if again:
+            self._tries[node_id] = self._tries.get(node_id, 1) + 1
+        else:
             self.selected.append(node_id)
             self.added.append(node_id)
-        self._tries[node_id] += 1
         self._since[node_id] = self._clock()
         self.outcomes.pop(node_id, None)
         self.reasons.pop(node_id, None)
-        again = self._tries[node_id] > 1
-        if again:
-            self._again[node_id] = self._tries[node_id]
         self._note(node_id, "asked again" if again else "asked")
         return again
 
@@ -139,7 +136,7 @@ class Roll:
             reasons=dict(self.reasons),
             elapsed=now - self._began,
             since=_Ages(dict(self._since), now),
-            tries=dict(self._again),
+            tries=dict(self._tries),
             others=NodesOnDemand(lambda: set(others()).difference(self.selected)),
             added=tuple(self.added),
         )
