@@ -6,17 +6,14 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import msgspec
+from typing import TYPE_CHECKING, NamedTuple
 
 from fedplug.core.errors import UsageError
-from fedplug.core.local_state import StateBook, lineage
-from fedplug.core.messages import LogLine, Progress, TrainReply, TrainRequest
+from fedplug.core.local_state import LocalState, StateBook
+from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.node.privacy import simulated_noise_key
-from fedplug.node.state_store import MemoryStateStore
 from fedplug.node.training import run_task
 from fedplug.simulation.lean_training import LeanTraining, NotLeanError, is_same
 from fedplug.simulation.virtual_data import VirtualData
@@ -27,22 +24,48 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("fedplug.simulation")
 
 Emit = Callable[[Progress | LogLine], None]
-Trained = tuple[TrainReply, Params, Mapping[str, Params]]
-"""The reply of a node, its parameters, and extra arrays."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one virtual node is to do."""
+    """What one virtual node is to do.
+
+    Attributes:
+        request: What is asked for.
+        plan: The training plan.
+        params: The global parameters; one object for all nodes of a round.
+        aux: Extra arrays of the aggregator.
+        base: The state that the node has kept and goes on from; None if there is none.
+    """
 
     request: TrainRequest
     plan: PlanBundle
     params: Params
     aux: Mapping[str, Params]
+    base: LocalState | None = None
+
+
+class Trained(NamedTuple):
+    """What came out of a task.
+
+    Attributes:
+        reply: The reply of the node.
+        params: Its parameters; none after a mere test.
+        aux: Extra arrays.
+        kept: The state that the node is to keep; None if there is none.
+    """
+
+    reply: TrainReply
+    params: Params
+    aux: Mapping[str, Params]
+    kept: LocalState | None = None
 
 
 class Engine(ABC):
-    """Runs trainings. One engine belongs to one federation.
+    """Runs trainings. One engine belongs to one federation, which calls it from one thread.
+
+    The federation gives it all tasks as soon as there are any (`submit`), and asks for their results one by one
+    (`run`). So an engine may begin early, and with several at once; what comes out must not depend on that.
 
     Attributes:
         data: The data of the nodes.
@@ -56,9 +79,19 @@ class Engine(ABC):
         """Get to know the federation; called once, by it."""
         self.data, self.host = data, host
 
+    def submit(self, task: Task) -> None:
+        """Take note of a task; `run` or `cancel` will follow."""
+
+    def cancel(self, key: TaskKey) -> None:
+        """Forget a task that was submitted, and stop it if it has begun."""
+
     @abstractmethod
     def run(self, task: Task, emit: Emit) -> Trained:
-        """Train one node.
+        """The result of a task, which was submitted; the caller waits for it.
+
+        Args:
+            task: The task; not always the one that was submitted first.
+            emit: Takes the task's signs of life.
 
         Raises:
             FedplugError: The training failed; the node's failure says so.
@@ -81,7 +114,6 @@ class SerialEngine(Engine):
 
     def __init__(self, *, lean: bool = True) -> None:
         self._lean = lean
-        self._states: dict[str, MemoryStateStore] = {}  # of the nodes that have kept something
         self._training: LeanTraining | None = None
         self._told = ""
         self._refused: tuple[PlanBundle, object] | None = None  # what runs the plan's own loop for good
@@ -95,10 +127,6 @@ class SerialEngine(Engine):
                 self._refuse(task, str(why))
         return self._run_own(task, emit)
 
-    def states(self, node_id: str) -> MemoryStateStore:
-        """What a node has kept between rounds; an empty store that nobody holds on to if it has kept nothing yet."""
-        return self._states.get(node_id) or MemoryStateStore()
-
     def _run_lean(self, task: Task, emit: Emit) -> Trained:
         request = task.request
         if self._training is None or not self._training.fits(request, task.plan):
@@ -106,26 +134,16 @@ class SerialEngine(Engine):
             self._training = LeanTraining(request, task.plan, self.host)
             self._tell(f"{task.plan.class_name} trains by the lean step: its training is nothing but steps of SGD.")
         reply, params = self._training.run(request, task.params, self.data.dataset(request.key.node_id), emit)
-        return reply, params, {}
+        return Trained(reply, params, {})
 
     def _run_own(self, task: Task, emit: Emit) -> Trained:
         """Train by the plan's own loop, from the state that the node has kept to the one that it keeps."""
         request, plan, params, aux = task.request, task.plan, task.params, task.aux
-        key = request.key
-        dataset = self.data.dataset(key.node_id)
-        states = self.states(key.node_id)
-        book = StateBook(states.base_of(request, emit))
-        noise_key = simulated_noise_key(request, plan, params, aux, book.base)
-        reply, trained, extra = run_task(
-            request, plan, params, aux, dataset, self.host, emit, state=book, noise_key=noise_key
-        )
-        kept = book.result()
-        if kept is not None:
-            state_id = lineage(request, plan.hash, params, aux, found=book.base is not None)
-            self._states[key.node_id] = states
-            states.save(key.experiment_id, request.dataset_id, key.round, state_id, request.acked_state, kept)
-            reply = msgspec.structs.replace(reply, state_id=state_id)
-        return reply, trained, extra
+        book = StateBook(task.base)
+        noise_key = simulated_noise_key(request, plan, params, aux, task.base)
+        dataset = self.data.dataset(request.key.node_id)
+        done = run_task(request, plan, params, aux, dataset, self.host, emit, state=book, noise_key=noise_key)
+        return Trained(*done, book.result())
 
     def _is_refused(self, task: Task) -> bool:
         if self._refused is None:

@@ -11,13 +11,17 @@ and the worker processes are missing.
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Self
 
+import msgspec
+
 from fedplug.core.errors import FedplugError, PlanRunError, UsageError
+from fedplug.core.local_state import lineage
 from fedplug.core.messages import (
     LogLine,
     NodeInfo,
@@ -45,7 +49,8 @@ from fedplug.core.pool import (
     Watcher,
 )
 from fedplug.core.rng import SeedTree
-from fedplug.simulation.engines import Engine, Task, Trained, make_engine
+from fedplug.node.state_store import MemoryStateStore
+from fedplug.simulation.engines import Emit, Engine, Task, make_engine
 from fedplug.simulation.faults import Faults
 from fedplug.simulation.partitions import Partition
 from fedplug.simulation.virtual_data import (
@@ -57,6 +62,9 @@ from fedplug.simulation.virtual_data import (
     named_arrays,
     usual_target,
 )
+
+Update = tuple[TrainReply, Params, Mapping[str, Params]]
+"""The reply of a node, its parameters, and extra arrays."""
 
 
 class Federation(NodePool):
@@ -161,10 +169,13 @@ class Federation(NodePool):
         self._joined: Iterator[PoolEvent] = map(NodeJoined, self._infos.values())
         self._found: Iterator[PoolEvent] = iter(())
         self._answers: Iterator[PoolEvent] = iter(())
-        self._tasks: dict[TaskKey, Task] = {}
+        self._tasks: dict[TaskKey, Task | TaskFailure] = {}  # a failure, where nobody need begin
+        self._order: list[tuple[float, int, TaskKey]] = []  # a heap of their times; may hold cancelled tasks
         self._faults = faults
-        self._seconds: dict[TaskKey, float] = {}  # that the tasks take, where that matters
-        self._finished: dict[TaskKey, tuple[TrainReply, Params, Mapping[str, Params]]] = {}
+        self._count = 0  # of tasks so far: those of the same time are done in the order of their coming
+        self._lines: dict[TaskKey, list[LogLine]] = {}  # what is to be told when a task is done
+        self._finished: dict[TaskKey, Update] = {}
+        self._states: dict[str, MemoryStateStore] = {}  # of the nodes that have kept something
 
     def dataset(self, node_id: str) -> NodeDataset:
         """The data set of a virtual node, as its plan sees it.
@@ -173,6 +184,10 @@ class Federation(NodePool):
             KeyError: There is no such node.
         """
         return self._data.dataset(node_id)
+
+    def states(self, node_id: str) -> MemoryStateStore:
+        """What a node has kept between rounds; an empty store that nobody holds on to if it has kept nothing yet."""
+        return self._states.get(node_id) or MemoryStateStore()
 
     @property
     def nodes(self) -> Mapping[str, NodeInfo]:
@@ -210,12 +225,23 @@ class Federation(NodePool):
     def train(
         self, request: TrainRequest, plan: PlanBundle, params: Params, aux: Mapping[str, Params] | None = None
     ) -> None:
-        """Queue a task; it runs inside `next_event`. A node that does not exist never gets its task."""
-        if request.key.node_id in self._data:
-            self._tasks[request.key] = Task(request, plan, params, aux or {})
-            if self._faults is not None:
-                samples = len(self._data.dataset(request.key.node_id))
-                self._seconds[request.key] = self._faults.seconds(request, samples)
+        """Queue a task; its result is waited for in `next_event`. A node that does not exist never gets its task."""
+        key = request.key
+        if key.node_id not in self._data:
+            return
+        seconds, failure = 0.0, None
+        if self._faults is not None:
+            seconds = self._faults.seconds(request, len(self._data.dataset(key.node_id)))
+            failure = self._faults.failure(request, seconds)
+        self._count += 1
+        heapq.heappush(self._order, (seconds, self._count, key))
+        if failure is not None:
+            self._tasks[key] = failure
+            return
+        states = self._states.get(key.node_id)
+        base = None if states is None else states.base_of(request, self._lines.setdefault(key, []).append)
+        task = self._tasks[key] = Task(request, plan, params, aux or {}, base)
+        self._engine.submit(task)
 
     def next_event(self, timeout: float | None, watch: Watcher | None = None) -> PoolEvent | None:
         """The next event; trains the next node in line if there is no other, unless it is only to look."""
@@ -242,31 +268,37 @@ class Federation(NodePool):
     def cancel(self, key: TaskKey, reason: str) -> None:
         """Forget a task."""
         self._finished.pop(key, None)
-        self._tasks.pop(key, None)
-        self._seconds.pop(key, None)
+        self._lines.pop(key, None)
+        if isinstance(self._tasks.pop(key, None), Task):
+            self._engine.cancel(key)
+        if not self._tasks:
+            self._order.clear()
         self._events = deque(event for event in self._events if _key_of(event) != key)
 
     def close(self) -> None:
         """Forget all tasks, and close the engine."""
         self._engine.close()
         self._tasks.clear()
-        self._seconds.clear()
+        self._order.clear()
+        self._lines.clear()
         self._events.clear()
         self._joined = self._found = self._answers = iter(())
         self._finished.clear()
 
     def _train_next(self, watch: Watcher | None) -> PoolEvent:
-        key = next(iter(self._tasks)) if self._faults is None else min(self._tasks, key=self._seconds.__getitem__)
+        key = heapq.heappop(self._order)[2]
+        while key not in self._tasks:
+            key = heapq.heappop(self._order)[2]
         task = self._tasks.pop(key)
-        if self._faults is not None:
-            failure = self._faults.failure(task.request, self._seconds.pop(key))
-            if failure is not None:
-                return TaskFailed(failure)
+        if isinstance(task, TaskFailure):
+            return TaskFailed(task)
 
         def emit(sign: Progress | LogLine) -> None:
             if watch is not None:
                 watch(sign, key.node_id)
 
+        for line in self._lines.pop(key, ()):
+            emit(line)
         try:
             reply, trained, extra = self._run(task, emit)
         except FedplugError as error:
@@ -276,9 +308,18 @@ class Federation(NodePool):
         self._finished[key] = (reply, trained, extra)
         return UpdateOffered(reply, trained.spec, {name: params.spec for name, params in extra.items()})
 
-    def _run(self, task: Task, emit: Callable[[Progress | LogLine], None]) -> Trained:
+    def _run(self, task: Task, emit: Emit) -> Update:
         """Train one node; tests that let a network lose or forge something override it."""
-        return self._engine.run(task, emit)
+        reply, trained, extra, kept = self._engine.run(task, emit)
+        if kept is not None:
+            request, node_id = task.request, task.request.key.node_id
+            states = self._states.setdefault(node_id, MemoryStateStore())
+            state_id = lineage(request, task.plan.hash, task.params, task.aux, found=task.base is not None)
+            states.save(
+                request.key.experiment_id, request.dataset_id, request.key.round, state_id, request.acked_state, kept
+            )
+            reply = msgspec.structs.replace(reply, state_id=state_id)
+        return reply, trained, extra
 
 
 def _words(tags: str | Sequence[str]) -> tuple[str, ...]:

@@ -280,7 +280,7 @@ def test_an_evaluation_disturbs_nothing(tmp_path: Path) -> None:
                 node: store.load(  # type: ignore[union-attr]
                     exp.id, exp.training_data().data()[node].dataset_id, 2, exp._acked[node].state_id
                 ).values
-                for node, store in pool._engine._states.items()
+                for node, store in pool._states.items()
             }
             finals.append((exp.params().fingerprint(), kept, states, exp.training_replies()[2]["lyon"]["metrics"]))
             assert exp.training_replies()[2]["lyon"]["attempt"] == (2 if disturbed else 0)

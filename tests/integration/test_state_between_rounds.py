@@ -114,7 +114,7 @@ def test_what_is_kept_matters(undisturbed: Experiment, off: str) -> None:
     federation = Federation(parts())
     with experiment(federation, tags="simulation") as exp:
         exp.run(1)
-        for states in federation._engine._states.values():
+        for states in federation._states.values():
             states.forget(exp.id)
         exp.run(1)
         assert facts(exp)[1] != facts(undisturbed)[1]
@@ -202,7 +202,7 @@ def test_a_state_that_is_gone_is_told_and_the_node_goes_on(undisturbed: Experime
     with experiment(federation, tags="simulation") as exp:
         exp.add_monitor(_Listener(heard))
         exp.run(2)
-        federation._engine._states["nice"].forget(exp.id)
+        federation._states["nice"].forget(exp.id)
         exp.run(2)
     states = {node: [replies[node][0] for replies in facts(exp).values()] for node in NODES}
     assert states["nice"] == ["none", "kept", "absent", "kept"]
@@ -325,7 +325,7 @@ def saving(kind: str, url: str, folder: Path, *, rounds: int) -> Iterator[tuple[
             running = stack.enter_context(nodes(url, folder, ()))
 
         def forget() -> None:
-            stores = [node._runtime._states for node in running.values()] or list(federation._engine._states.values())
+            stores = [node._runtime._states for node in running.values()] or list(federation._states.values())
             assert len(stores) == len(NODES)
             for states in stores:
                 states.forget(exp.id)
@@ -355,7 +355,7 @@ def alone(*steps: float | None) -> tuple[str, Any]:
             if isinstance(step, float):
                 exp.set_training_args({**exp.training_args(), "optimizer_args": {"lr": step}})
             elif step is None:
-                for states in federation._engine._states.values():
+                for states in federation._states.values():
                     states.forget(exp.id)
             else:
                 exp.run(step)

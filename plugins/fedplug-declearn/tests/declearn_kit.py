@@ -158,7 +158,7 @@ class Net(Federation):
 
     def forget(self, node: str, experiment: Experiment) -> None:
         """Empty what a node keeps between rounds."""
-        self._engine.states(node).forget(experiment.id)
+        self.states(node).forget(experiment.id)
 
 
 class WhoCanMayGo(DefaultStrategy):

@@ -96,7 +96,7 @@ def held(exp: Experiment, net: Net) -> dict[str, Any]:
     """The control variates that the nodes go on from, node by node."""
     found = {}
     for node, acked in exp._acked.items():
-        state = net._engine.states(node).load(
+        state = net.states(node).load(
             exp.id, exp.training_data().data()[node].dataset_id, acked.round, acked.state_id
         )
         if state is not None:

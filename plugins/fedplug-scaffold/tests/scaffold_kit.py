@@ -170,14 +170,14 @@ class Net(Federation):
 
     def forget(self, node: str, exp: Experiment) -> None:
         """Empty what a node keeps between rounds."""
-        self._engine.states(node).forget(exp.id)
+        self.states(node).forget(exp.id)
 
     def held(self, exp: Experiment) -> dict[str, Params]:
         """The control variates that the nodes go on from, node by node."""
         found = {}
         datasets = exp.training_data().data()
         for node, acked in exp._acked.items():
-            state = self._engine.states(node).load(exp.id, datasets[node].dataset_id, acked.round, acked.state_id)
+            state = self.states(node).load(exp.id, datasets[node].dataset_id, acked.round, acked.state_id)
             if state is not None:
                 names = [name for name in state.arrays if name.startswith(f"{AUX}/")]
                 found[node] = Params.from_arrays({name.removeprefix(f"{AUX}/"): state.arrays[name] for name in names})
