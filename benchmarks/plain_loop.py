@@ -1,7 +1,8 @@
-"""The plain loop: federated averaging of an MLP as one would write it by hand, on one thread, with nothing around it.
+"""The plain loop: federated averaging as one would write it by hand, on one thread, with nothing around it.
 
 Images are one float32 tensor. For each node: the global weights into one model, a new SGD, a permutation, slices of 32,
-zero_grad, forward, cross-entropy, backward, step; then the weighted mean in float64.
+zero_grad, forward, cross-entropy, backward, step; then the weighted mean in float64. It imports nothing of FedPlug, so
+that it can run beside other frameworks, in environments of theirs (benchmarks/peers).
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import gzip
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedplug.core.params import Array
-
+Array = npt.NDArray[Any]
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 BATCH = 32
 RATE = 0.05
@@ -52,6 +54,26 @@ class MLP(nn.Module):
         return out
 
 
+class CNN(nn.Module):
+    """Convolutions of 32 and 64 filters of 3x3, max-pooling by 2, 128, 10: 1,199,882 parameters.
+
+    Images come as rows of 784 values, as they do for the MLP.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(1, 32, 3)
+        self.two = nn.Conv2d(32, 64, 3)
+        self.three = nn.Linear(64 * 12 * 12, 128)
+        self.four = nn.Linear(128, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores of ten classes."""
+        x = F.relu(self.two(F.relu(self.one(x.view(-1, 1, 28, 28)))))
+        out: torch.Tensor = self.four(F.relu(self.three(F.max_pool2d(x, 2).flatten(1))))
+        return out
+
+
 class PlainLoop:
     """The loop, over nodes that are rows of one tensor.
 
@@ -59,12 +81,13 @@ class PlainLoop:
         x: All images.
         y: Their classes.
         rows: Node id → the numbers of its samples.
+        model: What is trained; an `MLP` by default.
     """
 
-    def __init__(self, x: Array, y: Array, rows: Mapping[str, Array]) -> None:
+    def __init__(self, x: Array, y: Array, rows: Mapping[str, Array], model: nn.Module | None = None) -> None:
         self.x, self.y = torch.from_numpy(x), torch.from_numpy(y)
         self.rows = {node: torch.from_numpy(np.ascontiguousarray(mine)) for node, mine in rows.items()}
-        self.model = MLP()
+        self.model = MLP() if model is None else model
 
     def round(self, start: Mapping[str, torch.Tensor], orders: Mapping[str, Array]) -> dict[str, torch.Tensor]:
         """One round of one epoch.

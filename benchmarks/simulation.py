@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks.common import Result, cpu_time
 from benchmarks.federation import environment_variable
-from benchmarks.plain_loop import BATCH, RATE, PlainLoop, fashion_mnist, greatest_difference
+from benchmarks.plain_loop import BATCH, MLP, RATE, PlainLoop, fashion_mnist, greatest_difference
 from fedplug import DataManager, Experiment, Monitor, RandomStrategy
 from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.params import Array, Params
@@ -59,13 +59,13 @@ class MLPPlan(TorchTrainingPlan):
 
 
 @contextmanager
-def simulation(federation: Federation, sampled: int) -> Iterator[Experiment]:
+def simulation(federation: Federation, sampled: int, plan: type[TorchTrainingPlan] = MLPPlan) -> Iterator[Experiment]:
     """An experiment on a federation whose images are Fashion-MNIST, in a folder that is deleted afterwards."""
     with (
         tempfile.TemporaryDirectory(prefix="fedplug-bench-") as home,
         environment_variable("FEDPLUG_DIR", home),
         Experiment(
-            tags="simulation", transport=federation, training_plan_class=MLPPlan, progress="quiet", seed=SEED,
+            tags="simulation", transport=federation, training_plan_class=plan, progress="quiet", seed=SEED,
             training_args={"loader_args": {"batch_size": BATCH}, "optimizer_args": {"lr": RATE}},
             node_selection_strategy=RandomStrategy(count=sampled), round_limit=10_000, save_breakpoints=False,
         ) as exp,
@@ -86,9 +86,10 @@ class Pairs(Monitor):
         self.exp = exp
         self.figures: list[float] = []
         self.ceilings: list[float] = []
+        self.walls: list[float] = []  # of a round, over that of the plain one
         self.worst = 0.0
         self._start: dict[str, torch.Tensor] = {}
-        self._began = 0.0
+        self._began = self._began_wall = 0.0
 
     def round_started(self, ctx: RoundContext, node_ids: Any) -> None:
         """Remember where the first round begins."""
@@ -97,14 +98,16 @@ class Pairs(Monitor):
 
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """Take the time, and run the plain loop."""
-        taken = time.process_time() - self._began
+        taken, wall = time.process_time() - self._began, time.perf_counter() - self._began_wall
         orders = {
             node: SeedTree.root(ctx.seed.child("node", node).seed63()).child("order", "epoch", 0)
             .generator().permutation(len(self.plain.rows[node]))
             for node in result.replies
         }  # fmt: skip
+        began = time.perf_counter()
         with cpu_time() as bare:
             expected = self.plain.round(self._start, orders)
+        self.walls.append(wall / (time.perf_counter() - began))
         self.figures.append(1000 * taken)
         self.ceilings.append(1000 * bare[0])
         self.worst = max(self.worst, greatest_difference(result.params, expected, list(expected)))
@@ -112,25 +115,38 @@ class Pairs(Monitor):
 
     def _begin(self, params: Params) -> None:
         self._start = {name: torch.tensor(value) for name, value in params.items()}
-        self._began = time.process_time()
+        self._began, self._began_wall = time.process_time(), time.perf_counter()
 
 
-def measure(name: str, nodes: int, sampled: int, pairs: int, engine: Engine, how: str, target: float) -> Result:
-    """Rounds of a simulation and of the plain loop, in turn."""
+def measure(
+    name: str,
+    nodes: int,
+    sampled: int,
+    pairs: int,
+    engine: Engine,
+    how: str,
+    target: float,
+    model: type[nn.Module] = MLP,
+    plan: type[TorchTrainingPlan] = MLPPlan,
+) -> Result:
+    """Rounds of a simulation and of the plain loop, in turn; ``plan`` trains what ``model`` is for the plain loop."""
     x, y = fashion_mnist()
     torch.set_num_threads(1)
     federation = Federation.from_arrays(x, y, partition=IID(nodes), seed=SEED, engine=engine)
     rows = {node: federation.dataset(node).rows for node in federation.nodes}  # type: ignore[attr-defined]
-    with simulation(federation, sampled) as exp:
-        found = Pairs(PlainLoop(x, y, rows), exp)
+    with simulation(federation, sampled, plan) as exp:
+        found = Pairs(PlainLoop(x, y, rows, model()), exp)
         exp.add_monitor(found)
         exp.run(pairs + WARM_UP)
     if found.worst > 1e-6:
         raise AssertionError(f"{name}: the simulation and the plain loop differ by {found.worst:.2g}")
     figures, ceilings = found.figures[WARM_UP:], found.ceilings[WARM_UP:]
     ratios = [round(a / b, 3) for a, b in zip(figures, ceilings, strict=True)]
-    details = {"nodes": nodes, "sampled": sampled, "ratios": ratios, "difference": found.worst}
-    what = f"MLP, {nodes} nodes, {sampled} a round, {how}"
+    walls = [round(wall, 3) for wall in found.walls[WARM_UP:]]
+    details = {
+        "nodes": nodes, "sampled": sampled, "ratios": ratios, "wall_ratios": walls, "difference": found.worst,
+    }  # fmt: skip
+    what = f"{model.__name__}, {nodes} nodes, {sampled} a round, {how}"
     return Result(name, what, statistics.median(figures), "ms CPU/round", statistics.median(ceilings), target, details)
 
 
