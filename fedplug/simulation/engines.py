@@ -8,14 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from fedplug.core.errors import UsageError
+from fedplug.core.errors import PluginError, UsageError
 from fedplug.core.local_state import LocalState, StateBook
 from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.node.privacy import simulated_noise_key
 from fedplug.node.training import run_task
-from fedplug.simulation.lean_training import LeanTraining, NotLeanError, is_same
+from fedplug.simulation.lean_training import LeanTraining
+from fedplug.simulation.plan_checks import NotLeanError, is_same
 from fedplug.simulation.virtual_data import VirtualData
 
 if TYPE_CHECKING:
@@ -162,18 +163,28 @@ class SerialEngine(Engine):
             _LOG.info("%s", text)
 
 
-ENGINES: dict[str, Callable[[], Engine]] = {"serial": SerialEngine}
-"""Engines by name."""
+def make_engine(engine: Engine | str, host: PluginHost) -> Engine:
+    """The engine that ``engine`` is, or a new one of that name.
 
-
-def make_engine(engine: Engine | str) -> Engine:
-    """The engine that ``engine`` is or names.
+    Args:
+        engine: An engine, or the name of one that a plugin offers.
+        host: Knows the engines that are installed.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: There is none of that name, or it is neither engine nor name.
+        PluginError: What is registered under the name is no engine, or cannot be loaded.
     """
     if isinstance(engine, Engine):
         return engine
-    if engine not in ENGINES:
-        raise UsageError(f"There is no engine {engine!r}.", cure=f"There are: {', '.join(map(repr, ENGINES))}.")
-    return ENGINES[engine]()
+    if not isinstance(engine, str):
+        raise UsageError(
+            f"engine must be the name of an engine, or an engine, but is {engine!r}.",
+            cure='E.g. engine="serial", or engine=SerialEngine().',
+        )
+    found = host.component("engine", engine)
+    if not (isinstance(found, type) and issubclass(found, Engine)):
+        raise PluginError(
+            f"What is registered as engine {engine!r} is {found!r}, not a class derived from Engine.",
+            cure="It must derive from fedplug.simulation.Engine.",
+        )
+    return found()

@@ -9,14 +9,10 @@ the plan's own loop, as all that follow are.
 
 from __future__ import annotations
 
-import ctypes
-import random
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from fedplug.core.data import BatchSource, LoaderArgs
 from fedplug.core.errors import FedplugError
@@ -26,37 +22,17 @@ from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle, load_plan
 from fedplug.core.rng import SeedTree
-from fedplug.core.trainer import TrainerInfo, hooks_of
+from fedplug.core.trainer import TrainerInfo
 from fedplug.core.trainer.loop_plan import LoopPlan
 from fedplug.core.trainer.meter import Meter
-from fedplug.core.trainer.methods import hooks_for
 from fedplug.core.training_args import TrainingArgs
-from fedplug.core.training_plan import PlanSetup, TrainingPlan
+from fedplug.core.training_plan import PlanSetup
+from fedplug.simulation.plan_checks import NotLeanError, Streams, check_args, check_methods, is_same, set_up
 
 if TYPE_CHECKING:
     from fedplug.core.plugins import PluginHost
 
 Emit = Callable[[Progress | LogLine], None]
-
-_OPEN = frozenset(
-    ("init_model", "init_optimizer", "training_data", "training_step", "testing_step", "forward", "predict",
-     "init_dependencies", "init_helpers", "default_dependencies")
-)  # fmt: skip
-"""What a plan may define without its training being anything else than steps."""
-
-_OF_A_TASK = frozenset(("dataset", "node_id", "round", "total_rounds", "aux", "state", "noise_key"))
-
-
-def is_same(asked: object, before: object) -> bool:
-    """Whether two requests ask for the same, as far as that can be told: arrays are compared by identity only."""
-    try:
-        return bool(asked == before)
-    except ValueError:
-        return False
-
-
-class NotLeanError(Exception):
-    """A training cannot be done by the lean step; the message says why, to stand behind a colon."""
 
 
 class LeanTraining:
@@ -76,13 +52,13 @@ class LeanTraining:
         self.asked = request.training_args, request.model_args
         self.args = TrainingArgs.from_dict(request.training_args)
         self._host = host
-        _check_args(self.args)
+        check_args(self.args)
         plan_class = load_plan(bundle)
-        _check_methods(plan_class)
+        check_methods(plan_class)
         self._plan = plan_class()
-        self._streams = _Streams(plan_class)
+        self._streams = Streams(plan_class)
         with plan_class.seeded(0, threads=self.args.threads):
-            self._set_up(request)
+            set_up(self._plan, request, self.args)
         step = self._plan.lean_step()
         if isinstance(step, str):
             raise NotLeanError(step)
@@ -129,17 +105,6 @@ class LeanTraining:
         if drawn or (why := self._step.changed()):
             raise NotLeanError("training draws random numbers" if drawn else why)
         return reply, self._step.result()
-
-    def _set_up(self, request: TrainRequest) -> None:
-        setup = _WatchedSetup(request.model_args, self.args)
-        read: set[str] = set()
-        object.__setattr__(setup, "read", read)
-        try:
-            self._plan.setup(setup)
-        except Exception as error:
-            raise NotLeanError(f"its set-up fails ({type(error).__name__})") from error
-        if read:
-            raise NotLeanError(f"its set-up depends on the node's {min(read)}")
 
     def _data(self, request: TrainRequest) -> tuple[BatchSource, LoaderArgs]:
         """The training part of the node's data, as the plan's own loop draws it."""
@@ -202,67 +167,3 @@ class LeanTraining:
                 size = min(left, loader.batch_size)
                 left -= size
                 yield epoch, batch, size
-
-
-class _WatchedSetup(PlanSetup):
-    """Notes in ``read`` what of a node and its round somebody asks for."""
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in _OF_A_TASK and (read := vars(self).get("read")) is not None:
-            read.add(name)
-        return super().__getattribute__(name)
-
-
-class _Streams:
-    """The global random streams, to see whether a training has drawn from them."""
-
-    def __init__(self, plan_class: type[TrainingPlan]) -> None:
-        self._plan_class = plan_class
-
-    def read(self) -> tuple[Any, bytes, bytes]:
-        """Their states."""
-        # np.random.get_state takes a hundred times as long
-        return random.getstate(), ctypes.string_at(_numpy_stream(), _NUMPY_BYTES), self._plan_class.read_stream()
-
-    def restore(self, before: tuple[Any, bytes, bytes]) -> bool:
-        """Bring them back to where they were; whether they have moved."""
-        if self.read() == before:
-            return False
-        random.setstate(before[0])
-        ctypes.memmove(_numpy_stream(), before[1], _NUMPY_BYTES)
-        self._plan_class.write_stream(before[2])
-        return True
-
-
-_NUMPY_BYTES = 625 * 4  # of the Mersenne Twister: 624 words, and where in them it is
-
-
-def _numpy_stream() -> int:
-    """Address of the state of NumPy's global stream."""
-    address: int = np.random.mtrand._rand._bit_generator.ctypes.state_address
-    return address
-
-
-def _check_args(args: TrainingArgs) -> None:
-    why = {
-        "it tests the model too": args.test_on_local_updates or args.test_on_global_updates,
-        "keep_optimizer_state is set": args.keep_optimizer_state,
-        "share_persistent_buffers is off": not args.share_persistent_buffers,
-        "use_gpu is set": args.use_gpu,
-        "dp_args ask for privacy": bool(args.dp_args),
-        "training_args add hooks to the loop (fedprox_mu, grad_clip)": bool(hooks_for(args)),
-    }
-    for reason, is_so in why.items():
-        if is_so:
-            raise NotLeanError(reason)
-
-
-def _check_methods(plan_class: type[TrainingPlan]) -> None:
-    home = next(base for base in plan_class.__mro__ if "lean_step" in vars(base))
-    library = {*dir(home), "init_scheduler", "postprocess"} - _OPEN
-    for base in plan_class.__mro__[: plan_class.__mro__.index(home)]:
-        for name in vars(base):
-            if name == "__init__" or (name in library and not name.startswith(("__", "_abc_"))):
-                raise NotLeanError(f"the plan has a {name} of its own")
-    if hooks_of(plan_class.__new__(plan_class)):
-        raise NotLeanError("the plan has hooks of its own")

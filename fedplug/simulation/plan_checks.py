@@ -1,0 +1,131 @@
+"""What a plan may be that is set up once for many trainings, of one node after the other or of several at once.
+
+Nobody may be able to tell it from a plan that is set up anew for each training. So its methods must be the usual ones,
+its set-up must not depend on the node or the round, and a training must not move a global random stream. What can be
+known before is looked at before; the rest, after every training.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import random
+from typing import Any
+
+import numpy as np
+
+from fedplug.core.messages import TrainRequest
+from fedplug.core.trainer import hooks_of
+from fedplug.core.trainer.methods import hooks_for
+from fedplug.core.training_args import TrainingArgs
+from fedplug.core.training_plan import PlanSetup, TrainingPlan
+
+_OPEN = frozenset(
+    ("init_model", "init_optimizer", "training_data", "training_step", "testing_step", "forward", "predict",
+     "init_dependencies", "init_helpers", "default_dependencies")
+)  # fmt: skip
+"""What a plan may define without its training being anything else than steps."""
+
+_OF_A_TASK = frozenset(("dataset", "node_id", "round", "total_rounds", "aux", "state", "noise_key"))
+
+
+class NotLeanError(Exception):
+    """A training needs the plan's own loop; the message says why, to stand behind a colon."""
+
+
+def is_same(asked: object, before: object) -> bool:
+    """Whether two requests ask for the same, as far as that can be told: arrays are compared by identity only."""
+    try:
+        return bool(asked == before)
+    except ValueError:
+        return False
+
+
+def check_args(args: TrainingArgs) -> None:
+    """Whether what is asked for is nothing but steps.
+
+    Raises:
+        NotLeanError: It is more.
+    """
+    why = {
+        "it tests the model too": args.test_on_local_updates or args.test_on_global_updates,
+        "keep_optimizer_state is set": args.keep_optimizer_state,
+        "share_persistent_buffers is off": not args.share_persistent_buffers,
+        "use_gpu is set": args.use_gpu,
+        "dp_args ask for privacy": bool(args.dp_args),
+        "training_args add hooks to the loop (fedprox_mu, grad_clip)": bool(hooks_for(args)),
+    }
+    for reason, is_so in why.items():
+        if is_so:
+            raise NotLeanError(reason)
+
+
+def check_methods(plan_class: type[TrainingPlan]) -> None:
+    """Whether a plan leaves everything around its steps to the library.
+
+    Raises:
+        NotLeanError: It does not.
+    """
+    home = next(base for base in plan_class.__mro__ if "lean_step" in vars(base))
+    library = {*dir(home), "init_scheduler", "postprocess"} - _OPEN
+    for base in plan_class.__mro__[: plan_class.__mro__.index(home)]:
+        for name in vars(base):
+            if name == "__init__" or (name in library and not name.startswith(("__", "_abc_"))):
+                raise NotLeanError(f"the plan has a {name} of its own")
+    if hooks_of(plan_class.__new__(plan_class)):
+        raise NotLeanError("the plan has hooks of its own")
+
+
+def set_up(plan: TrainingPlan, request: TrainRequest, args: TrainingArgs) -> None:
+    """Set up a plan for the trainings of many nodes.
+
+    Raises:
+        NotLeanError: It fails, or asks for the node or the round.
+    """
+    setup = _WatchedSetup(request.model_args, args)
+    read: set[str] = set()
+    object.__setattr__(setup, "read", read)
+    try:
+        plan.setup(setup)
+    except Exception as error:
+        raise NotLeanError(f"its set-up fails ({type(error).__name__})") from error
+    if read:
+        raise NotLeanError(f"its set-up depends on the node's {min(read)}")
+
+
+class Streams:
+    """The global random streams, to see whether a training has drawn from them."""
+
+    def __init__(self, plan_class: type[TrainingPlan]) -> None:
+        self._plan_class = plan_class
+
+    def read(self) -> tuple[Any, bytes, bytes]:
+        """Their states."""
+        # np.random.get_state takes a hundred times as long
+        return random.getstate(), ctypes.string_at(_numpy_stream(), _NUMPY_BYTES), self._plan_class.read_stream()
+
+    def restore(self, before: tuple[Any, bytes, bytes]) -> bool:
+        """Bring them back to where they were; whether they have moved."""
+        if self.read() == before:
+            return False
+        random.setstate(before[0])
+        ctypes.memmove(_numpy_stream(), before[1], _NUMPY_BYTES)
+        self._plan_class.write_stream(before[2])
+        return True
+
+
+_NUMPY_BYTES = 625 * 4  # of the Mersenne Twister: 624 words, and where in them it is
+
+
+def _numpy_stream() -> int:
+    """Address of the state of NumPy's global stream."""
+    address: int = np.random.mtrand._rand._bit_generator.ctypes.state_address
+    return address
+
+
+class _WatchedSetup(PlanSetup):
+    """Notes in ``read`` what of a node and its round somebody asks for."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _OF_A_TASK and (read := vars(self).get("read")) is not None:
+            read.add(name)
+        return super().__getattribute__(name)
