@@ -107,6 +107,12 @@ def fedplug_register_metrics() -> list[Component]:
 
 
 @hookimpl
+def fedplug_register_engines() -> list[Component]:
+    """What runs the trainings of virtual nodes."""
+    return [Component("serial", "fedplug.simulation.engines:SerialEngine", "One node after the other, in one thread.")]
+
+
+@hookimpl
 def fedplug_wrap_data(manager: DataManager, framework: str) -> BatchSource | None:
     """Arrays for NumPy plans."""
     if framework != "numpy":

@@ -15,8 +15,9 @@ from typing import Any, Literal
 from fedplug.core.errors import ComponentConflictError, PluginError, UnknownNameError, UsageError
 
 Kind = Literal[
-    "training_plan", "aggregator", "agg_optimizer", "strategy", "data_manager", "dataset_type", "transport", "metric"
-]
+    "training_plan", "aggregator", "agg_optimizer", "strategy", "data_manager", "dataset_type", "transport", "metric",
+    "engine",
+]  # fmt: skip
 
 COMPONENT_HOOKS: dict[str, Kind] = {
     "fedplug_register_training_plans": "training_plan",
@@ -27,6 +28,7 @@ COMPONENT_HOOKS: dict[str, Kind] = {
     "fedplug_register_dataset_types": "dataset_type",
     "fedplug_register_transports": "transport",
     "fedplug_register_metrics": "metric",
+    "fedplug_register_engines": "engine",
 }
 """The hook by which each kind of component is offered."""
 
@@ -42,6 +44,7 @@ _PLURALS: dict[Kind, str] = {
     "dataset_type": "types of data sets",
     "transport": "transports",
     "metric": "metrics",
+    "engine": "engines of simulations",
 }
 
 _SINGULARS: dict[Kind, str] = {"agg_optimizer": "optimizer of the researcher", "dataset_type": "type of data set"}

@@ -11,6 +11,7 @@ A round, with the hooks at their places (those at the left margin run at the res
         fedplug_register_dataset_types()
         fedplug_register_transports()
         fedplug_register_metrics()
+        fedplug_register_engines()
 
     Experiment(training_plan_class=Net)
         fedplug_wrap_model(model)                    # only if Net is not a training plan already
@@ -82,6 +83,7 @@ HOOK_KINDS: dict[str, HookKind] = {
     "fedplug_register_dataset_types": "collect",
     "fedplug_register_transports": "collect",
     "fedplug_register_metrics": "collect",
+    "fedplug_register_engines": "collect",
     "fedplug_wrap_model": "first",
     "fedplug_wrap_data": "first",
     "fedplug_trainer_hooks": "gather",
@@ -196,6 +198,16 @@ def fedplug_register_metrics() -> Iterable[Component]:
 
     Returns:
         Components whose targets are classes derived from `Metric`, named in lower case.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def fedplug_register_engines() -> Iterable[Component]:
+    """Offer engines of simulations, for ``Federation(engine="name")``. Fires once, when plugins are loaded.
+
+    Returns:
+        Components whose targets are classes derived from `fedplug.simulation.Engine`, made without arguments.
     """
     raise NotImplementedError
 

@@ -197,7 +197,7 @@ class PluginHost(HookCalls):
 
         Args:
             kind: ``"training_plan"``, ``"aggregator"``, ``"agg_optimizer"``, ``"strategy"``, ``"data_manager"``,
-                ``"dataset_type"``, ``"transport"`` or ``"metric"``.
+                ``"dataset_type"``, ``"transport"``, ``"metric"`` or ``"engine"``.
             name: Its name, or ``"plugin:name"``.
 
         Raises:

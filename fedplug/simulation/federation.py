@@ -76,7 +76,7 @@ class Federation(NodePool):
         tags: Tags that all data sets carry.
         target: Name of the array that is to be predicted, for mappings; by default ``"y"`` where there is one.
         host: The plugins to use; all installed ones by default.
-        engine: What runs the trainings: ``"serial"``, or an `Engine`.
+        engine: What runs the trainings: the name of an engine, such as ``"serial"``, or an `Engine`.
         faults: What befalls the nodes; nothing by default.
 
     Raises:
@@ -131,7 +131,7 @@ class Federation(NodePool):
             tags: Tags that all data sets carry.
             target: Name of the array that is to be predicted; by default ``"y"`` where there is one.
             host: The plugins to use; all installed ones by default.
-            engine: What runs the trainings: ``"serial"``, or an `Engine`.
+            engine: What runs the trainings: the name of an engine, such as ``"serial"``, or an `Engine`.
             faults: What befalls the nodes; nothing by default.
 
         Raises:
@@ -163,7 +163,7 @@ class Federation(NodePool):
         self._host = host or default_host()
         self._data = data
         self._infos = NodeInfos(data)
-        self._engine = make_engine(engine)
+        self._engine = make_engine(engine, self._host)
         self._engine.open(data, self._host)
         self._events: deque[PoolEvent] = deque()
         self._joined: Iterator[PoolEvent] = map(NodeJoined, self._infos.values())

@@ -46,6 +46,7 @@ _HOMES: dict[Kind, _Home] = {
         "fedplug.testing.transport_case:TransportCase",
     ),
     "metric": _Home("fedplug.core.metrics:Metric", ("fedplug.testing.metric_checks:METRIC_CHECKS",)),
+    "engine": _Home("fedplug.simulation.engines:Engine", ()),
 }
 
 

@@ -66,6 +66,10 @@ def test_hook_fedplug_register_metrics(host):
     assert offers(host, "fedplug_register_metrics", "metric") is int
 
 
+def test_hook_fedplug_register_engines(host):
+    assert offers(host, "fedplug_register_engines", "engine") is int
+
+
 def test_hook_fedplug_trainer_hooks(host):
     @hook("on_fit_end")
     def noise(ctx):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fedplug import Experiment, QuorumStrategy
-from fedplug.core.errors import PlanRunError, UsageError
+from fedplug import Component, Experiment, QuorumStrategy, hookimpl
+from fedplug.core.errors import PlanRunError, PluginError, UsageError
 from fedplug.core.messages import TaskKey
+from fedplug.core.plugins import PluginHost, default_host
 from fedplug.simulation import Faults, Federation, SerialEngine
-from fedplug.simulation.engines import Emit, Task, Trained
+from fedplug.simulation.engines import Emit, Task, Trained, make_engine
 from tests.unit.simulation.test_many_nodes import MeanPlan
 
 
@@ -97,4 +99,28 @@ def test_a_task_that_is_not_wanted_any_more_is_cancelled_and_never_asked_for() -
 def test_an_engine_that_there_is_not_is_refused_with_those_there_are() -> None:
     with pytest.raises(UsageError, match="warp") as caught:
         Federation({"a": (np.ones((2, 1)), np.ones(2))}, engine="warp")
-    assert "'serial'" in caught.value.cure
+    assert "serial" in caught.value.cure
+
+
+def test_an_engine_is_found_by_name_and_each_federation_has_its_own() -> None:
+    host = default_host()
+    first, second = make_engine("serial", host), make_engine("builtin:serial", host)
+    assert type(first) is type(second) is SerialEngine
+    assert first is not second
+    assert make_engine(first, host) is first
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        (SerialEngine, UsageError, "must be the name of an engine, or an engine"),
+        ("odd", PluginError, "not a class derived from Engine"),
+        ("made", PluginError, "not a class derived from Engine"),
+    ],
+)
+def test_what_is_no_engine_is_refused(given: Any, error: type[Exception], words: str) -> None:
+    host = PluginHost.discover(found=[])
+    offer = hookimpl(lambda: [Component("odd", int), Component("made", SerialEngine())])
+    host.register(types.SimpleNamespace(fedplug_register_engines=offer), "odd")
+    with pytest.raises(error, match=words):
+        Federation({"a": (np.ones((2, 1)), np.ones(2))}, engine=given, host=host)
