@@ -23,6 +23,7 @@ FedplugError
 ├── PlanError                  the training plan is at fault
 │   ├── PlanSourceError        its source cannot be found, read or executed
 │   └── PlanRunError           it raised while it ran on a node
+├── EngineError                what runs the trainings of a simulation cannot go on, whatever the node
 ├── TrainingCancelledError     a training stopped because its task was given up
 ├── UpdateRejectedError        a reply is not acceptable; says why
 └── RoundError                 a round could not be completed
@@ -235,6 +236,10 @@ class PlanRunError(PlanError):
     def __init__(self, message: str, *, cure: str = "", node: str = "", plugin: str = "", details: str = "") -> None:
         super().__init__(message, cure=cure, node=node, plugin=plugin)
         self.details = details
+
+
+class EngineError(FedplugError):
+    """What runs the trainings of a simulation cannot go on: no node is to blame, and no training would succeed."""
 
 
 class TrainingCancelledError(FedplugError):

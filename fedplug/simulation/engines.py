@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from fedplug.core.errors import PluginError, UsageError
 from fedplug.core.local_state import LocalState, StateBook
@@ -69,10 +69,12 @@ class Engine(ABC):
     (`run`). So an engine may begin early, and with several at once; what comes out must not depend on that.
 
     Attributes:
+        together: Whether it trains several tasks at once, so that who gives it tasks should give it many. Of the class.
         data: The data of the nodes.
         host: The plugins to use.
     """
 
+    together: ClassVar[bool] = False
     data: VirtualData
     host: PluginHost
 
@@ -96,6 +98,7 @@ class Engine(ABC):
 
         Raises:
             FedplugError: The training failed; the node's failure says so.
+            EngineError: No training can go on; the experiment ends with it.
         """
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedplug import Component, Experiment, QuorumStrategy, hookimpl
-from fedplug.core.errors import PlanRunError, PluginError, UsageError
+from fedplug.core.errors import EngineError, PlanRunError, PluginError, UsageError
 from fedplug.core.messages import TaskKey
 from fedplug.core.plugins import PluginHost, default_host
 from fedplug.simulation import Faults, Federation, SerialEngine
@@ -58,6 +58,15 @@ def test_an_engine_knows_all_tasks_of_a_round_before_it_is_asked_for_the_first()
 def test_one_that_failed_is_its_own_node_s_failure_and_the_others_go_on() -> None:
     found = told(Listening(frozenset(("n1",))), node_selection_strategy=QuorumStrategy(0.5))
     assert [node for what, node in found if what == "run"] == ["n0", "n1", "n2", "n3"]
+
+
+def test_an_engine_that_cannot_go_on_ends_the_experiment_and_blames_no_node() -> None:
+    class Gone(Listening):
+        def run(self, task: Task, emit: Emit) -> Trained:
+            raise EngineError("The cluster is gone.", cure="Start it again.")
+
+    with pytest.raises(EngineError, match=r"The cluster is gone\.\nStart it again\."):
+        told(Gone(), node_selection_strategy=QuorumStrategy(0.5))
 
 
 def test_nobody_begins_what_will_fail_and_the_results_come_by_the_clock() -> None:
