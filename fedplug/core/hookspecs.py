@@ -25,6 +25,8 @@ A round, with the hooks at their places (those at the left margin run at the res
             fedplug_wrap_data(manager, framework)    # what the training loop draws batches from
             fedplug_trainer_hooks(info)              # what the training loop calls, batch by batch
             train, reply
+        in a simulation with engine="cohort", for several of them at once:
+            fedplug_train_cohort(plan, args, compiled)   # once for a plan: what trains stacked nodes
         params = aggregator.aggregate(start, updates, ctx)
         fedplug_round_end(ctx, result)
 
@@ -65,12 +67,15 @@ from typing import TYPE_CHECKING, Literal
 from fedplug.core.markers import hookspec
 
 if TYPE_CHECKING:
+    from fedplug.core.cohort import CohortAnswer
     from fedplug.core.components import Component
     from fedplug.core.context import RoundContext, RoundResult
     from fedplug.core.data import BatchSource, DataManager
     from fedplug.core.messages import DatasetCard, TrainRequest
     from fedplug.core.plan_source import PlanBundle
     from fedplug.core.trainer import Hook, TrainerInfo
+    from fedplug.core.training_args import TrainingArgs
+    from fedplug.core.training_plan import TrainingPlan
 
 HookKind = Literal["collect", "first", "gather", "veto", "fold", "observe"]
 
@@ -86,6 +91,7 @@ HOOK_KINDS: dict[str, HookKind] = {
     "fedplug_register_engines": "collect",
     "fedplug_wrap_model": "first",
     "fedplug_wrap_data": "first",
+    "fedplug_train_cohort": "first",
     "fedplug_trainer_hooks": "gather",
     "fedplug_authorise_training": "veto",
     "fedplug_round_start": "observe",
@@ -238,6 +244,22 @@ def fedplug_wrap_data(manager: DataManager, framework: str) -> BatchSource | Non
 
     Returns:
         What the training loop draws from; None if this plugin does not serve the framework.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def fedplug_train_cohort(plan: TrainingPlan, args: TrainingArgs, compiled: bool) -> CohortAnswer | None:
+    """Offer to train several virtual nodes at once. Fires in a simulation, once for a plan and its arguments.
+
+    Args:
+        plan: A plan that was set up with its optimizer, and leaves everything around its steps to the library.
+        args: The training arguments.
+        compiled: Whether the researcher asks for compiled steps.
+
+    Returns:
+        A `CohortTrainer`; `NotStacked` with the reason why this plan cannot be trained so; None if this plugin does not
+        serve the plan's framework.
     """
     raise NotImplementedError
 

@@ -42,11 +42,14 @@ from fedplug.core.plugin_checks import (
 )
 
 if TYPE_CHECKING:
+    from fedplug.core.cohort import CohortAnswer
     from fedplug.core.context import RoundContext, RoundResult
     from fedplug.core.data import BatchSource, DataManager
     from fedplug.core.messages import DatasetCard, TrainRequest
     from fedplug.core.plan_source import PlanBundle
     from fedplug.core.trainer import Hook, TrainerInfo
+    from fedplug.core.training_args import TrainingArgs
+    from fedplug.core.training_plan import TrainingPlan
 
 
 class _Hooks:
@@ -249,6 +252,22 @@ class PluginHost(HookCalls):
                 cure=f"{install} {broken_remark(broken)}".strip(),
             )
         return found
+
+    def train_cohort(self, plan: TrainingPlan, args: TrainingArgs, *, compiled: bool = False) -> CohortAnswer:
+        """What trains several nodes at once by ``plan``, which was set up; or why nothing does.
+
+        Args:
+            plan: The plan, with its optimizer.
+            args: The training arguments.
+            compiled: Whether compiled steps are asked for.
+
+        Raises:
+            PluginError: A plugin returned something else.
+        """
+        from fedplug.core.cohort import CohortAnswer, NotStacked
+
+        found = self._first("fedplug_train_cohort", CohortAnswer, plan=plan, args=args, compiled=compiled)
+        return found or NotStacked(f"no plugin trains several nodes of framework {plan.framework!r} at once")
 
     def trainer_hooks(self, info: TrainerInfo, *, plugin: str | None = None) -> dict[str, list[Hook]]:
         """The hooks that plugins add to a training, by plugin, sorted by its name.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fedplug import Component, DataManager, Params, RoundContext, RoundResult, hookimpl
+from fedplug.core.cohort import NotStacked
 from fedplug.core.data import ArrayData
 from fedplug.core.errors import DatasetError, PluginError, UsageError
 from fedplug.core.hookspecs import HOOK_KINDS, Deny
@@ -15,6 +16,7 @@ from fedplug.core.messages import DatasetCard, TaskKey, TrainRequest
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.plugins import PluginHost
 from fedplug.core.trainer import TrainerInfo, hook
+from fedplug.core.training_args import TrainingArgs
 
 
 @pytest.fixture
@@ -164,6 +166,21 @@ def test_plugins_are_asked_in_the_order_of_their_names(fake_plugins):
     heard = []
     fake_plugins.host().round_start(heard, [])
     assert heard == ["a", "b", "c"]
+
+
+def test_hook_fedplug_train_cohort(host):
+    plan, args, asked = types.SimpleNamespace(framework="mine"), TrainingArgs(), []
+    assert host.train_cohort(plan, args).reason == "no plugin trains several nodes of framework 'mine' at once"
+    answer = NotStacked("it cannot be")
+    add(
+        host,
+        fedplug_train_cohort=hookimpl(lambda plan, args, compiled: [asked.append((plan, args, compiled)), answer][1]),
+    )
+    assert host.train_cohort(plan, args, compiled=True) is answer
+    assert asked == [(plan, args, True)]
+    add(host, "wrong", fedplug_train_cohort=hookimpl(lambda plan: "no", tryfirst=True))
+    with pytest.raises(PluginError, match="Plugin 'wrong' returned str, not CohortAnswer in fedplug_train_cohort"):
+        host.train_cohort(plan, args)
 
 
 def test_wrap_data_that_returns_nonsense_names_the_plugin(host):
