@@ -53,8 +53,14 @@ class SharedBuffer(mmap.mmap):
         return block
 
     @classmethod
-    def attach(cls, fd: int, nbytes: int, *, writable: bool = False) -> SharedBuffer:
+    def attach(cls, fd: int, nbytes: int, *, writable: bool = False, populate: bool = True) -> SharedBuffer:
         """The first ``nbytes`` of a block that another process made. Takes ``fd`` over, also if it fails.
+
+        Args:
+            fd: Its descriptor.
+            nbytes: How much of it is needed.
+            writable: Whether to write to it.
+            populate: Whether to map all pages at once; a writable block then takes memory for all of them.
 
         Raises:
             CodecError: It is not a block of shared memory, or shorter than ``nbytes``.
@@ -65,7 +71,7 @@ class SharedBuffer(mmap.mmap):
             if size < max(nbytes, 1):
                 raise CodecError(f"A shared block should hold {nbytes} bytes, but holds {size}.")
             access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-            block = cls(fd, max(nbytes, 1), flags=mmap.MAP_SHARED | _POPULATE, prot=access)
+            block = cls(fd, max(nbytes, 1), flags=mmap.MAP_SHARED | (_POPULATE if populate else 0), prot=access)
         except BaseException as error:
             os.close(fd)
             if isinstance(error, OSError):

@@ -85,6 +85,9 @@ class SharedData(VirtualData):
         tags: Tags that all data sets carry.
         target: Name of the array that is to be predicted; empty for none.
 
+    Attributes:
+        parts: Which node has which.
+
     Raises:
         DatasetError: The arrays do not fit each other, or there is none of a name.
         UsageError: The partition cannot divide them.
@@ -99,11 +102,11 @@ class SharedData(VirtualData):
                 cure="E.g. partition=IID(nodes=10) or Dirichlet(nodes=10, alpha=0.3), from fedplug.simulation.",
             )
         whole = MemoryDataset("the data to divide", arrays, tags=tags, target=target)
-        self._arrays = whole.arrays()
-        self._tags, self._target = tags, target
-        self._columns = tuple(self._arrays)
-        self._dtypes = tuple(array.dtype.name for array in self._arrays.values())
-        self._row = max(self._arrays.values(), key=lambda array: array.size).shape[1:]
+        self.arrays = whole.arrays()
+        self.tags, self.target = tags, target
+        self._columns = tuple(self.arrays)
+        self._dtypes = tuple(array.dtype.name for array in self.arrays.values())
+        self._row = max(self.arrays.values(), key=lambda array: array.size).shape[1:]
         samples = len(whole)
         self.parts = check_parts(partition.divide(samples, self._column, seed), samples, partition)
         width = len(str(len(self.parts) - 1))
@@ -121,33 +124,38 @@ class SharedData(VirtualData):
 
     def dataset(self, node_id: str) -> NodeDataset:
         """As `VirtualData.dataset`."""
-        return SharedSamples(node_id, self._arrays, self.parts[self._places[node_id]], self._target)
+        return SharedSamples(node_id, self.arrays, self.parts[self._places[node_id]], self.target)
+
+    def bounds(self, node_id: str) -> tuple[int, int]:
+        """Where the numbers of a node's samples begin and end in ``parts.order``."""
+        place = self._places[node_id]
+        return int(self.parts.bounds[place]), int(self.parts.bounds[place + 1])
 
     def card(self, node_id: str) -> DatasetCard:
         """As `VirtualData.card`."""
         return DatasetCard(
-            dataset_id=node_id, name=node_id, type=MemoryDataset.type, tags=self._tags, columns=self._columns,
-            shape=(len(self.parts[self._places[node_id]]), *self._row), dtypes=self._dtypes, target=self._target,
+            dataset_id=node_id, name=node_id, type=MemoryDataset.type, tags=self.tags, columns=self._columns,
+            shape=(len(self.parts[self._places[node_id]]), *self._row), dtypes=self._dtypes, target=self.target,
         )  # fmt: skip
 
     def _column(self, by: Any) -> Array:
         """One value per sample, for a partition."""
-        if by is None and not self._target:
+        if by is None and not self.target:
             raise DatasetError(
                 "The samples are to be divided by class, but it is not said which array holds the classes.",
                 cure="Give y, or name the array: target=..., or by=... in the partition.",
             )
-        name = self._target if by is None else by
+        name = self.target if by is None else by
         if isinstance(name, str):
-            if name not in self._arrays:
+            if name not in self.arrays:
                 raise DatasetError(
                     f"The samples are to be divided by {name!r}, but there is no such array.",
-                    cure=f"There are: {', '.join(self._arrays)}.",
+                    cure=f"There are: {', '.join(self.arrays)}.",
                 )
-            values, called = self._arrays[name], f"Array {name!r}"
+            values, called = self.arrays[name], f"Array {name!r}"
         else:
             values, called = _texts(np.asarray(name)), "What the samples are to be divided by"
-        samples = len(self._arrays[self._columns[0]])
+        samples = len(self.arrays[self._columns[0]])
         if values.size != samples or len(values) != samples or values.dtype.kind not in "biufU":
             raise DatasetError(
                 f"{called} must have one number or text per sample, but has shape {values.shape} and dtype "
