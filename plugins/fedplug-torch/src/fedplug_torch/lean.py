@@ -8,7 +8,6 @@ arithmetic is that of ``torch.optim.SGD``, so the result is the same to the bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,17 +18,14 @@ from fedplug.core.lean import LeanStep
 from fedplug.core.params import Params, allocate
 from fedplug_torch import params as torch_params
 from fedplug_torch.losses import no_loss
+from fedplug_torch.plan_state import Attributes, own_state
 
 if TYPE_CHECKING:
     from fedplug_torch.plan import TorchTrainingPlan
 
 _PLAIN = {"maximize": False, "foreach": None, "differentiable": False, "fused": None}
 _NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
-_IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type)
 _ONE = (torch.ones(()),)
-_FUNCTIONS = (FunctionType, BuiltinFunctionType)
-_OF_A_MODULE = frozenset(vars(nn.Module()))
-_OF_A_PLAN = frozenset(("_setup", "_model", "_optimizer", "_scheduler", "_tags", "_imported"))
 
 
 def lean_step(plan: TorchTrainingPlan) -> LeanStep | str:
@@ -61,9 +57,7 @@ class LeanSGD(LeanStep):
             view.copy_(tensors[name].detach())
             tensors[name].data = view
         self._values = [p.detach() for p in self._moved]
-        holders = [vars(plan), *(vars(module) for module in model.modules())]
-        holders += [vars(module)[kind] for module in model.modules() for kind in ("_parameters", "_buffers")]
-        self._holders = [(holder, dict(holder)) for holder in holders]
+        self._attributes = Attributes(plan, model)
 
     def load(self, params: Params) -> None:
         """As `LeanStep.load`."""
@@ -129,12 +123,8 @@ class LeanSGD(LeanStep):
 
     def changed(self) -> str:
         """As `LeanStep.changed`."""
-        for holder, before in self._holders:
-            if holder.keys() != before.keys():
-                return "the plan or its model has got other attributes in training"
-            for name, value in holder.items():
-                if value is not before[name] and name != "_setup":
-                    return f"the plan or its model has changed its {name!r} in training"
+        if why := self._attributes.changed():
+            return why
         if any(p.grad is not None for p in self._moved):
             return "the plan works with gradients by itself"
         return ""
@@ -167,33 +157,4 @@ def _why_not(plan: TorchTrainingPlan) -> str:
         return "the model does not lie in the processor's memory"
     if not all(tensor.is_contiguous() for tensor in model.state_dict().values()):
         return "the model has a tensor that is not contiguous"
-    return _own_state(plan, model)
-
-
-def _own_state(plan: TorchTrainingPlan, model: nn.Module) -> str:
-    """What a plan or its model could carry from one node to the next, besides parameters and buffers."""
-    saved = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
-    if any(id(buffer) not in saved for buffer in model.buffers()):
-        return "the model has a buffer that is not persistent"
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p:
-            return "the model has dropout, which draws random numbers"
-        for name in vars(module).keys() - _OF_A_MODULE:
-            if not _is_immutable(vars(module)[name]):
-                return f"the model keeps something by itself ({type(module).__name__}.{name})"
-        if any(vars(module)[name] for name in _OF_A_MODULE if name.endswith("_hooks")):
-            return "the model has hooks"
-    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in model.parameters()):
-        return "the parameters have hooks"
-    for name in vars(plan).keys() - _OF_A_PLAN:
-        if not _is_immutable(vars(plan)[name]):
-            return f"the plan keeps something by itself (self.{name})"
-    return ""
-
-
-def _is_immutable(value: object) -> bool:
-    if isinstance(value, tuple | frozenset):
-        return all(map(_is_immutable, value))
-    if isinstance(value, FunctionType) and value.__closure__:
-        return False
-    return isinstance(value, (*_IMMUTABLE, *_FUNCTIONS))
+    return own_state(plan, model)

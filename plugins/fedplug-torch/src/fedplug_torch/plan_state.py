@@ -1,0 +1,70 @@
+"""What a plan or its model may carry from one training to the next, where it is set up once for many."""
+
+from __future__ import annotations
+
+from types import BuiltinFunctionType, FunctionType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from fedplug_torch.plan import TorchTrainingPlan
+
+_IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type)
+_FUNCTIONS = (FunctionType, BuiltinFunctionType)
+_OF_A_MODULE = frozenset(vars(nn.Module()))
+_OF_A_PLAN = frozenset(("_setup", "_model", "_optimizer", "_scheduler", "_tags", "_imported"))
+
+
+class Attributes:
+    """The attributes of a plan and of its model's modules, to see whether a training has changed one.
+
+    Args:
+        plan: The plan.
+        model: Its model.
+    """
+
+    def __init__(self, plan: TorchTrainingPlan, model: nn.Module) -> None:
+        holders = [vars(plan), *(vars(module) for module in model.modules())]
+        holders += [vars(module)[kind] for module in model.modules() for kind in ("_parameters", "_buffers")]
+        self._holders = [(holder, dict(holder)) for holder in holders]
+
+    def changed(self) -> str:
+        """What is another object than it was, in words; empty if nothing."""
+        for holder, before in self._holders:
+            if holder.keys() != before.keys():
+                return "the plan or its model has got other attributes in training"
+            for name, value in holder.items():
+                if value is not before[name] and name != "_setup":
+                    return f"the plan or its model has changed its {name!r} in training"
+        return ""
+
+
+def own_state(plan: TorchTrainingPlan, model: nn.Module) -> str:
+    """What a plan or its model could carry from one node to the next, besides parameters and buffers."""
+    saved = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    if any(id(buffer) not in saved for buffer in model.buffers()):
+        return "the model has a buffer that is not persistent"
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p:
+            return "the model has dropout, which draws random numbers"
+        for name in vars(module).keys() - _OF_A_MODULE:
+            if not _is_immutable(vars(module)[name]):
+                return f"the model keeps something by itself ({type(module).__name__}.{name})"
+        if any(vars(module)[name] for name in _OF_A_MODULE if name.endswith("_hooks")):
+            return "the model has hooks"
+    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in model.parameters()):
+        return "the parameters have hooks"
+    for name in vars(plan).keys() - _OF_A_PLAN:
+        if not _is_immutable(vars(plan)[name]):
+            return f"the plan keeps something by itself (self.{name})"
+    return ""
+
+
+def _is_immutable(value: object) -> bool:
+    if isinstance(value, tuple | frozenset):
+        return all(map(_is_immutable, value))
+    if isinstance(value, FunctionType) and value.__closure__:
+        return False
+    return isinstance(value, (*_IMMUTABLE, *_FUNCTIONS))
