@@ -28,8 +28,8 @@ POINTS: Mapping[str, str] = {
     "breakpoint-written": "The breakpoint of the round is whole.",
     # the node
     "task-begun": "The journal says that a training begins; it has not.",
-    "update-kept": "The update is on the disk; the journal does not know of it.",
-    "task-finished": "The journal says that the update is there; it was not offered.",
+    "task-trained": "The training has ended; nothing of its update is on the disk.",
+    "update-kept": "The update is on the disk, and so the task is finished; it was not offered.",
     "update-offered": "The update was offered.",
     "chunk-sent": "A frame with a chunk, or with small arrays, was handed to the transport.",
     "task-ended": "The journal says how the task ended; its update is still on the disk.",

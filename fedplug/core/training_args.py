@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+import msgspec
+
 from fedplug.core.argument_rules import (
     DEFAULT_LEARNING_RATE,
     Plain,
@@ -99,10 +101,36 @@ class TrainingArgs:
             raise TrainingArgsError(unknown + _checked({**_defaults(), **known})[1])
         return cls(**known)
 
+    @classmethod
+    def from_request(cls, values: Mapping[str, Any]) -> TrainingArgs:
+        """As `from_dict`, for the plain data of a request: what was checked before is copied, and not checked again.
+
+        Args:
+            values: Nothing but what can travel: None, bool, int, float, str, and lists and dicts of them.
+
+        Raises:
+            TrainingArgsError: As in `from_dict`.
+        """
+        try:
+            key = _encoder.encode(values)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return cls.from_dict(values)
+        clean = _checked_before.get(key)
+        if clean is None:
+            args = cls.from_dict(values)
+            if len(key) <= _MOST_KEY:
+                if len(_checked_before) >= _MOST_CHECKED:
+                    _checked_before.clear()
+                _checked_before[key] = args.dict()
+            return args
+        # Each caller gets values of its own: a plan may write into what it is given.
+        args = cls.__new__(cls)
+        args.__dict__.update(_copied(clean))
+        return args
+
     def dict(self) -> Plain:
         """All arguments as plain data, a copy; ``from_dict`` of it gives an equal object."""
-        values = {name: getattr(self, name) for name in _RULES}
-        return {name: deepcopy(value) if isinstance(value, dict | list) else value for name, value in values.items()}
+        return {name: _copied(value) for name, value in self.__dict__.items()}
 
     # the page's other ways to read them ----------------------------------------------------------------------
 
@@ -200,6 +228,21 @@ GROUPS: Mapping[object, str] = {
     "sigma": "dp_args", "clip": "dp_args", "delta": "dp_args", "poisson": "dp_args",
 }  # fmt: skip
 """Which group of training arguments well-known names belong into."""
+
+
+_MOST_CHECKED = 64
+_MOST_KEY = 64 * 1024
+"""So many tables of arguments, of so many bytes each, are known to be right."""
+
+_encoder = msgspec.msgpack.Encoder()
+_checked_before: dict[bytes, Plain] = {}
+
+
+def _copied(value: Any) -> Any:
+    """A copy of checked, and so plain, data."""
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in value.items()}
+    return [_copied(each) for each in value] if isinstance(value, list) else value
 
 
 def _defaults() -> Plain:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("fedplug.node")
 
+_MOMENT = 0.5
+"""Seconds without work after which is written down what was left for later."""
+
 
 class Contact:
     """One researcher.
@@ -60,8 +63,10 @@ class Contact:
     def serve(self) -> None:
         """Answer the researcher until `stop`."""
         while not self._stopping:
-            event = self.link.next_event(None)
+            event = self.link.next_event(_MOMENT if self._node.unsettled else None)
             match event:
+                case None:
+                    self._node.settle()
                 case Connected():
                     self._on_connected(event)
                 case Disconnected():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING
 
@@ -44,14 +45,12 @@ class Outcomes:
             StoreError: The audit log or the journal cannot be written, so nothing leaves.
         """
         reply, contact = outcome.reply, entry.contact
-        kept = self._journal.keep(contact.url, reply, outcome.params, outcome.aux)
-        # Flushed, and what was kept with it.
-        self._audit.note(
-            "training-finished", actor=entry.actor, **entry.facts, seconds=round(seconds, 3),
+        note = functools.partial(
+            self._audit.note, "training-finished", actor=entry.actor, **entry.facts, seconds=round(seconds, 3),
             sample_count=reply.sample_count, steps=reply.steps, metrics=reply.metrics,
             bytes_out=outcome.params.nbytes + sum(each.nbytes for each in outcome.aux.values()),
         )  # fmt: skip
-        if not (kept and self._journal.finish(contact.url, reply.key)):
+        if not self._journal.finish(contact.url, reply, outcome.params, outcome.aux, note):
             text = "The disk of this node is full: its update is lost if the node ends before you have it."
             self.relay(entry, LogLine(level="warning", text=text, key=reply.key))
         self._handover.offered(contact, reply.key)

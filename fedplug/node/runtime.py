@@ -187,6 +187,15 @@ class Runtime:
             _log.info("The researcher has cancelled %s: %s", key, reason or "no reason given")
         self._count_queue()
 
+    def settle(self) -> None:
+        """Write down what was left for a moment without work."""
+        self._journal.settle()
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether `settle` has something to do."""
+        return self._journal.unsettled
+
     def _end(self, contact: Contact, key: TaskKey, how: str) -> None:
         self._journal.end(contact.url, key, how)
         self.board.change(kept=self._journal.waiting)
@@ -233,8 +242,7 @@ class Runtime:
             entry.dataset_name = dataset.name
             self._gate.approvals.receive(plan, entry.contact.url, dataset=dataset.name)
             self._journal.require_room(entry.contact.url, entry.nbytes)
-            terms = self._gate.admit(entry.task, dataset)
-            self._journal.begin(entry.contact.url, request.key)
+            terms = self._gate.admit(entry.task, dataset, lambda: self._begin(entry))
         except RefusedError as error:
             self._outcomes.refused(entry, error)
             return
@@ -242,8 +250,6 @@ class Runtime:
             "Training round %d of experiment %s: plan %s on data set %r.",
             request.key.round + 1, request.key.experiment_id, name, dataset.name,
         )  # fmt: skip
-        # On disk with the entry that follows it, before which nothing leaves.
-        self.audit.note_soon("training-started", actor=entry.actor, **entry.facts)
         began = time.time()
         self.board.change(
             task=TaskStatus(
@@ -272,6 +278,12 @@ class Runtime:
             self._outcomes.finished(entry, outcome, time.time() - began)
         else:
             self._outcomes.failed(entry, outcome)
+
+    def _begin(self, entry: QueuedTask) -> None:
+        """Write down that a training begins."""
+        self._journal.begin(entry.contact.url, entry.task.request.key)
+        # On disk with the entry that follows it, before which nothing leaves.
+        self.audit.note_soon("training-started", actor=entry.actor, **entry.facts)
 
     def _keep_state(self, job: Job, outcome: Trained) -> Trained | TaskFailure:
         """Store what the training left, before anybody hears that it is done: the next round may depend on it."""

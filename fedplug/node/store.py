@@ -81,6 +81,7 @@ class NodeStore(DatasetStore, Closing):
         self.folder = folder
         self._db = connection
         self._lock = threading.RLock()
+        self._within = self._flushes = False  # of the transaction that is open
 
     @classmethod
     def create(
@@ -241,13 +242,24 @@ class NodeStore(DatasetStore, Closing):
     def transaction(self, *, flush: bool = True) -> Iterator[sqlite3.Connection]:
         """One transaction, which takes the write lock at once.
 
+        Inside another one it is part of that: what both write is on the disk together, or none of it is.
+
         Args:
             flush: Whether it is on the disk when it ends. Without, it outlives this process but not a power cut, until
                 the next transaction is flushed: that takes along all before it.
+
+        Raises:
+            RuntimeError: It is to be flushed, and part of one that is not: a mistake of ours.
         """
         with self._lock, self._errors():
+            if self._within:  # of this thread: any other waits for the lock
+                if flush and not self._flushes:
+                    raise RuntimeError("A transaction that is to be flushed is part of one that is not.")
+                yield self._db
+                return
             if not flush:
                 self._db.execute("PRAGMA synchronous = NORMAL")
+            self._within, self._flushes = True, flush
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
@@ -258,6 +270,7 @@ class NodeStore(DatasetStore, Closing):
                     raise
                 self._db.execute("COMMIT")
             finally:
+                self._within = False
                 if not flush:
                     self._db.execute("PRAGMA synchronous = FULL")
 

@@ -100,45 +100,49 @@ class SimulatedNode:
 
     def _earlier(self, disk: SimulatedDisk) -> EarlierTasks:
         """What the journal says; what was cut off in earlier runs is ended."""
-        begun: dict[TaskKey, bool] = {}
+        begun: dict[TaskKey, None] = {}
         ends: dict[TaskKey, str] = {}
         for what, key, *how in disk.records:
             if what == "ended":
                 ends[key] = how[0]
                 begun.pop(key, None)
             else:
-                begun[key] = what == "finished"
-        for key in [key for key, finished in begun.items() if not finished]:
+                begun[key] = None
+        files = disk.files
+        for key in [key for key in begun if key not in files]:
             self._end(key, "interrupted")
             ends[key] = "interrupted"
-        files = disk.files
-        for name in set(files) - {key for key, finished in begun.items() if finished}:
+        for name in set(files) - set(begun):
             disk.write(name, None)
-        kept: list[FinishedTask] = []
-        for key, finished in begun.items():
-            if finished and key not in files:
-                raise Violation(f"the journal says that {key} is finished, but its update is not there")
-            if finished:
-                kept.append(files[key])
-        return EarlierTasks(kept, ends)
+        return EarlierTasks([files[key] for key in begun if key in files], ends)
 
     def _begin(self, key: TaskKey) -> None:
         self._write("begun", key)
         self._reach("task-begun")
 
     def _keep(self, task: FinishedTask) -> None:
-        """The order that loses no update: its bytes, then the record, then whoever waits for it."""
+        """The order that loses no update: its bytes, then whoever waits for it."""
+        self._reach("task-trained")
         if self._disk is not None:
             self._disk.write(task.reply.key, task)
             self._disk.flush()
             self._reach("update-kept")
-            self._write("finished", task.reply.key)
-            self._reach("task-finished")
 
     def _end(self, key: TaskKey, how: str) -> None:
-        self._write("ended", key, how)
-        self._reach("task-ended")
+        """Written down at once; that an update was committed, some of the time with what is written next."""
+        if self._disk is None:
+            return
+        self._disk.append("ended", key, how)
+        if how == "committed" and self._world.happens(0.5):
+            self._later(self._world.uniform(0, 1), lambda: self._settle(key))
+        else:
+            self._settle(key)
+
+    def _settle(self, key: TaskKey) -> None:
+        """An update goes when it is on the disk that it may."""
         if self._disk is not None:
+            self._disk.flush()
+            self._reach("task-ended")
             self._disk.write(key, None)
 
     def _write(self, *record: Any) -> None:

@@ -73,9 +73,9 @@ EACH_ONCE = {(number, 0): 1 for number in range(ROUNDS)}
     [
         pytest.param("task-begun", {(0, 1): 1, (1, 0): 1}, id="row_02_before_the_first_batch"),
         pytest.param(
-            "update-kept", {**EACH_ONCE, (0, 1): 1}, id="row_02_trained_and_not_finished", marks=pytest.mark.slow
+            "task-trained", {**EACH_ONCE, (0, 1): 1}, id="row_02_trained_and_not_finished", marks=pytest.mark.slow
         ),
-        pytest.param("task-finished", EACH_ONCE, id="row_03_finished_and_not_offered"),
+        pytest.param("update-kept", EACH_ONCE, id="row_03_finished_and_not_offered"),
         pytest.param("update-offered", EACH_ONCE, id="row_03_offered", marks=pytest.mark.slow),
         pytest.param("task-ended", EACH_ONCE, id="row_03_committed"),
     ],

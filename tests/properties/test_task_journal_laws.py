@@ -23,7 +23,7 @@ from fedplug.node.store import NodeStore
 
 SIZES = (1, SMALL // 8 + 1)
 TASKS = st.tuples(st.sampled_from(["zmq://a:1", "zmq://b:1"]), st.integers(0, 1))
-OPEN = ("begun", "kept", "finished")
+OPEN = ("begun", "finished")
 ENDS = st.sampled_from(["committed", "cancelled", "plan-raised"])
 
 
@@ -42,7 +42,10 @@ def update_of(which):
 
 
 class NodeLife(RuleBasedStateMachine):
-    """A node that trains for two researchers. ``tasks`` is the perfect memory: how far each task is."""
+    """A node that trains for two researchers. ``tasks`` is the perfect memory: how far each task is.
+
+    Only that a small update was committed may be forgotten, until something else is written: then it is offered again.
+    """
 
     def __init__(self):
         super().__init__()
@@ -51,6 +54,8 @@ class NodeLife(RuleBasedStateMachine):
         self.folder = self.root / "0"
         NodeStore.create(self.folder, name="n").close()
         self.tasks: dict[tuple[str, int], str] = {}
+        self.unsettled: set[tuple[str, int]] = set()  # committed, which is not on the disk yet
+        self.over: set[tuple[str, int]] = set()  # which is, but their updates are still there
         self.dies_at = ""
         self.opened = contextlib.ExitStack()
         self.start()
@@ -86,18 +91,16 @@ class NodeLife(RuleBasedStateMachine):
         match self.tasks.get(which, ""):
             case "":
                 self.tasks[which] = "begun"
+                self.flushes()
                 with self.mortal():
                     self.journal.begin(researcher, key)
             case "begun":
-                self.tasks[which] = "kept"
-                assert self.journal.keep(researcher, TrainReply(key=key, sample_count=1), update_of(which), {})
-                with self.store.transaction():
-                    pass  # the entry of the audit log, with which the update reaches the disk
-            case "kept":
-                if self.dies_at != "update-kept":
+                if self.dies_at != "task-trained":
                     self.tasks[which] = "finished"
+                    self.over.clear()
+                reply = TrainReply(key=key, sample_count=1)
                 with self.mortal():
-                    assert self.journal.finish(researcher, key)
+                    assert self.journal.finish(researcher, reply, update_of(which), {}, lambda: None)
             case "finished":
                 self.ends(which, "committed")
             case end:
@@ -107,20 +110,41 @@ class NodeLife(RuleBasedStateMachine):
 
     @rule(which=TASKS, how=ENDS)
     def ends(self, which, how):
+        later = how == "committed" and self.tasks.get(which) == "finished" and which[1] % 2 == 0
+        if later:
+            self.unsettled.add(which)
+        elif self.tasks.get(which) in OPEN:
+            self.flushes()
         if self.tasks.get(which) in OPEN:
             self.tasks[which] = how
         with self.mortal():
             self.journal.end(which[0], key_of(which[1]), how)
 
-    @rule(point=st.sampled_from(["task-begun", "update-kept", "task-finished", "task-ended"]))
+    @rule()
+    def has_a_moment(self):
+        self.flushes()
+        self.over.clear()
+        with self.mortal():
+            self.journal.settle()
+
+    def flushes(self):
+        """What is done now brings all records to the disk."""
+        self.over |= self.unsettled
+        self.unsettled.clear()
+
+    @rule(point=st.sampled_from(["task-begun", "task-trained", "update-kept", "task-ended"]))
     def is_to_die(self, point):
         self.dies_at = point
 
     @rule()
     def is_killed(self):
         for which, state in self.tasks.items():
-            if state in ("begun", "kept"):
+            if state == "begun":
                 self.tasks[which] = "interrupted"
+            elif which in self.unsettled:
+                self.tasks[which] = "finished"
+        self.unsettled.clear()
+        self.over.clear()
         self.lives += 1
         copy = self.root / str(self.lives)
         shutil.copytree(self.folder, copy)  # as the disk is now, whatever an orderly end would still write
@@ -139,9 +163,10 @@ class NodeLife(RuleBasedStateMachine):
             assert all(params == update_of((researcher, number)) for number, params in finished.items())
             ends = {key.round: how for key, how in found.ends.items()}
             assert ends == {number: state for number, state in mine.items() if state not in OPEN}
-        kept = sum(state in ("kept", "finished") for state in self.tasks.values())
+        assert self.journal.unsettled == bool(self.unsettled or self.over)
+        kept = sum(state == "finished" for state in self.tasks.values()) + len(self.unsettled | self.over)
         assert self.store.read("SELECT count(*) FROM updates") == [(kept,)]
-        files = sum(state in ("kept", "finished") and number % 2 for (_, number), state in self.tasks.items())
+        files = sum(state == "finished" and number % 2 for (_, number), state in self.tasks.items())
         assert len(list((self.folder / FOLDER).iterdir())) == files
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from fedplug.core.link import EarlierTasks
@@ -47,33 +47,48 @@ class TaskJournal(ABC):
         """
 
     @abstractmethod
-    def keep(self, researcher: str, reply: TrainReply, params: Params, aux: Mapping[str, Params]) -> bool:
-        """Write the update of a training, which is on disk no later than the store's next flushed transaction.
+    def finish(
+        self,
+        researcher: str,
+        reply: TrainReply,
+        params: Params,
+        aux: Mapping[str, Params],
+        beside: Callable[[], object],
+    ) -> bool:
+        """Write the update of a training, which is finished with that; on disk when this returns.
+
+        Args:
+            researcher: Who asked for it.
+            reply: The reply.
+            params: Its parameters.
+            aux: Its extra arrays.
+            beside: Writes to the node's store what must be on disk before the update may be offered, in the same
+                transaction. It is called again by itself if there is no room for the update.
 
         Returns:
-            Whether it is kept. If not, the disk is full, and there is nothing to `finish`.
+            Whether the update is kept. If not, the disk is full.
 
         Raises:
-            StoreError: The store cannot be used.
-        """
-
-    @abstractmethod
-    def finish(self, researcher: str, key: TaskKey) -> bool:
-        """Write down that an update is on disk; so is that when this returns, and the update may be offered.
-
-        Returns:
-            Whether that could be written. If not, the disk is full.
-
-        Raises:
-            StoreError: The journal cannot be used.
+            StoreError: The store cannot be used, or there is no room even for what ``beside`` writes.
         """
 
     @abstractmethod
     def end(self, researcher: str, key: TaskKey, how: str) -> None:
         """Write down how a task ended, and forget its update. Nothing happens if it was not begun, or has ended.
 
-        If that cannot be written, it is said in the log, and the node works on that task once more after a restart.
+        That a small update was committed may reach the disk later, with the next record or by `settle`: if the node
+        dies before that, it offers the update once more. If an end cannot be written, it is said in the log, and the
+        node works on that task once more after a restart.
         """
+
+    @property
+    @abstractmethod
+    def unsettled(self) -> bool:
+        """Whether there are ends that `end` has left for later."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Bring to the disk what `end` has left for later. Nothing happens if that is nothing."""
 
     @property
     @abstractmethod
@@ -100,16 +115,28 @@ class NoTaskJournal(TaskJournal):
     def begin(self, researcher: str, key: TaskKey) -> None:
         """As `TaskJournal.begin`."""
 
-    def keep(self, researcher: str, reply: TrainReply, params: Params, aux: Mapping[str, Params]) -> bool:
-        """As `TaskJournal.keep`: the link holds it in memory, which is all that is promised."""
-        return True
-
-    def finish(self, researcher: str, key: TaskKey) -> bool:
-        """As `TaskJournal.finish`."""
+    def finish(
+        self,
+        researcher: str,
+        reply: TrainReply,
+        params: Params,
+        aux: Mapping[str, Params],
+        beside: Callable[[], object],
+    ) -> bool:
+        """As `TaskJournal.finish`: the link holds the update in memory, which is all that is promised."""
+        beside()
         return True
 
     def end(self, researcher: str, key: TaskKey, how: str) -> None:
         """As `TaskJournal.end`."""
+
+    @property
+    def unsettled(self) -> bool:
+        """As `TaskJournal.unsettled`."""
+        return False
+
+    def settle(self) -> None:
+        """As `TaskJournal.settle`."""
 
     @property
     def waiting(self) -> int:

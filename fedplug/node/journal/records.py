@@ -17,7 +17,7 @@ class Begun(_Record, frozen=True, tag="begun"):
 
 
 class Finished(_Record, frozen=True, tag="finished"):
-    """It has ended well, and its update is on the disk.
+    """It has ended well, and its update is on the disk. Of earlier versions: now the update itself says so.
 
     Attributes:
         digest: Of the update's header; see `fedplug.node.journal.updates`.

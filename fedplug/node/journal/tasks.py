@@ -2,10 +2,14 @@
 
 The order of effects is what makes a task at most once finished, and a finished one never lost:
 
-    begun (on disk) -> training -> update (on disk) -> finished (on disk) -> offered -> committed (on disk) -> forgotten
+    begun (on disk) -> training -> update (on disk) -> offered -> committed (on disk) -> forgotten
 
-A task that was begun and not finished when the node starts again was interrupted; it is never trained again under its
-own key. The end of a task is remembered after its update is gone, so that nobody trains it when it comes once more.
+A task is finished when its update is on the disk. One that was begun and not finished when the node starts again was
+interrupted; it is never trained again under its own key. The end of a task is remembered after its update is gone, so
+that nobody trains it when it comes once more.
+
+A flush takes longer than a small training. So that a small update was committed goes to the disk together with the
+beginning of the next task, or by `DiskTaskJournal.settle` if none comes.
 """
 
 from __future__ import annotations
@@ -50,11 +54,11 @@ _Which = tuple[str, TaskKey]
 
 @dataclass(slots=True)
 class _Open:
-    """A task that has not ended: number of its first record, and digest of its update once it is kept."""
+    """A task that has not ended: number of its first record, whether its update is kept, and whether that is small."""
 
     number: int
-    digest: str = ""
     finished: bool = False
+    small: bool = False
 
 
 class DiskTaskJournal(TaskJournal):
@@ -86,6 +90,9 @@ class DiskTaskJournal(TaskJournal):
         self._free = free
         self._lock = threading.Lock()
         self._open: dict[_Which, _Open] = {}
+        # Tasks that were committed: those whose record is not on the disk yet, and those whose update may go.
+        self._unsettled: dict[_Which, None] = {}
+        self._over: list[_Which] = []
         self._ends: OrderedDict[_Which, tuple[str, int]] = OrderedDict()
         self._updates = Updates(store, now)
         self._journal: Journal[Record] = Journal(store.folder / JOURNAL_FILE, Record)
@@ -102,7 +109,7 @@ class DiskTaskJournal(TaskJournal):
             if which[0] != researcher or not task.finished:
                 continue
             try:
-                finished.append(self._updates.get(*which, task.digest))
+                finished.append(self._updates.get(*which))
             except FedplugError as error:
                 _log.error("The update of %s, which was to be offered again, is lost: %s", which[1], error.message)
                 self.end(*which, "update-lost")
@@ -114,9 +121,12 @@ class DiskTaskJournal(TaskJournal):
 
     def require_room(self, researcher: str, nbytes: int) -> None:
         """As `TaskJournal.require_room`."""
-        self._expire()
-        policy, waiting = self._policy(), self._updates.size(researcher)
+        policy, (waiting, oldest) = self._policy(), self._updates.size(researcher)
         most = policy.resources.updates
+        if oldest > MAX_AGE_DAYS * _DAY or (waiting + nbytes > most and self.unsettled):
+            self._expire()
+            self.settle()
+            waiting, _ = self._updates.size(researcher)
         if waiting + nbytes > most:
             place = policy.where("resources.updates")
             raise RefusedError(
@@ -135,48 +145,48 @@ class DiskTaskJournal(TaskJournal):
     def begin(self, researcher: str, key: TaskKey) -> None:
         """As `TaskJournal.begin`."""
         which = (researcher, key)
+        self._forget_oldest(_SLACK)
         with self._lock:
             how, _ = self._ends.get(which, ("", 0))
             if how or which in self._open:
                 text = "This node has begun this task before, and never trains one twice."
                 raise RefusedError(text, code=how or "interrupted", cure="Raise `attempt` to train once more.")
             self._open[which] = _Open(self._journal.append(Begun(*which)))
-        self._journal.flush()
+        self._flush()
         crash_point("task-begun")
 
-    def keep(self, researcher: str, reply: TrainReply, params: Params, aux: Mapping[str, Params]) -> bool:
-        """As `TaskJournal.keep`."""
+    def finish(
+        self,
+        researcher: str,
+        reply: TrainReply,
+        params: Params,
+        aux: Mapping[str, Params],
+        beside: Callable[[], object],
+    ) -> bool:
+        """As `TaskJournal.finish`."""
+        which = (researcher, reply.key)
+        crash_point("task-trained")
+
+        def together() -> None:
+            self._remove_settled()
+            beside()
+
         try:
-            digest = self._updates.put(researcher, reply, params, aux)
+            small = self._updates.put(researcher, reply, params, aux, together)
         except DiskFullError as error:
             _log.error(
                 "The update of %s is kept in memory only, and is lost if this node ends before it was taken: %s",
                 reply.key, error.message,
             )  # fmt: skip
+            beside()
             return False
         with self._lock:
-            task = self._open.get((researcher, reply.key))
+            task = self._open.get(which)
             if task is not None:
-                task.digest = digest
-        return True
-
-    def finish(self, researcher: str, key: TaskKey) -> bool:
-        """As `TaskJournal.finish`."""
-        crash_point("update-kept")
-        with self._lock:
-            task = self._open.get((researcher, key))
-            if task is not None:
-                task.finished = True
-                self._journal.append(Finished(researcher, key, task.digest))
+                task.finished, task.small = True, small
         if task is None:  # cancelled meanwhile
-            self._updates.remove(researcher, key)
-            return True
-        try:
-            self._journal.flush()
-        except DiskFullError as error:
-            _log.error("That %s is finished will be forgotten if this node ends now: %s", key, error.message)
-            return False
-        crash_point("task-finished")
+            self._updates.remove(which)
+        crash_point("update-kept")
         return True
 
     def end(self, researcher: str, key: TaskKey, how: str) -> None:
@@ -188,16 +198,65 @@ class DiskTaskJournal(TaskJournal):
                 return
             self._journal.append(Ended(researcher, key, how))
             self._ends[which] = (how, task.number)
+            later = how == "committed" and task.small
+            if later:
+                self._unsettled[which] = None
+        if later:
+            return
         try:
-            self._journal.flush()
-            crash_point("task-ended")
+            self._flush(ended=True)
             self._forget_oldest(_SLACK)
         except StoreError as error:
             _log.error("The end of %s (%s) cannot be written down: %s", key, how, error.message)
+        self._remove(which)
+
+    @property
+    def unsettled(self) -> bool:
+        """As `TaskJournal.unsettled`."""
+        return bool(self._unsettled or self._over)
+
+    def settle(self) -> None:
+        """As `TaskJournal.settle`."""
+        if not self.unsettled:
+            return
         try:
-            self._updates.remove(researcher, key)
+            self._flush()
+            self._forget_oldest(_SLACK)
         except StoreError as error:
-            _log.error("The update of %s cannot be removed: %s", key, error.message)
+            _log.error("The ends of %d task(s) cannot be written down: %s", len(self._unsettled), error.message)
+        try:
+            self._remove_settled()
+        except StoreError as error:
+            _log.error("Updates that were committed cannot be removed: %s", error.message)
+
+    def _flush(self, *, ended: bool = False) -> None:
+        """Bring all records to the disk; the updates of tasks that were committed may go then.
+
+        Args:
+            ended: Whether the end of another task is among them.
+        """
+        with self._lock:
+            settled = list(self._unsettled)
+        self._journal.flush()
+        if ended or settled:
+            crash_point("task-ended")
+        with self._lock:
+            for which in settled:
+                if which in self._unsettled:  # or another thread was faster
+                    del self._unsettled[which]
+                    self._over.append(which)
+
+    def _remove_settled(self) -> None:
+        with self._lock:
+            over, self._over = self._over, []
+        if over:
+            self._updates.remove(*over)
+
+    def _remove(self, which: _Which) -> None:
+        try:
+            self._updates.remove(which)
+        except StoreError as error:
+            _log.error("The update of %s cannot be removed: %s", which[1], error.message)
 
     @property
     def waiting(self) -> int:
@@ -207,6 +266,7 @@ class DiskTaskJournal(TaskJournal):
 
     def close(self) -> None:
         """As `TaskJournal.close`."""
+        self.settle()
         try:
             self._journal.close()
         except StoreError as error:
@@ -214,13 +274,14 @@ class DiskTaskJournal(TaskJournal):
 
     def _replay(self) -> None:
         """Learn what earlier runs have written, and end what they were cut off from."""
+        kept = self._updates.kept()
         for entry in self._journal.entries():
             record = entry.record
             which = (record.researcher, record.key)
             if isinstance(record, Begun):
-                self._open[which] = _Open(entry.number)
+                self._open[which] = _Open(entry.number, which in kept, kept.get(which, False))
             elif isinstance(record, Finished):
-                self._open[which] = _Open(self._number(which, entry.number), record.digest, finished=True)
+                self._open[which] = _Open(self._number(which, entry.number), finished=True)
             else:
                 self._ends[which] = (record.how, self._number(which, entry.number))
                 self._open.pop(which, None)

@@ -1,13 +1,13 @@
 """Finished updates, on the node's disk until their researchers have committed them.
 
 An update is a header (the reply, and name, layout and fingerprint of its arrays) and the bytes of its arrays. The
-header lies in the node's store, and so do small arrays; large ones have a file of the folder ``updates``. The journal
-knows the digest of the header, the header the fingerprints of the arrays: what is read back is what was written, or it
-is not used.
+header lies in the node's store, and so do small arrays; large ones have a file of the folder ``updates``. Beside the
+header lies its digest, in it the fingerprints of the arrays: what is read back is what was written, or it is not used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import secrets
@@ -63,11 +63,25 @@ class Updates:
         with disk_errors(self._folder):
             self._folder.mkdir(mode=0o700, exist_ok=True)
 
-    def put(self, researcher: str, reply: TrainReply, params: Params, aux: Mapping[str, Params]) -> str:
-        """Keep an update. It is on the disk no later than the next transaction of the store that is flushed.
+    def put(
+        self,
+        researcher: str,
+        reply: TrainReply,
+        params: Params,
+        aux: Mapping[str, Params],
+        beside: Callable[[], object] = lambda: None,
+    ) -> bool:
+        """Keep an update. It is on the disk when this returns.
+
+        Args:
+            researcher: Whose it is.
+            reply: The reply.
+            params: Its parameters.
+            aux: Its extra arrays.
+            beside: Called once; what it writes to the store is on the disk together with the update, or not at all.
 
         Returns:
-            The digest of its header.
+            Whether it is `SMALL`.
 
         Raises:
             DiskFullError: There is no room.
@@ -86,50 +100,61 @@ class Updates:
         digest = hashlib.sha256(header).hexdigest()
         row = (researcher, _bytes(reply.key), digest, header, data, file, nbytes, self._now())
         try:
-            with self._store.transaction(flush=False) as db:
+            with self._store.transaction() as db:
                 db.execute("INSERT OR REPLACE INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+                beside()
         except BaseException:
             delete(self._folder, [file] if file else [])
             raise
-        return digest
+        return file is None
 
-    def get(self, researcher: str, key: TaskKey, digest: str) -> FinishedTask:
+    def get(self, researcher: str, key: TaskKey) -> FinishedTask:
         """Read an update back. A large one is mapped, so it takes no memory before it is sent.
 
         Args:
             researcher: Whose it is.
             key: Its task.
-            digest: What `put` returned.
 
         Raises:
             StoreError: It is not there.
             CodecError: It is not what was written.
             ParamsError: Likewise.
         """
-        query = f"SELECT header, data, file FROM updates WHERE {_WHERE}"  # noqa: S608 - our own text
+        query = f"SELECT digest, header, data, file FROM updates WHERE {_WHERE}"  # noqa: S608 - our own text
         rows = self._store.read(query, (researcher, _bytes(key)))
         if not rows:
             raise StoreError("It is not in the store.")
-        header, data, file = rows[0]
+        digest, header, data, file = rows[0]
         if hashlib.sha256(header).hexdigest() != digest:
             raise CodecError("Its header was changed.")
         try:
             said = msgspec.msgpack.decode(header, type=_Header)
         except msgspec.MsgspecError as error:
             raise CodecError(f"Its header cannot be read: {error}.") from None
+        if said.reply.key != key:
+            raise CodecError(f"It is the update of {said.reply.key}.")
         blocks = _blocks(said.arrays, memoryview(data) if file is None else self._mapped(file))
         return FinishedTask(said.reply, blocks.pop(""), blocks)
 
-    def remove(self, researcher: str, key: TaskKey) -> None:
-        """Forget an update, if it is there.
+    def remove(self, *which: tuple[str, TaskKey]) -> None:
+        """Forget the updates of these researchers and tasks, where they are there.
 
         Raises:
             StoreError: The store cannot be used.
         """
         with self._store.transaction(flush=False) as db:
-            found = db.execute(f"DELETE FROM updates WHERE {_WHERE} RETURNING file", (researcher, _bytes(key)))  # noqa: S608
-            files = [file for (file,) in found.fetchall() if file]
-        delete(self._folder, files)
+            query = f"DELETE FROM updates WHERE {_WHERE} RETURNING file"  # noqa: S608 - our own text
+            rows = [row for researcher, key in which for row in db.execute(query, (researcher, _bytes(key)))]
+        delete(self._folder, [file for (file,) in rows if file])
+
+    def kept(self) -> dict[tuple[str, TaskKey], bool]:
+        """Whose updates there are, by researcher and task, and whether each is `SMALL`."""
+        rows = self._store.read("SELECT researcher, task, file IS NULL FROM updates")
+        found = {}
+        for researcher, task, small in rows:
+            with contextlib.suppress(msgspec.MsgspecError):  # nobody can ask for one whose key was damaged
+                found[researcher, _key(task)] = bool(small)
+        return found
 
     def tidy(self, wanted: Iterable[tuple[str, TaskKey]]) -> None:
         """Forget all but these, and delete files that a crash has left.
@@ -150,12 +175,13 @@ class Updates:
         """The updates that nobody has taken for so long."""
         query = "SELECT researcher, task FROM updates WHERE written < ?"
         rows = self._store.read(query, (self._now() - seconds,))
-        return [(researcher, msgspec.msgpack.decode(task, type=TaskKey)) for researcher, task in rows]
+        return [(researcher, _key(task)) for researcher, task in rows]
 
-    def size(self, researcher: str) -> int:
-        """Bytes of the arrays that wait for a researcher."""
-        query = "SELECT COALESCE(SUM(nbytes), 0) FROM updates WHERE researcher = ?"
-        return int(self._store.read(query, (researcher,))[0][0])
+    def size(self, researcher: str) -> tuple[int, float]:
+        """Bytes of the arrays that wait for a researcher, and how many seconds the oldest of all updates has waited."""
+        query = "SELECT COALESCE(SUM(nbytes) FILTER (WHERE researcher = ?), 0), MIN(written) FROM updates"
+        nbytes, oldest = self._store.read(query, (researcher,))[0]
+        return int(nbytes), 0.0 if oldest is None else self._now() - oldest
 
     def _mapped(self, file: str) -> memoryview:
         """The bytes of a file. Only the node writes its folder, so nobody cuts it short while it is mapped."""
@@ -185,3 +211,7 @@ def _blocks(arrays: Iterable[_Array], data: memoryview) -> dict[str, Params]:
 def _bytes(key: TaskKey) -> Any:
     """A key as the store knows it: texts of its parts could be taken for those of another key."""
     return msgspec.msgpack.encode(key)
+
+
+def _key(data: bytes) -> TaskKey:
+    return msgspec.msgpack.decode(data, type=TaskKey)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -86,12 +86,20 @@ class Budget:
         self._store = store
         self._policy = policy
 
-    def charge(self, task: TaskReceived, card: DatasetCard) -> Accounted | None:
+    def charge(
+        self, task: TaskReceived, card: DatasetCard, begin: Callable[[], object] = lambda: None
+    ) -> Accounted | None:
         """Charge a training to its data set before its first batch; where the owner has set a limit, on disk.
 
         It stays charged whatever becomes of the training. The same request again costs nothing: it is answered with
         the same bits. Another attempt at its round costs again, and so does another request under the same key. A
         request that only tests costs nothing: it reads held-out rows, and trains on none.
+
+        Args:
+            task: The request with its plan.
+            card: The data set that it names.
+            begin: Called once, when it may be charged. What it writes to the store is there together with the charge;
+                if it raises, nothing is charged.
 
         Returns:
             The batches that were charged for, to which the plan must keep; None if the charge does not depend on them.
@@ -100,8 +108,10 @@ class Budget:
             RefusedError: The data set would give more than its owner allows (code ``"budget"``).
         """
         if not task.request.train:
+            with self._store.transaction(flush=False):
+                begin()
             return None
-        args = TrainingArgs.from_dict(task.request.training_args)
+        args = TrainingArgs.from_request(task.request.training_args)
         charge = cost(args, training_samples(card, args))
         rules, keys = effective_rules(self._policy, card.name)
         which = (str(task.request.key), _digest(task))
@@ -120,6 +130,7 @@ class Budget:
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (card.name, *which, datetime.now(UTC).isoformat(timespec="seconds"), *charge),
                 )
+            begin()
         if self._policy.privacy.epsilon is None or charge.privacy != "local":
             return None
         return Accounted(loader_of(args).batch_size, training_samples(card, args), self._rule("privacy.epsilon"))

@@ -19,6 +19,9 @@ from fedplug.node.policy.lines import dotted
 from fedplug.node.policy.schema import Policy, TrainingRules
 from fedplug.node.policy.terms import Limit, Terms
 
+_MOST_KNOWN = 1000
+"""Data sets whose rules are kept, as long as the rules are those."""
+
 _DYNAMIC = frozenset(
     {"__import__", "exec", "eval", "compile", "__builtins__", "__globals__", "__subclasses__", "__loader__", "__spec__"}
 )
@@ -53,10 +56,14 @@ def check_request(policy: Policy, task: TaskReceived, card: DatasetCard, plugins
 def effective_rules(policy: Policy, name: str) -> tuple[TrainingRules, Mapping[str, str]]:
     """The rules for one data set, and the dotted key under which each stands.
 
+    It is asked several times for each task, and worked out once for each data set.
+
     Args:
         policy: All rules.
         name: The data set's.
     """
+    if (known := policy.effective.get(name)) is not None:
+        return known
     own = policy.datasets.get(name)
     values: dict[str, Any] = {}
     keys: dict[str, str] = {}
@@ -66,7 +73,10 @@ def effective_rules(policy: Policy, name: str) -> tuple[TrainingRules, Mapping[s
         decided = own is not None and (key in policy.lines or mine != getattr(TrainingRules(), field.name))
         values[field.name] = mine if decided else getattr(policy.training, field.name)
         keys[field.name] = key if decided else fallback
-    return TrainingRules(**values), keys
+    found = TrainingRules(**values), keys
+    if len(policy.effective) < _MOST_KNOWN:
+        policy.effective[name] = found
+    return found
 
 
 def training_samples(card: DatasetCard, args: TrainingArgs) -> int:
@@ -82,7 +92,7 @@ class _Check:
         self.policy = policy
         self.task = task
         self.card = card
-        self.args = TrainingArgs.from_dict(task.request.training_args)
+        self.args = TrainingArgs.from_request(task.request.training_args)
         self.rules, self.keys = effective_rules(policy, card.name)
 
     def rows(self) -> None:

@@ -146,6 +146,7 @@ class Policy:
         file: Where they stand; None if they were made in a program.
         datasets: Rules for single data sets, by name; what they leave open, ``training`` decides.
         lines: The line of the file on which a rule stands, by dotted key, e.g. ``"training.rounds"``.
+        effective: What `fedplug.node.policy.rules.effective_rules` has worked out, by data set; it never changes.
     """
 
     approval: ApprovalRules = ApprovalRules()
@@ -156,6 +157,9 @@ class Policy:
     datasets: Mapping[str, TrainingRules] = field(default_factory=lambda: MappingProxyType({}))
     file: Path | None = None
     lines: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    effective: dict[str, tuple[TrainingRules, Mapping[str, str]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def where(self, key: str) -> str:
         """Where a rule stands, for messages: ``"node.toml, line 12"``; empty if it stands in no file."""

@@ -183,3 +183,25 @@ def test_missing_arguments_of_differential_privacy_are_called_missing():
     assert problems_of({"dp_args": {"sigma": None, "clip": 1}}) == (
         "dp_args['sigma'] must be 0, or a number from 1e-06 to 1e+09, got None (NoneType)",
     )
+
+
+def test_the_arguments_of_a_request_are_checked_once_and_each_time_ones_own():
+    given = {"epochs": 2, "loader_args": {"batch_size": 8, "extra": [1, {"a": 2.0}]}}
+    args = [TrainingArgs.from_request(given) for _ in range(3)]
+    assert args == [TrainingArgs.from_dict(given)] * 3
+    args[1].loader_args["extra"][1]["a"] = 3.0
+    assert TrainingArgs.from_request(given) == args[0] != args[1]
+    assert given["loader_args"]["extra"] == [1, {"a": 2.0}]
+
+
+@pytest.mark.parametrize(("one", "other"), [(1, 1.0), (1, True), (0, False)])
+def test_values_that_are_equal_and_not_the_same_are_told_apart(one, other):
+    for value in (one, other):
+        assert repr(TrainingArgs.from_request({"optimizer_args": {"x": value}}).optimizer_args["x"]) == repr(value)
+
+
+def test_wrong_arguments_of_a_request_are_refused_each_time():
+    for values in ({"epochs": 0}, {"epohcs": 1}, {"loader_args": {"x": object()}}):
+        for _ in range(2):
+            with pytest.raises(TrainingArgsError):
+                TrainingArgs.from_request(values)

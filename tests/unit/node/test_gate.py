@@ -87,3 +87,15 @@ def test_what_was_checked_and_what_was_charged_both_bind_the_plan(store):
     assert terms.minimum_rows == 10
     assert terms.account == Accounted(32, 100, "rule privacy.epsilon")
     assert Budget(store, parse_policy(text)[0]).report()[0].rounds == 1
+
+
+def test_what_cannot_begin_is_not_charged(store):
+    def refuse():
+        raise RefusedError("This node has begun this task before.", code="interrupted")
+
+    with pytest.raises(RefusedError, match="begun this task before"):
+        gate(store).admit(task(), DATASET, refuse)
+    assert store.read("SELECT count(*) FROM charges") == [(0,)]
+    begun = []
+    gate(store).admit(task(), DATASET, lambda: begun.append(store.read("SELECT count(*) FROM charges")))
+    assert begun == [[(1,)]]

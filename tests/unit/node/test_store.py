@@ -241,3 +241,30 @@ def test_a_data_set_is_replaced_whole_or_not_at_all(tmp_path):
         store.replace_dataset("ds-a", record("a", "other"))  # the same id: only what is said of it changes
         assert store.former_dataset("ds-a") is None
         assert store.dataset("a").tags == ("other",)
+
+
+def fail_after(store, statement):
+    with store.transaction() as inner:
+        inner.execute(statement)
+    raise ZeroDivisionError
+
+
+def test_a_transaction_inside_another_is_part_of_it(tmp_path):
+    with NodeStore.create(tmp_path / "n", name="n") as store, NodeStore.open(tmp_path / "n") as other:
+
+        def count(seen_by):
+            return seen_by.read("SELECT count(*) FROM run")[0][0]
+
+        with store.transaction() as db:
+            with store.transaction(flush=False) as inner:
+                inner.execute("INSERT INTO run VALUES (1, 7)")
+            assert db is inner
+            assert (count(store), count(other)) == (1, 0)
+        assert count(other) == 1
+        with pytest.raises(ZeroDivisionError), store.transaction():
+            fail_after(store, "DELETE FROM run")
+        assert count(store) == 1
+        with pytest.raises(RuntimeError, match="part of one"), store.transaction(flush=False), store.transaction():
+            pass
+        with store.transaction():
+            pass

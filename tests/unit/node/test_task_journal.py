@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from fedplug.core.crash_points import watched
-from fedplug.core.errors import DiskFullError, JournalError, RefusedError
+from fedplug.core.errors import DiskFullError, JournalError, RefusedError, StoreError
 from fedplug.core.messages import TaskKey, TrainReply
 from fedplug.core.params import Params
 from fedplug.node.journal import tasks
 from fedplug.node.journal.contract import NoTaskJournal
+from fedplug.node.journal.records import Finished
 from fedplug.node.journal.tasks import JOURNAL_FILE, RESERVE, DiskTaskJournal, open_tasks
 from fedplug.node.journal.updates import FOLDER, SMALL
 from fedplug.node.policy.schema import Policy, ResourceRules
@@ -38,7 +39,7 @@ class Bench:
     """A node's folder; `open` is what a start of the node does, `kill` what SIGKILL does."""
 
     def __init__(self, tmp_path):
-        self.tmp_path, self.number = tmp_path, 0
+        self.tmp_path, self.number, self.notes = tmp_path, 0, 0
         self.folder = tmp_path / "node-0"
         NodeStore.create(self.folder, name="n").close()
         self.now = 1_000_000.0
@@ -64,16 +65,14 @@ class Bench:
         self.kill()
         return self.open(**settings)
 
-    def flush(self):
-        with self.store.transaction():
-            pass
+    def note(self):
+        """Stands for the entry of the audit log without which no update leaves."""
+        self.notes += 1
 
     def finish(self, key, params=LITTLE, aux=None, researcher=HER):
         aux = aux or {}
         self.journal.begin(researcher, key)
-        assert self.journal.keep(researcher, reply_of(key, *aux), params, aux)
-        self.flush()
-        assert self.journal.finish(researcher, key)
+        assert self.journal.finish(researcher, reply_of(key, *aux), params, aux, self.note)
 
     def kept(self):
         """What lies on the disk: rows of updates, and files."""
@@ -105,6 +104,7 @@ def test_a_finished_update_comes_back_to_the_bit(bench, params, files):
 def test_a_committed_update_is_forgotten_and_its_end_is_not(bench, params):
     bench.finish(key_of(), params)
     bench.journal.end(HER, key_of(), "committed")
+    bench.journal.settle()
     assert bench.kept() == (0, 0)
     for _ in range(2):
         journal = bench.restart()
@@ -141,38 +141,99 @@ def crash_at(point):
     return watched(watch)
 
 
-def life(bench):
+def life(bench, params):
     """A task from its beginning to its end."""
-    bench.finish(key_of(), LARGE)
+    bench.finish(key_of(), params)
     bench.journal.end(HER, key_of(), "committed")
+    bench.journal.settle()
 
 
 CRASHES = {
     "task-begun": ("interrupted", 0),
-    "update-kept": ("interrupted", 0),
-    "task-finished": ("", 1),
+    "task-trained": ("interrupted", 0),
+    "update-kept": ("", 1),
     "task-ended": ("committed", 0),
 }
 
 
+@pytest.mark.parametrize("params", [LITTLE, LARGE], ids=["little", "large"])
 @pytest.mark.parametrize(("point", "end", "offered"), [(point, *rest) for point, rest in CRASHES.items()])
-def test_rows_02_and_03_a_node_killed_at_any_point_knows_where_it_was(bench, point, end, offered):
+def test_rows_02_and_03_a_node_killed_at_any_point_knows_where_it_was(bench, params, point, end, offered):
     with pytest.raises(Crash), crash_at(point):
-        life(bench)
+        life(bench, params)
     journal = bench.restart()
     found = journal.earlier(HER)
     assert found.ends.get(key_of(), "") == end
-    assert [task.params for task in found.finished] == [LARGE] * offered
-    assert bench.kept() == (offered, offered)
+    assert [task.params for task in found.finished] == [params] * offered
+    assert bench.kept() == (offered, offered * (params is LARGE))
     again = bench.restart().earlier(HER)
     assert (again.ends, len(again.finished)) == (found.ends, offered)
+
+
+def test_an_update_and_what_is_written_beside_it_reach_the_disk_together(bench):
+    def fails():
+        bench.store.former_dataset("none")  # the store can be read meanwhile
+        raise StoreError("The audit log cannot be written.")
+
+    bench.journal.begin(HER, key_of())
+    with pytest.raises(StoreError, match="audit log"):
+        bench.journal.finish(HER, reply_of(key_of()), LARGE, {}, fails)
+    assert bench.kept() == (0, 0)
+    assert bench.restart().earlier(HER).ends == {key_of(): "interrupted"}
+
+
+def test_that_a_small_update_was_committed_is_written_with_the_next_task(bench):
+    bench.finish(key_of())
+    before = bench.journal._journal.written
+    bench.journal.end(HER, key_of(), "committed")
+    assert bench.journal.unsettled
+    assert bench.journal._journal.written == before
+    assert (bench.journal.waiting, bench.kept()) == (0, (1, 0))
+    bench.finish(key_of(1))
+    assert bench.kept() == (1, 0)
+    assert not bench.journal.unsettled
+    found = bench.restart().earlier(HER)
+    assert (found.ends, [task.reply.key for task in found.finished]) == ({key_of(): "committed"}, [key_of(1)])
+
+
+def test_a_node_that_dies_before_that_offers_the_update_once_more(bench):
+    bench.finish(key_of())
+    bench.journal.end(HER, key_of(), "committed")
+    journal = bench.restart()
+    (found,) = journal.earlier(HER).finished
+    assert (found.reply, found.params) == (reply_of(key_of()), LITTLE)
+    journal.end(HER, key_of(), "committed")
+    journal.close()  # an orderly end leaves nothing
+    assert bench.restart().earlier(HER).ends == {key_of(): "committed"}
+    assert bench.kept() == (0, 0)
+
+
+def test_updates_that_may_go_make_room(bench):
+    rules = Policy(resources=ResourceRules(updates=LITTLE.nbytes))
+    journal = bench.restart(policy=lambda: rules)
+    bench.finish(key_of())
+    with pytest.raises(RefusedError, match="bytes of finished updates"):
+        journal.require_room(HER, 1)
+    journal.end(HER, key_of(), "committed")
+    journal.require_room(HER, LITTLE.nbytes)
+    assert bench.kept() == (0, 0)
+
+
+def test_journals_of_earlier_versions_are_read(bench):
+    bench.finish(key_of())
+    bench.finish(key_of(1))
+    bench.journal._journal.write(Finished(HER, key_of(), "0" * 64), Finished(HER, key_of(1), "1" * 64))
+    bench.kill()
+    store("DELETE FROM updates WHERE rowid = (SELECT max(rowid) FROM updates)")(bench)
+    found = bench.open().earlier(HER)
+    assert [task.reply.key for task in found.finished] == [key_of()]
+    assert found.ends == {key_of(1): "update-lost"}
 
 
 def test_a_task_that_was_cancelled_while_it_trained_leaves_nothing(bench):
     bench.journal.begin(HER, key_of())
     bench.journal.end(HER, key_of(), "cancelled")
-    bench.journal.keep(HER, reply_of(key_of()), LARGE, {})
-    assert bench.journal.finish(HER, key_of())
+    assert bench.journal.finish(HER, reply_of(key_of()), LARGE, {}, bench.note)
     assert bench.kept() == (0, 0)
     assert bench.restart().earlier(HER).ends == {key_of(): "cancelled"}
 
@@ -182,6 +243,7 @@ def test_only_the_first_end_counts_and_a_task_that_was_not_begun_has_none(bench)
     bench.finish(key_of(1))
     bench.journal.end(HER, key_of(1), "committed")
     bench.journal.end(HER, key_of(1), "cancelled")
+    bench.journal.settle()
     assert bench.restart().earlier(HER).ends == {key_of(1): "committed"}
 
 
@@ -232,6 +294,10 @@ def test_an_update_that_was_damaged_is_never_offered(bench, caplog, harm):
     harm(bench)
     journal = bench.open()
     found = journal.earlier(HER)
+    if harm is DAMAGES["no row"]:  # nothing says that it was finished
+        assert (found.finished, found.ends) == ([], {key_of(): "interrupted"})
+        assert f"Training of {key_of()} was interrupted" in caplog.text
+        return
     assert (found.finished, found.ends) == ([], {key_of(): "update-lost"})
     assert f"The update of {key_of()}, which was to be offered again, is lost" in caplog.text
     assert bench.kept() == (0, 0)
@@ -253,10 +319,10 @@ def test_a_damaged_journal_stops_the_start_and_names_the_record(bench):
     bench.finish(key_of())
     bench.opened.close()
     with contextlib.closing(sqlite3.connect(bench.folder / JOURNAL_FILE)) as db, db:
-        db.execute("UPDATE records SET time = 'x' WHERE number = 2")
-    with pytest.raises(JournalError, match="record 2 was changed") as caught:
+        db.execute("UPDATE records SET time = 'x' WHERE number = 1")
+    with pytest.raises(JournalError, match="record 1 was changed") as caught:
         bench.open()
-    assert caught.value.record == 2
+    assert caught.value.record == 1
 
 
 def test_files_that_nobody_names_are_deleted(bench):
@@ -308,7 +374,8 @@ def test_row_38_an_update_that_finds_no_room_is_said_to_be_in_memory_only(bench,
     bench.journal.begin(HER, key_of())
     with monkeypatch.context() as patch:
         patch.setattr("fedplug.node.disk.os.fsync", full)
-        assert not bench.journal.keep(HER, reply_of(key_of()), LARGE, {})
+        assert not bench.journal.finish(HER, reply_of(key_of()), LARGE, {}, bench.note)
+    assert bench.notes == 1
     assert "kept in memory only" in caplog.text
     assert bench.kept() == (0, 0)
     assert bench.restart().earlier(HER).ends == {key_of(): "interrupted"}
@@ -348,18 +415,20 @@ def test_the_journal_stays_short_and_keeps_what_is_open(bench, monkeypatch):
     def records():
         return [entry.number for entry in bench.journal._journal.entries()]
 
-    for number in range(7):
+    def life_of(number):
         bench.finish(key_of(number))
         bench.journal.end(HER, key_of(number), "committed")
-    assert len(records()) == 21
-    bench.finish(key_of(7))
-    bench.journal.end(HER, key_of(7), "committed")
-    assert records() == list(range(10, 25))
+        bench.journal.settle()
+
+    for number in range(7):
+        life_of(number)
+    assert len(records()) == 14
+    life_of(7)
+    assert records() == list(range(7, 17))
     bench.finish(key_of(100), LARGE)  # open: all that follows it stays
     for number in range(8, 30):
-        bench.finish(key_of(number))
-        bench.journal.end(HER, key_of(number), "committed")
-    assert records()[0] == 25
+        life_of(number)
+    assert records()[0] == 17
     journal = bench.restart()
     found = journal.earlier(HER)
     assert [task.reply.key for task in found.finished] == [key_of(100)]
@@ -370,14 +439,16 @@ def test_the_journal_stays_short_and_keeps_what_is_open(bench, monkeypatch):
 
 def test_a_node_without_a_folder_remembers_nothing(tmp_path):
     with NodeStore.in_memory("n") as store:
-        journal = open_tasks(store, Policy)
+        journal, notes = open_tasks(store, Policy), []
         assert isinstance(journal, NoTaskJournal)
         journal.require_room(HER, 2**60)
         for _ in range(2):
             journal.begin(HER, key_of())
-            assert journal.keep(HER, reply_of(key_of()), LITTLE, {})
-            assert journal.finish(HER, key_of())
+            assert journal.finish(HER, reply_of(key_of()), LITTLE, {}, lambda: notes.append(1))
             journal.end(HER, key_of(), "committed")
+            assert not journal.unsettled
+            journal.settle()
+        assert notes == [1, 1]
         assert journal.earlier(HER) is None
         journal.close()
 

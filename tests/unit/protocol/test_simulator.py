@@ -248,28 +248,6 @@ class OffersBeforeItIsOnDisk(SimulatedNode):
         super()._keep(task)
 
 
-class WritesFinishedBeforeTheUpdate(SimulatedNode):
-    """The journal knows of an update whose bytes are still on their way to the disk."""
-
-    def _keep(self, task):
-        self._write("finished", task.reply.key)
-        self._reach("task-finished")
-        if self._disk is not None:
-            self._disk.write(task.reply.key, task)
-            self._disk.flush()
-
-
-class RemovesTheUpdateBeforeItsEnd(SimulatedNode):
-    """A committed update is removed, and then the journal hears that it was committed."""
-
-    def _end(self, key, how):
-        if self._disk is not None:
-            self._disk.write(key, None)
-            self._disk.flush()
-            self._reach("task-ended")
-        self._write("ended", key, how)
-
-
 MUTANTS = [
     ForgetsThatItHasTheTask,
     TakesEveryOfferForNew,
@@ -290,8 +268,6 @@ MUTANTS = [
     ForgetsItsAttempts,
     TrainsBeforeItIsWrittenDown,
     OffersBeforeItIsOnDisk,
-    WritesFinishedBeforeTheUpdate,
-    RemovesTheUpdateBeforeItsEnd,
 ]
 ROLES = {
     ResearcherMachine: "researcher",
