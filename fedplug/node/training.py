@@ -85,7 +85,7 @@ def run_task(
         TrainingCancelledError: ``cancelled`` said so.
     """
     began = time.perf_counter()
-    args = TrainingArgs.from_dict(request.training_args)
+    args = TrainingArgs.from_request(request.training_args)
     plan_class = load_plan(bundle)
     seeds = SeedTree.root(request.seed)
     global_seed = seeds.child("plan").seed63() if args.random_seed is None else args.random_seed
