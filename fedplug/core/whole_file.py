@@ -33,6 +33,24 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def put_file(path: Path, data: bytes) -> None:
+    """Put ``data`` in the place of a file that is whole for whoever looks at it, without waiting for the disk.
+
+    It is for files that are written often and only looked at: the power may take the last ones. A process that is
+    killed leaves at most one draft beside the file, ``.<name>.part``, which the next call takes over.
+
+    Args:
+        path: The file to be; one process writes it.
+        data: What is in it.
+
+    Raises:
+        OSError: It cannot be written; the file is as it was.
+    """
+    draft = path.with_name(f".{path.name}.part")
+    draft.write_bytes(data)
+    draft.replace(path)
+
+
 def sync(path: Path) -> None:
     """Wait until the disk has a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from fedplug.core.messages import Progress
+from fedplug.core.whole_file import put_file
 from fedplug.node.isolation.layers import Layer
 from fedplug.node.lock import is_locked
 
@@ -198,10 +199,8 @@ class StatusBoard:
     def _write(self, status: NodeStatus) -> None:
         if self._path is None:
             return
-        new = self._path.with_suffix(".new")
         try:
-            new.write_bytes(msgspec.json.encode(status))
-            new.replace(self._path)
+            put_file(self._path, msgspec.json.encode(status))
             self._broken = False
         except OSError as error:
             # A full disk must not stop a training; the status is for people only.
