@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Plaintext = Annotated[bool, typer.Option("--insecure-plaintext", help="Allow unencrypted traffic beyond this machine.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
+Finish = Annotated[bool, typer.Option("--finish", help="Use the new keys from now on, and throw the old ones away.")]
 
 
 def node_group(text: str) -> typer.Typer:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedplug.cli.node.common import next_command, open_store
+from fedplug.cli.node.common import Finish, next_command, open_store
 from fedplug.cli.output import say
 from fedplug.core.errors import UnknownNameError, UsageError
 from fedplug.node.commands import node_command
@@ -107,12 +107,7 @@ def untrust(
             say(f"The node that runs does neither until it is started again: {node_command(ctx.obj, 'stop')}")
 
 
-def rotate(
-    ctx: typer.Context,
-    finish: Annotated[
-        bool, typer.Option("--finish", help="Use the new keys from now on, and throw the old ones away.")
-    ] = False,
-) -> None:
+def rotate(ctx: typer.Context, finish: Finish = False) -> None:
     """Change the node's own keys in two steps: make new ones, and use them when the researchers know them.
 
     \b

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedplug.cli.node.common import AsJson
+from fedplug.cli.node.common import AsJson, Finish
 from fedplug.cli.output import say, say_json, say_table
 from fedplug.cli.researcher.common import keys_of
 from fedplug.core.errors import UnknownNameError, UsageError
@@ -146,12 +146,7 @@ def list_nodes(ctx: typer.Context, as_json: AsJson = False) -> None:
         say(f"To allow one: {keys.command('allow', 'NODE', 'KEY')}")
 
 
-def rotate(
-    ctx: typer.Context,
-    finish: Annotated[
-        bool, typer.Option("--finish", help="Use the new keys from now on, and throw the old ones away.")
-    ] = False,
-) -> None:
+def rotate(ctx: typer.Context, finish: Finish = False) -> None:
     """Change your keys in two steps: make new ones, and use them when all nodes trust them.
 
     \b
