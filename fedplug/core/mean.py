@@ -35,6 +35,7 @@ class WeightedMean:
         self.total_weight = 0.0
         self.terms = 0
         self._sums: list[Array] | None = None
+        self._scratch: Array | None = None
 
     def add(self, params: Params, weight: float) -> None:
         """Fold one term in.
@@ -59,7 +60,7 @@ class WeightedMean:
                 for low in range(0, values.size, FOLD_BLOCK):
                     _scale(values[low : low + FOLD_BLOCK], weight, total[low : low + FOLD_BLOCK])
         else:
-            scratch = np.empty(FOLD_BLOCK, np.float64)
+            scratch = self._room()
             for total, values in zip(self._sums, params.runs(), strict=True):
                 for low in range(0, values.size, FOLD_BLOCK):
                     part = values[low : low + FOLD_BLOCK]
@@ -79,7 +80,7 @@ class WeightedMean:
                 "There is nothing to average: no update, or all weights are zero.",
                 cure="Check that at least one node replied with a sample count above zero.",
             )
-        sums, scratch = self._sums, np.empty(FOLD_BLOCK, np.float64)
+        sums, scratch = self._sums, self._room()
 
         def fill(index: int, out: Array) -> None:
             for low in range(0, out.size, FOLD_BLOCK):
@@ -90,6 +91,13 @@ class WeightedMean:
                 out[low : low + FOLD_BLOCK] = mean
 
         return Params.build_runs(self.spec, fill)
+
+    def _room(self) -> Array:
+        """Room for a block, made once."""
+        if self._scratch is None:
+            longest = max((count for _, _, count in self.spec.runs), default=0)
+            self._scratch = np.empty(min(FOLD_BLOCK, longest), np.float64)
+        return self._scratch
 
 
 def _scale(values: Array, weight: float, out: Array) -> Array:

@@ -49,7 +49,7 @@ def allocate(nbytes: int) -> Array:
                 block.madvise(mmap.MADV_HUGEPAGE)
         return np.frombuffer(block, np.uint8)
     raw = np.empty(nbytes + ALIGNMENT, dtype=np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
+    start = -raw.__array_interface__["data"][0] % ALIGNMENT
     return raw[start : start + nbytes]
 
 
@@ -163,7 +163,11 @@ class Params(Mapping[str, Array]):
 
     def runs(self) -> list[Array]:
         """The values as read-only vectors, one for each stretch of one dtype, without a copy."""
-        return [_run(self._buffer, run) for run in self.spec.runs]
+        return list(self._runs)
+
+    @cached_property
+    def _runs(self) -> tuple[Array, ...]:
+        return tuple(_run(self._buffer, run) for run in self.spec.runs)
 
     @cached_property
     def _fingerprint(self) -> str:

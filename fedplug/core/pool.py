@@ -5,7 +5,8 @@
 aggregators and the strategies never know which.
 
 A finished training is first *offered*: the researcher learns its size and decides when to `fetch` the
-arrays and where to put them. That is what bounds its memory, however many nodes finish at once.
+arrays and where to put them. That is what bounds its memory, however many nodes finish at once. A pool whose arrays
+are here anyway, such as a simulation's, leaves the offer out.
 """
 
 from __future__ import annotations
@@ -95,6 +96,11 @@ class TaskFailed:
     failure: TaskFailure
 
 
+def offer_of(event: UpdateFetched) -> UpdateOffered:
+    """The offer that stands for an update whose arrays came without one."""
+    return UpdateOffered(event.reply, event.params.spec, {name: params.spec for name, params in event.aux.items()})
+
+
 PoolEvent = NodeJoined | NodeLost | DatasetsFound | PlanAnswered | UpdateOffered | UpdateFetched | TaskFailed
 Watcher = Callable[[Progress | LogLine, str], None]
 """Called with signs of life and the id of the node they came from."""
@@ -161,7 +167,8 @@ class NodePool(Closing):
     ) -> None:
         """Send a task to the node that its key names. The same `Params` object is encoded once for all.
 
-        One of `UpdateOffered` and `TaskFailed` follows. A node that is away gets the task when it is back.
+        One of `UpdateOffered` and `TaskFailed` follows; or `UpdateFetched`, where there is nothing to transfer. A node
+        that is away gets the task when it is back.
         """
 
     @abstractmethod

@@ -127,10 +127,12 @@ class PrivacyLedger:
         metrics = {name: value for name, value in result.metrics.items() if not name.startswith("dp_")}
         local = _is_local(args)
         known = self._published.setdefault(str(ctx.round), []) if args else []
-        digest = _digest(result.params.fingerprint(), *(_figures(each) for each in result.replies.items() if local))
+        digest = ""  # the fingerprint of a large model takes long
+        if args:
+            digest = _digest(result.params.fingerprint(), *(_figures(each) for each in result.replies.items() if local))
         new = not args or digest not in known
         for node, reply in result.replies.items():
-            account, told = self._accounts.setdefault(node, _Account()), ""
+            account, told = self._account(node), ""
             if local:
                 told = _update(asked[node], node, reply)
                 _close(account, ctx.round, told)
@@ -162,8 +164,7 @@ class PrivacyLedger:
         """
         args = ctx.training_args.get("dp_args")
         for node, reply in replies.items():
-            account = self._accounts.setdefault(node, _Account())
-            told = _BARE
+            account, told = self._account(node), _BARE
             if args and _is_local(args):
                 told = _update(asked[node], node, reply)
                 if (account.last, account.told) == (ctx.round, told):
@@ -177,6 +178,12 @@ class PrivacyLedger:
             if account.open != _BARE:
                 account.open = told
             self._count += 1
+
+    def _account(self, node: str) -> _Account:
+        account = self._accounts.get(node)
+        if account is None:
+            account = self._accounts[node] = _Account()
+        return account
 
     def report(self) -> dict[str, dict[str, Any]]:
         """``type``, ``epsilon``, ``delta``, ``sample_rate`` and ``rounds`` of each node that was in a private round.

@@ -198,7 +198,7 @@ def judge_quorum(
         patient: Whether to wait, with a quorum, for those who still train.
         instead: Nodes to ask in the place of those that are out of the round.
     """
-    replied, training = len(state.replied), len(state.missing)
+    replied, training = state.number("replied"), len(state.selected) - len(state.outcomes)
     ask = (*state.restarted, *instead)
     overdue = deadline is not None and state.elapsed >= deadline
     if replied >= needed:
@@ -209,7 +209,7 @@ def judge_quorum(
         if patient:
             return Decision("wait", ask=ask)
         return Decision("enough", f"{_replies(replied)} had come before its own, and no more were needed")
-    possible = replied + training + len(ask) + (len(state.away) if deadline is not None else 0)
+    possible = replied + training + len(ask) + (state.number("lost", "stalled") if deadline is not None else 0)
     if overdue:
         because = f"{_replies(replied)} of the {needed} needed had come by the deadline of {deadline:g} s"
     elif possible < needed:
@@ -226,7 +226,7 @@ def replacements(ctx: RoundContext, state: RoundState) -> tuple[str, ...]:
         ctx: The round.
         state: Where it stands.
     """
-    gone = len(state.dropped) - len(state.restarted) - len(state.added)
+    gone = len(state.outcomes) - state.number("replied") - len(state.restarted) - len(state.added)
     if gone <= 0 or not state.others:
         return ()
     random = ctx.seed.child("replace", len(state.added)).generator()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -94,6 +95,7 @@ class RoundState:
         tries: How often a node was given its task in this round, where it was more than once.
         others: Nodes that are connected and could be asked besides, sorted; empty if this round can take no more.
         added: Those of ``selected`` that a `Decision` has asked besides.
+        counts: How many nodes have each outcome; None: `number` counts them.
     """
 
     selected: tuple[str, ...]
@@ -104,6 +106,14 @@ class RoundState:
     tries: Mapping[str, int] = field(default_factory=dict)
     others: Sequence[str] = ()
     added: tuple[str, ...] = ()
+    counts: Mapping[Outcome, int] | None = None
+
+    def number(self, *outcomes: Outcome) -> int:
+        """How many nodes have one of these outcomes, at once however many there are."""
+        counts = self.counts
+        if counts is None:
+            counts = Counter(self.outcomes.values())
+        return sum(counts.get(outcome, 0) for outcome in outcomes)
 
     @property
     def replied(self) -> list[str]:
@@ -118,16 +128,22 @@ class RoundState:
     @property
     def dropped(self) -> list[str]:
         """The nodes that will not reply, sorted; those that are away may still do."""
+        if self.number("replied") == len(self.outcomes):
+            return []
         return sorted(node for node, outcome in self.outcomes.items() if outcome != "replied")
 
     @property
     def away(self) -> list[str]:
         """The nodes that are lost or stalled and may still reply, sorted."""
+        if not self.number("lost", "stalled"):
+            return []
         return sorted(node for node, outcome in self.outcomes.items() if outcome in ("lost", "stalled"))
 
     @property
     def restarted(self) -> list[str]:
         """The nodes that were interrupted and have not had their task too often yet, sorted."""
+        if not self.number("interrupted"):
+            return []
         interrupted = (node for node, outcome in self.outcomes.items() if outcome == "interrupted")
         return sorted(node for node in interrupted if self.tries.get(node, 1) < MOST_TRIES)
 
@@ -240,7 +256,7 @@ def judge_all(state: RoundState, patience: float) -> Decision:
         state: The round.
         patience: Seconds to wait for a node that is lost or stalled.
     """
-    if "replied" in state.outcomes.values() and len(set(state.outcomes.values())) == 1:  # the usual case, quickly
+    if state.outcomes and state.number("replied") == len(state.outcomes):  # the usual case, quickly
         return Decision("enough" if len(state.outcomes) == len(state.selected) else "wait")
     again, away = state.restarted, state.away
     out = [node for node in state.dropped if node not in again and node not in away]

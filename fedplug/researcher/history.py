@@ -75,9 +75,11 @@ class History(Monitor):
         if self._latest in self._rounds:
             self._rounds[self._latest] = self._rounds[self._latest].slim()
         self._latest = ctx.round, trained
+        is_last = not self._rounds or self._latest > next(reversed(self._rounds))
         self._rounds[self._latest] = entry
         self._unsaved.append(self._latest)
-        self._rounds = dict(sorted(self._rounds.items()))
+        if not is_last:
+            self._rounds = dict(sorted(self._rounds.items()))
         if trained:
             self._curves.end({node: reply.steps for node, reply in entry.nodes.items()})
 

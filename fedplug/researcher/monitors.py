@@ -30,6 +30,7 @@ class MonitorGroup(Monitor):
         from fedplug.researcher.progress import make_progress
 
         self._members: list[Monitor] = [make_progress(progress)]
+        self._listeners: dict[str, list[Monitor]] = {}  # by what is told: who does anything with it
         self._tensorboard: tuple[Path, Monitor] | None = None
 
     def add(self, monitor: Monitor) -> None:
@@ -40,12 +41,11 @@ class MonitorGroup(Monitor):
         """
         if not isinstance(monitor, Monitor):
             raise UsageError(f"{shown(monitor)} is not a monitor.", cure="Derive from fedplug.Monitor.")
-        self._members.append(monitor)
+        self._set([*self._members, monitor])
 
     def replace(self, old: Monitor | None, new: T) -> T:
         """Put ``new`` in the place of ``old`` (or beside all others), and return it."""
-        self._members = [member for member in self._members if member is not old]
-        self._members.append(new)
+        self._set([*(member for member in self._members if member is not old), new])
         return new
 
     def set_tensorboard(self, folder: Path | None, steps: Mapping[str, int] | None = None) -> None:
@@ -63,7 +63,7 @@ class MonitorGroup(Monitor):
         if self._tensorboard:
             if self._tensorboard[1] in self._members:  # one that was left out is closed already
                 _close(self._tensorboard[1])
-            self._members = [member for member in self._members if member is not self._tensorboard[1]]
+            self._set([member for member in self._members if member is not self._tensorboard[1]])
             self._tensorboard = None
         if folder is not None:
             from fedplug.researcher.monitor_tensorboard import TensorBoardMonitor
@@ -115,14 +115,25 @@ class MonitorGroup(Monitor):
         self._tell("close")
 
     def _tell(self, what: str, *args: Any, **more: Any) -> None:
-        for monitor in list(self._members):
+        listeners = self._listeners.get(what)
+        if listeners is None:
+            listeners = self._listeners[what] = [member for member in self._members if _listens(member, what)]
+        for monitor in listeners:
             try:
                 getattr(monitor, what)(*args, **more)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop a training
                 _tell_failure(monitor, "failed and is left out from now on", error)
-                self._members.remove(monitor)
+                self._set([member for member in self._members if member is not monitor])
                 if what != "close":
                     _close(monitor)
+
+    def _set(self, members: list[Monitor]) -> None:
+        self._members, self._listeners = members, {}
+
+
+def _listens(monitor: Monitor, what: str) -> bool:
+    """Whether a monitor does anything when it is told; thousands of nodes tell thousands of times."""
+    return getattr(getattr(monitor, what), "__func__", None) is not getattr(Monitor, what)
 
 
 def _close(monitor: Monitor) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from types import TracebackType
 
 import numpy as np
 
@@ -152,19 +152,32 @@ def given_up(ctx: RoundContext, reason: str, details: Sequence[str], *, train: b
     return RoundError(message, cure=cure, details="\n".join(details))
 
 
-@contextmanager
-def blamed(kind: str, component: object, method: str) -> Iterator[None]:
+class blamed:  # noqa: N801 - used as a function: `with blamed(...):`, several times for each node of a round
     """Say whose fault it is when a strategy or an aggregator raises; errors of our own say so themselves.
+
+    Args:
+        kind: What it is, e.g. ``"Strategy"``.
+        component: Whose method is called inside the ``with`` block.
+        method: Its name.
 
     Raises:
         RoundError: In the place of what was raised, which is its cause.
     """
-    try:
-        yield
-    except FedplugError:
-        raise
-    except Exception as error:
-        raise RoundError(
-            f"{kind} {type(component).__name__} failed in {method}: {type(error).__name__}: {error}",
-            cure=f"It happened in {place_of(error)}. The global model is as it was before this round.",
-        ) from error
+
+    __slots__ = ("_component", "_kind", "_method")
+
+    def __init__(self, kind: str, component: object, method: str) -> None:
+        self._kind, self._component, self._method = kind, component, method
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, FedplugError):
+            raise RoundError(
+                f"{self._kind} {type(self._component).__name__} failed in {self._method}: "
+                f"{type(error).__name__}: {error}",
+                cure=f"It happened in {place_of(error)}. The global model is as it was before this round.",
+            ) from error

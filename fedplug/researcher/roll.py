@@ -1,9 +1,16 @@
-"""The roll of a round: who was asked, what became of them, why and when. The strategy judges by it."""
+"""The roll of a round: who was asked, what became of them, why and when. The strategy judges by it.
+
+A state is made for each reply, and a strategy may keep it. Yet a round of n nodes must not copy n tables of n entries.
+So a state shows the tables of the roll; before the roll writes into one, it looks whether somebody holds on to it, and
+goes on with a copy if so. The count of references tells.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType, SimpleNamespace
 
 from fedplug.core.context import RollEntry
 from fedplug.core.messages import TaskFailure
@@ -58,9 +65,11 @@ class Roll:
         self.reasons: dict[str, str] = {}
         self.entries: list[RollEntry] = []
         self._clock = clock
-        self._began = clock()
+        self._began = self._oldest = clock()  # no node has shown its last sign before `_oldest`
         self._since = dict.fromkeys(node_ids, self._began)
         self._tries: dict[str, int] = {}  # of those that have had several
+        self._counts: dict[Outcome, int] = {}
+        self._shown: tuple[str, ...] | None = None  # `selected`, until it changes
 
     @property
     def elapsed(self) -> float:
@@ -69,13 +78,16 @@ class Roll:
 
     def ask(self, node_id: str) -> bool:
         """A node is given a task: whether once more, or as the latest to take part."""
+        self._part("outcomes", "reasons", "_since", "_tries", "_counts")
         again = node_id in self._since
         if again:
             self._tries[node_id] = self._tries.get(node_id, 1) + 1
         else:
             self.selected.append(node_id)
             self.added.append(node_id)
+            self._shown = None
         self._since[node_id] = self._clock()
+        self._uncount(node_id)
         self.outcomes.pop(node_id, None)
         self.reasons.pop(node_id, None)
         self._note(node_id, "asked again" if again else "asked")
@@ -85,13 +97,17 @@ class Roll:
         """A node shows progress; whether it counted as stalled until now."""
         if node_id not in self._since or self.outcomes.get(node_id) not in (None, "stalled"):
             return False
+        self._part("_since")
         self._since[node_id] = self._clock()
         return self.outcomes.get(node_id) == "stalled" and self.back(node_id)
 
     def close(self, node_id: str, outcome: Outcome, reason: str = "") -> str:
         """Note what became of a node; the reason, made safe for a terminal, comes back."""
         reason = block(reason)  # a node's own words, which a terminal must not obey
+        self._part("outcomes", "reasons", "_since", "_counts")
+        self._uncount(node_id)
         self.outcomes[node_id] = outcome
+        self._counts[outcome] = self._counts.get(outcome, 0) + 1
         self._since[node_id] = self._clock()
         if outcome == "replied":
             self.reasons.pop(node_id, None)
@@ -104,6 +120,8 @@ class Roll:
         """A node that was lost or stalled works again; whether it was."""
         if self.outcomes.get(node_id) not in ("lost", "stalled"):
             return False
+        self._part("outcomes", "reasons", "_since", "_counts")
+        self._uncount(node_id)
         del self.outcomes[node_id], self.reasons[node_id]
         self._since[node_id] = self._clock()
         self._note(node_id, "back")
@@ -111,6 +129,7 @@ class Roll:
 
     def left_out(self, node_id: str, reason: str) -> str:
         """The round ends without a node that still trains."""
+        self._part("reasons")
         self.reasons[node_id] = block(reason) or "the round was complete without it"
         self._note(node_id, "left out", self.reasons[node_id])
         return self.reasons[node_id]
@@ -125,22 +144,48 @@ class Roll:
     def silent(self, silence: float) -> list[str]:
         """The nodes that still train and have shown no progress for so many seconds."""
         due = self._clock() - silence
+        if self._oldest > due:
+            return []
+        self._oldest = min((self._since[node] for node in self.selected if node not in self.outcomes), default=due)
         return [node for node in self.selected if node not in self.outcomes and self._since[node] <= due]
 
     def state(self, others: Callable[[], Iterable[str]] = tuple) -> RoundState:
         """What the strategy sees; ``others`` finds those that could be asked besides."""
         now = self._clock()
+        selected = self._shown
+        if selected is None:
+            selected = self._shown = tuple(self.selected)
         return RoundState(
-            selected=tuple(self.selected),
-            outcomes=dict(self.outcomes),
-            reasons=dict(self.reasons),
+            selected=selected,
+            outcomes=MappingProxyType(self.outcomes),
+            reasons=MappingProxyType(self.reasons),
             elapsed=now - self._began,
-            since=_Ages(dict(self._since), now),
-            tries=dict(self._tries),
-            others=NodesOnDemand(lambda: set(others()).difference(self.selected)),
+            since=_Ages(self._since, now),
+            tries=MappingProxyType(self._tries),
+            others=NodesOnDemand(lambda: set(others()).difference(selected)),
             added=tuple(self.added),
+            counts=MappingProxyType(self._counts),
         )
+
+    def _part(self, *tables: str) -> None:
+        """Before a change: whoever still looks at a table keeps it as it is, and the roll goes on with a copy."""
+        for name in tables:
+            if _references(self, name) > _ALONE:
+                setattr(self, name, dict(getattr(self, name)))
+
+    def _uncount(self, node_id: str) -> None:
+        before = self.outcomes.get(node_id)
+        if before is not None:
+            self._counts[before] -= 1
 
     def _note(self, node_id: str, event: str, reason: str = "") -> None:
         if len(self.entries) < MOST_ENTRIES:
             self.entries.append(RollEntry(round(self.elapsed, 3), node_id, event, reason))
+
+
+def _references(owner: object, name: str) -> int:
+    return sys.getrefcount(getattr(owner, name))
+
+
+_ALONE = _references(SimpleNamespace(table={}), "table")
+"""What `_references` comes to where nobody else has the object."""

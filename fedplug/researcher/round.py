@@ -21,7 +21,16 @@ from fedplug.core.messages import LogLine, Progress, TrainReply
 from fedplug.core.metrics import TEST_AUX, Findings
 from fedplug.core.monitor import Monitor
 from fedplug.core.params import Params
-from fedplug.core.pool import NodeJoined, NodeLost, NodePool, PoolEvent, TaskFailed, UpdateFetched, UpdateOffered
+from fedplug.core.pool import (
+    NodeJoined,
+    NodeLost,
+    NodePool,
+    PoolEvent,
+    TaskFailed,
+    UpdateFetched,
+    UpdateOffered,
+    offer_of,
+)
 from fedplug.core.strategy import Outcome
 from fedplug.core.update import Update
 from fedplug.researcher.fold import Fold, RoundTask
@@ -167,13 +176,14 @@ class Round:
                 self._drop(node_id, "stalled", f"it has made no progress for {strategy.silence:g} s")
             state = self.roll.state(lambda: self.pool.nodes.keys() & self.job.replacements)
             with blamed("Strategy", strategy, "judge"):
-                answer = strategy.judge(self.job.ctx, state)
-            decision = check_decision(answer, strategy)
+                decision = check_decision(strategy.judge(self.job.ctx, state), strategy)
             if decision.verdict == "abort":
                 raise given_up(self.job.ctx, decision.reason, self._details, train=self.job.train)
             if decision.verdict == "enough":
                 return decision.reason
-            for node_id in check_ask(decision, state, strategy):
+            asked = check_ask(decision, state, strategy)
+            del state  # or the roll would have to copy it
+            for node_id in asked:
                 self._ask(node_id)
             deadline = time.monotonic() + TICK
             changed = False
@@ -226,6 +236,8 @@ class Round:
             if isinstance(event, UpdateOffered):
                 self._on_offer(task, event)
                 return False
+            if task.offer is None:
+                self._check(task, offer_of(event))
             if self._on_update(task, event):
                 self._settling.take(event)
         except (UpdateRejectedError, ParamsError) as error:
@@ -236,8 +248,11 @@ class Round:
     def _on_offer(self, task: RoundTask, offer: UpdateOffered) -> None:
         self._welcome_back(task.key.node_id)
         if task.offer is None and task.update is None and not task.folded:
-            check_offer(offer, self.job.expected, self.job.samples.get(task.key.node_id))
+            self._check(task, offer)
             self._line.offered(task, offer)
+
+    def _check(self, task: RoundTask, offer: UpdateOffered) -> None:
+        check_offer(offer, self.job.expected, self.job.samples.get(task.key.node_id))
 
     def _on_update(self, task: RoundTask, event: UpdateFetched) -> bool:
         """Whether the update is one that was not here before; it is valid."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fedplug.core.agg_optimizer import AggOptimizer
@@ -107,8 +108,9 @@ class Schedule:
         def plan_node(node: str, ctx: RoundContext, attempt: int) -> tuple[TrainRequest, NodePayload | None]:
             with blamed("Aggregator", aggregator, "node_payload"):
                 payload = _joined(aggregator.node_payload(node, ctx), extra)
-            return self._request(node, ctx, payload, shared, attempt=attempt), payload
+            return self._request(node, ctx, payload, shared, of_nodes, attempt=attempt), payload
 
+        of_nodes = seeds.child("node")
         planned = {node: plan_node(node, ctx, self.attempt) for node in selected}
         requests = {node: request for node, (request, _) in planned.items()}
         payloads = {node: payload for node, (_, payload) in planned.items()}
@@ -145,13 +147,19 @@ class Schedule:
         ctx = RoundContext(self.experiment_id, number, seeds, every, args, every, self.buffers)
         with blamed("Aggregator", aggregator, "node_payload"):
             payloads = {node: aggregator.node_payload(node, ctx) for node in nodes}
+        of_nodes = seeds.child("node")
         requests = {
-            node: self._request(node, ctx, payloads[node], args, attempt=self.attempt, train=False) for node in nodes
+            node: self._request(node, ctx, payloads[node], args, of_nodes, attempt=self.attempt, train=False)
+            for node in nodes
         }
         return RoundPlan(
             ctx, self.bundle, params, requests, payloads, Unchanged(), strategy, metrics, train=False,
             samples=self.samples,
         )  # fmt: skip
+
+    @cached_property
+    def _of_data(self) -> SeedTree:
+        return self.seeds.child("data")
 
     def _request(
         self,
@@ -159,6 +167,7 @@ class Schedule:
         ctx: RoundContext,
         payload: NodePayload | None,
         args: dict[str, Any],
+        of_nodes: SeedTree,
         *,
         attempt: int,
         train: bool = True,
@@ -172,8 +181,8 @@ class Schedule:
             plan_class=self.bundle.class_name,
             model_args=dict(self.model_args),
             training_args=args,
-            seed=ctx.seed.child("node", node_id).seed63(),
-            data_seed=self.seeds.child("data", node_id).seed63(),
+            seed=of_nodes.child(node_id).seed63(),
+            data_seed=self._of_data.child(node_id).seed63(),
             acked_round=acked.round,
             acked_state=acked.state_id,
             total_rounds=self.total_rounds,

@@ -22,8 +22,8 @@ _INTERVAL = 0.5
 _MOST = 1024 * 1024
 
 
-class NodeWork(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a node stands in the round under way.
+class NodeWork(msgspec.Struct, kw_only=True):
+    """Where a node stands in the round under way. It is changed in place, as that happens often.
 
     Attributes:
         name: What people call it.
@@ -115,23 +115,27 @@ class StatusMonitor(Monitor):
 
     def progress(self, node_id: str, progress: Progress) -> None:
         """A node shows a sign of life."""
-        self._work(node_id, soon=True, step=progress.step, total_steps=progress.total_steps)
+        work = self._of(node_id)
+        work.step, work.total_steps = progress.step, progress.total_steps
+        self._write(soon=True)
 
     def replied(self, node_id: str, reply: TrainReply) -> None:
         """A node is through."""
-        self._work(node_id, soon=True, state="replied", step=reply.steps)
+        work = self._of(node_id)
+        work.state, work.step = "replied", reply.steps
+        self._write(soon=True)
 
     def dropped(self, node_id: str, reason: str) -> None:
         """A node is out, or away."""
-        self._work(node_id, state="out", reason=one_line(reason, 300))
+        self._now_is(node_id, "out", one_line(reason, 300))
 
     def back(self, node_id: str) -> None:
         """A node works again."""
-        self._work(node_id, state="working", reason="")
+        self._now_is(node_id, "working")
 
     def asked(self, node_id: str, *, again: bool) -> None:
         """A node is given a task."""
-        self._work(node_id, state="working", reason="")
+        self._now_is(node_id, "working")
 
     def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
         """A round is complete."""
@@ -142,10 +146,16 @@ class StatusMonitor(Monitor):
         told = "" if error is None else one_line(f"{type(error).__name__}: {error}", 500)
         self._change(round=None, over=True, error=told)
 
-    def _work(self, node_id: str, *, soon: bool = False, **facts: object) -> None:
-        work = self._nodes.get(node_id) or NodeWork(name=self._names.get(node_id, ""))
-        self._nodes[node_id] = msgspec.structs.replace(work, **facts)
-        self._write(soon=soon)
+    def _of(self, node_id: str) -> NodeWork:
+        work = self._nodes.get(node_id)
+        if work is None:
+            work = self._nodes[node_id] = NodeWork(name=self._names.get(node_id, ""))
+        return work
+
+    def _now_is(self, node_id: str, state: str, reason: str = "") -> None:
+        work = self._of(node_id)
+        work.state, work.reason = state, reason
+        self._write(soon=False)
 
     def _change(self, *, soon: bool = False, **facts: object) -> None:
         self._now = msgspec.structs.replace(self._now, **facts)

@@ -44,7 +44,8 @@ class Curve(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             self.points.pop()  # it was kept as the newest only
         self.points.append(point)
         self.seen += 1
-        self.thin(limit)
+        if len(self.points) > limit:
+            self.thin(limit)
 
     def thin(self, limit: int) -> None:
         """Leave out every second point until at most ``limit`` are left."""
@@ -65,6 +66,8 @@ class TrainingCurves:
     def __init__(self) -> None:
         self._curves: dict[str, dict[str, Curve]] = {}
         self._count = 0  # of curves
+        self._limit = _limit(0)  # how many points each may have
+        self._longest = 0  # no curve has more points
         self._offsets: dict[str, int] = {}  # optimizer steps of each node in the rounds before this one
         self._steps: dict[str, int] = {}  # and in this one
         self._round: int | None = None  # what a straggler says after its round is left out
@@ -83,19 +86,21 @@ class TrainingCurves:
         if number != self._round:
             return
         step = min(max(step, 0), 2**53)
-        self._steps[node_id] = max(step, self._steps.get(node_id, 0))
-        mine = self._curves.setdefault(node_id, {})
+        if step >= self._steps.get(node_id, 0):
+            self._steps[node_id] = step
+        mine = self._curves.get(node_id)
+        if mine is None:
+            mine = self._curves[node_id] = {}
         for name, value in metrics.items():
-            if name not in mine:
+            curve = mine.get(name)
+            if curve is None:
                 if len(mine) >= MOST_METRICS:
                     continue
-                mine[name] = Curve()
-                before = self._limit()
-                self._count += 1
-                if self._limit() < before:
-                    self._each(lambda curve: curve.thin(self._limit()))
+                curve = mine[name] = Curve()
+                self._set_count(self._count + 1)
             self._last = number
-            mine[name].add((number, self._offsets.get(node_id, 0) + step, float(value)), self._limit())
+            curve.add((number, self._offsets.get(node_id, 0) + step, float(value)), self._limit)
+            self._longest = max(self._longest, len(curve.points))
 
     def end(self, steps: Mapping[str, int]) -> None:
         """The round is complete; ``steps`` is what each node did according to its reply."""
@@ -131,12 +136,18 @@ class TrainingCurves:
         new = cls()
         new._curves, new._offsets = checked.curves, checked.offsets
         curves = [curve for mine in new._curves.values() for curve in mine.values()]
-        new._count = len(curves)
+        new._count, new._limit = len(curves), _limit(len(curves))
+        new._longest = max((len(curve.points) for curve in curves), default=0)
         new._last = max((curve.points[-1][0] for curve in curves if curve.points), default=-1)
         return new
 
-    def _limit(self) -> int:
-        return max(FEWEST_POINTS, min(MOST_POINTS, ALL_POINTS // max(self._count, 1)))
+    def _set_count(self, count: int) -> None:
+        """There is a curve more, so each may have fewer points. As long as all are short enough, none is looked at."""
+        limit = _limit(count)
+        self._count, self._limit = count, limit
+        if self._longest > limit:
+            self._each(lambda curve: curve.thin(limit))
+            self._longest = limit
 
     def _each(self, change: Callable[[Curve], None]) -> None:
         for mine in self._curves.values():
@@ -147,6 +158,10 @@ class TrainingCurves:
 class _Plain(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     curves: dict[str, dict[str, Curve]]
     offsets: dict[str, _Count]
+
+
+def _limit(curves: int) -> int:
+    return max(FEWEST_POINTS, min(MOST_POINTS, ALL_POINTS // max(curves, 1)))
 
 
 def _cut(curve: Curve, number: int) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Self
@@ -45,7 +44,6 @@ from fedplug.core.pool import (
     PoolEvent,
     TaskFailed,
     UpdateFetched,
-    UpdateOffered,
     Watcher,
 )
 from fedplug.core.rng import SeedTree
@@ -165,7 +163,6 @@ class Federation(NodePool):
         self._infos = NodeInfos(data)
         self._engine = make_engine(engine, self._host)
         self._engine.open(data, self._host)
-        self._events: deque[PoolEvent] = deque()
         self._joined: Iterator[PoolEvent] = map(NodeJoined, self._infos.values())
         self._found: Iterator[PoolEvent] = iter(())
         self._answers: Iterator[PoolEvent] = iter(())
@@ -174,7 +171,6 @@ class Federation(NodePool):
         self._faults = faults
         self._count = 0  # of tasks so far: those of the same time are done in the order of their coming
         self._lines: dict[TaskKey, list[LogLine]] = {}  # what is to be told when a task is done
-        self._finished: dict[TaskKey, Update] = {}
         self._states: dict[str, MemoryStateStore] = {}  # of the nodes that have kept something
 
     def dataset(self, node_id: str) -> NodeDataset:
@@ -245,8 +241,6 @@ class Federation(NodePool):
 
     def next_event(self, timeout: float | None, watch: Watcher | None = None) -> PoolEvent | None:
         """The next event; trains the next node in line if there is no other, unless it is only to look."""
-        if self._events:
-            return self._events.popleft()
         news = next(chain(self._joined, self._found, self._answers), None)
         if news is not None:
             return news
@@ -257,23 +251,18 @@ class Federation(NodePool):
         return None
 
     def fetch(self, key: TaskKey, allocate: Allocate | None = None, settle: Callable[[], None] | None = None) -> None:
-        """The arrays are here already."""
-        reply, params, aux = self._finished.pop(key)
-        self._events.append(UpdateFetched(reply, params, aux))
+        """Nothing is to be fetched: an update is not offered first, but comes with its arrays."""
 
     def commit(self, key: TaskKey) -> None:
-        """Forget an update."""
-        self._finished.pop(key, None)
+        """Nobody keeps an update that has come."""
 
     def cancel(self, key: TaskKey, reason: str) -> None:
         """Forget a task."""
-        self._finished.pop(key, None)
         self._lines.pop(key, None)
         if isinstance(self._tasks.pop(key, None), Task):
             self._engine.cancel(key)
         if not self._tasks:
             self._order.clear()
-        self._events = deque(event for event in self._events if _key_of(event) != key)
 
     def close(self) -> None:
         """Forget all tasks, and close the engine."""
@@ -281,9 +270,7 @@ class Federation(NodePool):
         self._tasks.clear()
         self._order.clear()
         self._lines.clear()
-        self._events.clear()
         self._joined = self._found = self._answers = iter(())
-        self._finished.clear()
 
     def _train_next(self, watch: Watcher | None) -> PoolEvent:
         key = heapq.heappop(self._order)[2]
@@ -305,8 +292,7 @@ class Federation(NodePool):
             details = error.details if isinstance(error, PlanRunError) else ""
             failure = TaskFailure(key=key, code="plan-raised", text=str(error), details=details)
             return TaskFailed(failure)
-        self._finished[key] = (reply, trained, extra)
-        return UpdateOffered(reply, trained.spec, {name: params.spec for name, params in extra.items()})
+        return UpdateFetched(reply, trained, extra)
 
     def _run(self, task: Task, emit: Emit) -> Update:
         """Train one node; tests that let a network lose or forge something override it."""
@@ -324,9 +310,3 @@ class Federation(NodePool):
 
 def _words(tags: str | Sequence[str]) -> tuple[str, ...]:
     return (tags,) if isinstance(tags, str) else tuple(tags)
-
-
-def _key_of(event: PoolEvent) -> TaskKey | None:
-    if isinstance(event, UpdateOffered | UpdateFetched):
-        return event.reply.key
-    return event.failure.key if isinstance(event, TaskFailed) else None

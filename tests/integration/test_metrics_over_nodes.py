@@ -19,7 +19,7 @@ from fedplug.core.metrics import TEST_AUX
 from fedplug.core.params import Params
 from fedplug.core.plan_source import bundle_plan
 from fedplug.core.plugins import PluginHost, default_host
-from fedplug.core.pool import DatasetsFound, NodeJoined, UpdateFetched, UpdateOffered
+from fedplug.core.pool import DatasetsFound, NodeJoined, UpdateFetched
 from fedplug.core.rng import SeedTree
 from fedplug.core.strategy import Decision, DefaultStrategy
 from fedplug.core.trainer.hooks import make_hook
@@ -168,14 +168,9 @@ class Liar(Federation):
 
     def next_event(self, timeout: float | None, watch: Any = None) -> Any:
         event = super().next_event(timeout, watch)
-        if isinstance(event, UpdateOffered | UpdateFetched) and event.reply.key.node_id == "nice":
-            reply = event.reply
-            if isinstance(event, UpdateFetched):
-                sums = self.forged({name: np.array(array) for name, array in event.aux[TEST_AUX].items()})
-                return UpdateFetched(reply, event.params, {TEST_AUX: Params.from_arrays(sums)})
-            _, _, aux = self._finished[reply.key]
-            sums = self.forged({name: np.array(array) for name, array in aux[TEST_AUX].items()})
-            return UpdateOffered(reply, event.spec, {TEST_AUX: Params.from_arrays(sums).spec})
+        if isinstance(event, UpdateFetched) and event.reply.key.node_id == "nice":
+            sums = self.forged({name: np.array(array) for name, array in event.aux[TEST_AUX].items()})
+            return UpdateFetched(event.reply, event.params, {TEST_AUX: Params.from_arrays(sums)})
         return event
 
 

@@ -18,7 +18,7 @@ from fedplug.core.errors import RoundError
 from fedplug.core.messages import LogLine, TaskFailure, TrainRequest
 from fedplug.core.monitor import Monitor
 from fedplug.core.params import Params
-from fedplug.core.pool import TaskFailed, UpdateOffered
+from fedplug.core.pool import TaskFailed, UpdateFetched
 from fedplug.core.strategy import Decision, DefaultStrategy
 from fedplug.node import Node, NodeStore
 from fedplug.node.datasets.registry import inspect_file
@@ -137,10 +137,10 @@ class Pool(Federation):
 
     def next_event(self, timeout: float | None, watch: Any = None) -> Any:
         event = super().next_event(timeout, watch)
-        if isinstance(event, UpdateOffered):
+        if isinstance(event, UpdateFetched):
             key = event.reply.key
             self.left[key.node_id, key.round, key.attempt] = event.reply.state_id
-        if isinstance(event, UpdateOffered) and (event.reply.key.node_id, event.reply.key.round) in self.lose:
+        if isinstance(event, UpdateFetched) and (event.reply.key.node_id, event.reply.key.round) in self.lose:
             return TaskFailed(TaskFailure(key=event.reply.key, code="lost", text="lost on the way"))
         return event
 

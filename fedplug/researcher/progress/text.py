@@ -29,7 +29,7 @@ def one_line(text: str, limit: int = _LONGEST) -> str:
 
 def block(text: str, limit: int = 10 * _LONGEST) -> str:
     """``text`` with its line breaks, each line made safe as in `one_line`."""
-    return "\n".join(one_line(line) for line in text[:limit].split("\n"))
+    return "\n".join(one_line(line) for line in text[:limit].split("\n")) if text else ""
 
 
 def number(value: float | None) -> str:

@@ -21,6 +21,7 @@ def state(outcomes, selected=("a", "b", "c"), reasons=None):
 def test_the_state_of_a_round():
     now = state({"c": "replied", "a": "lost"})
     assert (now.replied, now.missing, now.dropped) == (["c"], ["b"], ["a"])
+    assert (now.number("replied"), now.number("replied", "lost"), now.number("stalled")) == (1, 2, 0)
 
 
 @pytest.mark.parametrize("strategy", [DefaultStrategy(), RandomStrategy(0.5)])

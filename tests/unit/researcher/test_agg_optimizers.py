@@ -69,7 +69,7 @@ class Backwards(Federation):
 
     def train(self, request, plan, params, aux=None):
         super().train(request, plan, params, aux)
-        self._tasks = {request.key: self._tasks.pop(request.key), **self._tasks}
+        self._order = sorted((seconds, -abs(number), key) for seconds, number, key in self._order)
 
 
 def nodes(kind: type[Federation] = Federation, **more: Any) -> Federation:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from round_kit import Mean, Patient, ScriptedPool, canonical, make_round, make_updates
 
 from fedplug.core.aggregator import NodePayload
@@ -67,6 +69,53 @@ def test_the_strategy_sees_how_long_everybody_has_been_as_he_is(clock):
     assert not roll.back("a")
     assert roll.state().since["a"] == 0
     assert [(each.seconds, each.node_id, each.event) for each in roll.entries] == [(10, "a", "lost"), (15, "a", "back")]
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["sign", "replied", "lost", "stalled", "failed", "back", "ask"]), st.sampled_from("abcd")
+    ),
+    max_size=25,
+)
+
+
+def seen(state):
+    return (
+        state.selected, dict(state.outcomes), dict(state.reasons), dict(state.since), dict(state.tries), state.added,
+        {outcome: state.number(outcome) for outcome in ("replied", "lost", "stalled", "failed")},
+    )  # fmt: skip
+
+
+@given(actions=ACTIONS)
+def test_a_state_that_a_strategy_keeps_stays_as_it_was_and_counts_right(actions):
+    clock = Clock()
+    roll = Roll(["a", "b", "c"], clock)
+    kept = []
+    for action, node in actions:
+        clock.now += 1
+        if action == "ask":
+            roll.ask(node)
+        elif node in roll.selected:
+            roll.close(node, action, "why") if action not in ("sign", "back") else getattr(roll, action)(node)
+        state = roll.state()
+        kept.append((state, seen(state), dict(state.outcomes)))
+    for state, before, outcomes in kept:
+        assert seen(state) == before
+        assert before[-1] == {each: [*outcomes.values()].count(each) for each in before[-1]}
+
+
+def test_the_roll_copies_a_table_only_where_somebody_looks_at_it(clock):
+    roll = Roll(["a", "b", "c"], clock)
+    table = id(roll.outcomes)
+    roll.state()
+    roll.close("a", "replied")
+    assert id(roll.outcomes) == table
+    view = roll.state().outcomes.items()
+    roll.close("b", "replied")
+    assert id(roll.outcomes) != table
+    assert dict(view) == {"a": "replied"}
+    with pytest.raises(TypeError):
+        roll.state().outcomes["c"] = "replied"
 
 
 def test_progress_wakes_a_stalled_node_and_no_other(clock):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedplug.researcher import training_curves
 from fedplug.researcher.training_curves import ALL_POINTS, FEWEST_POINTS, MOST_POINTS, Curve, TrainingCurves
 
 
@@ -25,23 +28,23 @@ def test_a_curve_keeps_every_so_manieth_point_and_the_newest(count, limit):
 
 @given(first=st.integers(1, 90), second=st.integers(1, 90), limit=st.integers(4, 20))
 def test_a_round_that_is_run_again_leaves_the_rounds_before_it(first, second, limit):
-    curves = TrainingCurves()
-    curves._limit = lambda: limit
-    for number, count in ((0, first), (1, second)):
-        curves.begin(number)
-        for step in range(count):
-            curves.add("n", number, step, {"loss": float(step)})
-        if number == 0:
-            curves.end({"n": first})
-    curves.begin(1)
-    kept = curves.points("loss")["n"]
-    assert all(number == 0 for number, _, _ in kept)
-    for step in range(second):
-        curves.add("n", 1, step, {"loss": -1.0})
-    again = curves.points("loss")["n"]
-    assert len(again) <= limit
-    assert [step for _, step, _ in again] == sorted({step for _, step, _ in again})
-    assert again[-1] == (1, first + second - 1, -1.0)
+    with patch.object(training_curves, "_limit", lambda curves: limit):
+        curves = TrainingCurves()
+        for number, count in ((0, first), (1, second)):
+            curves.begin(number)
+            for step in range(count):
+                curves.add("n", number, step, {"loss": float(step)})
+            if number == 0:
+                curves.end({"n": first})
+        curves.begin(1)
+        kept = curves.points("loss")["n"]
+        assert all(number == 0 for number, _, _ in kept)
+        for step in range(second):
+            curves.add("n", 1, step, {"loss": -1.0})
+        again = curves.points("loss")["n"]
+        assert len(again) <= limit
+        assert [step for _, step, _ in again] == sorted({step for _, step, _ in again})
+        assert again[-1] == (1, first + second - 1, -1.0)
 
 
 def test_all_curves_together_are_bounded():
