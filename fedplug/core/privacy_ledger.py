@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.errors import UsageError
 from fedplug.core.messages import TrainReply
+from fedplug.core.rdp import converted
 
 ORDERS: tuple[float, ...] = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64))
 """The orders at which Rényi divergence is bounded: those of Opacus."""
@@ -22,8 +23,8 @@ def gaussian_epsilon(history: Iterable[tuple[float, int]], delta: float) -> floa
 
     One of noise ``sigma`` (in units of the sensitivity) satisfies Rényi differential privacy of order ``a`` with
     ``a / (2 * sigma^2)`` (Mironov, Rényi Differential Privacy, CSF 2017, corollary 3); these add up (proposition 1),
-    and are turned into ``(epsilon, delta)`` by Balle et al., Hypothesis Testing Interpretations and Rényi Differential
-    Privacy, AISTATS 2020, theorem 21. This is what Opacus's ``RDPAccountant`` gives at sample rate 1.
+    and are turned into ``(epsilon, delta)`` by `fedplug.core.rdp.converted`. This is what Opacus's ``RDPAccountant``
+    gives at sample rate 1; a node's own account, which knows samples too, bounds them at whole orders only.
 
     Args:
         history: Pairs of sigma and number of times.
@@ -38,8 +39,7 @@ def gaussian_epsilon(history: Iterable[tuple[float, int]], delta: float) -> floa
     if any(sigma * sigma == 0 for sigma, _ in spent):
         return math.inf
     slope: float = sum(times / (2 * sigma * sigma) for sigma, times in spent)
-    bounds = (a * slope - (math.log(delta) + math.log(a)) / (a - 1) + math.log((a - 1) / a) for a in ORDERS)
-    return max(0.0, min(bounds))
+    return max(0.0, min(converted(order * slope, order, delta) for order in ORDERS))
 
 
 class Asked(NamedTuple):

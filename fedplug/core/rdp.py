@@ -52,9 +52,8 @@ def divergence(sigma: float, rate: float, order: int) -> float:
 def epsilon(history: Iterable[Steps], delta: float) -> float:
     """The epsilon of steps that follow each other, whatever their noise and their rates.
 
-    Divergences of one order add up (Mironov, Rényi Differential Privacy, CSF 2017, proposition 1), and are turned into
-    ``(epsilon, delta)`` by Balle et al., Hypothesis Testing Interpretations and Rényi Differential Privacy, AISTATS
-    2020, theorem 21: ``epsilon = r - (log(delta) + log(a)) / (a - 1) + log((a - 1) / a)``.
+    Divergences of one order add up (Mironov, Rényi Differential Privacy, CSF 2017, proposition 1), and the best of all
+    orders counts.
 
     Args:
         history: The steps, in any order.
@@ -75,4 +74,18 @@ def epsilon(history: Iterable[Steps], delta: float) -> float:
 def _at(order: int, counts: Mapping[tuple[float, float], int], delta: float) -> float:
     # Sorted, so that the sum does not depend on the order in which the steps were told.
     spent = math.fsum(steps * divergence(sigma, rate, order) for (sigma, rate), steps in sorted(counts.items()))
+    return converted(spent, order, delta)
+
+
+def converted(spent: float, order: float, delta: float) -> float:
+    """The epsilon that a Rényi divergence of one order comes to; it may be below 0.
+
+    Balle et al., Hypothesis Testing Interpretations and Rényi Differential Privacy, AISTATS 2020, theorem 21:
+    ``epsilon = r - (log(delta) + log(a)) / (a - 1) + log((a - 1) / a)``.
+
+    Args:
+        spent: The divergence ``r``.
+        order: Its order ``a``, above 1.
+        delta: Between 0 and 1.
+    """
     return spent - (math.log(delta) + math.log(order)) / (order - 1) + math.log((order - 1) / order)
