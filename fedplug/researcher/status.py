@@ -13,6 +13,7 @@ import msgspec
 from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.messages import NodeInfo, Progress, TrainReply
 from fedplug.core.monitor import Monitor
+from fedplug.core.whole_file import put_file
 from fedplug.researcher.progress.text import one_line
 
 STATUS_FILE = "status.json"
@@ -169,11 +170,8 @@ class StatusMonitor(Monitor):
         status = msgspec.structs.replace(
             self._now, written=time.time(), nodes=self._nodes, counters=dict(self._counters())
         )
-        draft = self._path.with_name(f".{STATUS_FILE}.{os.getpid()}.part")
-        # Not synced: it is for looking at, several times a second.
         with contextlib.suppress(OSError):
-            draft.write_bytes(msgspec.json.encode(status))
-            draft.replace(self._path)
+            put_file(self._path, msgspec.json.encode(status))
 
 
 def read_status(folder: Path) -> ExperimentStatus | None:
