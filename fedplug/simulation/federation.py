@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import msgspec
 
-from fedplug.core.errors import FedplugError, PlanRunError, UsageError
+from fedplug.core.errors import EngineError, FedplugError, PlanRunError, UsageError
 from fedplug.core.local_state import lineage
 from fedplug.core.messages import (
     LogLine,
@@ -288,6 +288,8 @@ class Federation(NodePool):
             emit(line)
         try:
             reply, trained, extra = self._run(task, emit)
+        except EngineError:
+            raise  # the experiment's own failure
         except FedplugError as error:
             details = error.details if isinstance(error, PlanRunError) else ""
             failure = TaskFailure(key=key, code="plan-raised", text=str(error), details=details)
