@@ -321,7 +321,7 @@ class _Process:
                 self._lifeline = -1
                 self.output.close()
                 self._clean()
-        return _how(self._popen.returncode)
+        return how_it_ended(self._popen.returncode)
 
     def _clean(self) -> None:
         if self.scratch is not None:
@@ -338,7 +338,8 @@ class _Process:
         self.pipe.hang_up()
 
 
-def _how(code: int | None) -> str:
+def how_it_ended(code: int | None) -> str:
+    """How a process ended, in words, by its exit code: negative for a signal, None if it is not known."""
     if code is None:
         return "it ended"
     if code < 0:

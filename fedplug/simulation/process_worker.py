@@ -1,0 +1,305 @@
+"""A worker process of a simulation: ``python -m fedplug.simulation.process_worker``, started by `ProcessEngine`.
+
+It trains one task after the other by an engine of its own, and stays warm in between. It ends with the simulation: a
+thread that does nothing else waits for the other end of the socket to be closed, and then kills the process and all
+that plans have started in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import pickle
+import resource
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from fedplug.core.errors import ConnectionLostError, FedplugError
+from fedplug.core.local_state import LocalState
+from fedplug.core.messages import LogLine, Progress, TrainRequest
+from fedplug.core.params import Params
+from fedplug.core.plan_source import PlanBundle
+from fedplug.core.plugins import default_host
+from fedplug.node.shared import SharedBuffer
+from fedplug.simulation.engines import Engine, Task, Trained
+from fedplug.simulation.process_channel import Channel, Parcel
+from fedplug.simulation.process_memory import ResultWriter, TaskData, unpack
+from fedplug.simulation.process_messages import (
+    Begin,
+    Done,
+    Drop,
+    Dropped,
+    Failed,
+    Forget,
+    Job,
+    Output,
+    Plan,
+    Ready,
+    Remark,
+    Share,
+    Sign,
+    ToWorker,
+)
+
+_HOLD = 0.001
+"""Seconds that messages wait for others to be written with; a write costs as much as many messages."""
+
+_HOLD_SIGNS = 0.05
+"""The same for signs of progress, which come all through a training."""
+
+_LOOK = 5000
+"""Milliseconds between two looks whether the simulation is still our parent: a fork of it may hold the socket too."""
+
+
+class Worker:
+    """The worker's side of the conversation.
+
+    Args:
+        channel: To the simulation.
+    """
+
+    def __init__(self, channel: Channel[ToWorker]) -> None:
+        self._channel = channel
+        self._out: list[Parcel] = []
+        self._sent = time.monotonic()
+        self._engine: Engine
+        self._data: TaskData | None = None
+        self._at: Any = None  # where is written which task this is at: read when the process has died
+        self._plans: dict[int, PlanBundle] = {}
+        self._arrays: dict[int, Params] = {}
+        self._args: tuple[bytes, tuple[dict[str, Any], dict[str, Any]]] | None = None
+        self._coming: dict[int, Task] = {}  # of a group that is not complete yet
+        self._groups: deque[dict[int, Task]] = deque()  # that wait, in order
+        self._tasks: dict[int, Task] = {}  # of the group that the engine has, in order
+        self._results = ResultWriter()
+        self._now = 0  # the task that runs; 0 if none does
+
+    def serve(self) -> None:
+        """Train until the simulation hangs up.
+
+        Raises:
+            ConnectionLostError: It has.
+        """
+        while True:
+            if not self._tasks and not self._groups:
+                if self._data is not None:
+                    self._data.clear()
+                self._flush()
+            for message, fds in self._channel.receive(wait=not self._tasks and not self._groups):
+                self._take(message, fds)
+            if not self._tasks and self._groups:
+                self._tasks = self._groups.popleft()
+                for task in self._tasks.values():
+                    self._engine.submit(task)
+            if self._tasks:
+                number = next(iter(self._tasks))
+                self._train(number, self._tasks.pop(number))
+
+    def _take(self, message: ToWorker, fds: list[int]) -> None:
+        match message:
+            case Job():
+                try:
+                    self._job(message)
+                except Exception as error:  # noqa: BLE001 - one task must not end the others
+                    self._put(_failed(message.number, 0.0, error), _HOLD)
+                if message.ends_group:
+                    self._groups.append(self._coming)
+                    self._coming = {}
+            case Share():
+                self._arrays[message.number] = unpack(message.spec, message.data, fds)
+            case Plan():
+                self._plans[message.number] = PlanBundle.decode(message.bundle)
+            case Forget():
+                for number in message.numbers:
+                    self._arrays.pop(number, None)
+            case Drop():
+                for number in message.numbers:
+                    self._drop(number)
+            case Begin():
+                self._begin(message, *fds)
+
+    def _begin(self, begin: Begin, at: int, data: int) -> None:
+        self._at = np.frombuffer(SharedBuffer.attach(at, 8, writable=True), np.int64)
+        self._data = TaskData(begin.data, data, begin.nbytes)
+        host = default_host()
+        self._engine = begin.engine.make(host)
+        self._engine.open(self._data, host)
+        logger = logging.getLogger("fedplug")
+        logger.setLevel(begin.level)
+        logger.propagate = False
+        logger.addHandler(_Remarks(self))
+        sys.stdout, sys.stderr = _Printed(self, error=False), _Printed(self, error=True)
+        self._out.append((Ready(), ()))
+        self._flush()
+
+    def _job(self, job: Job) -> None:
+        state = None
+        if job.state is not None:
+            values, arrays = job.state
+            state = LocalState(self._arrays.pop(arrays), values)
+        aux = {name: self._arrays[number] for name, number in job.aux.items()}
+        request = self._whole(job.request, job.args)
+        assert self._data is not None
+        self._data.put(request.key.node_id, job.data)
+        self._coming[job.number] = Task(request, self._plans[job.plan], self._arrays[job.params], aux, state)
+
+    def _drop(self, number: int) -> None:
+        """Forget a task that has not begun."""
+        for group in (self._tasks, *self._groups):
+            task = group.pop(number, None)
+            if task is not None:
+                if group is self._tasks:
+                    self._engine.cancel(task.request.key)
+                self._out.append((Dropped(number), ()))
+
+    def _whole(self, request: TrainRequest, args: bytes) -> TrainRequest:
+        """The request with the arguments that have come beside it."""
+        if not args:
+            return request
+        if self._args is None or self._args[0] != args:
+            # They come from the process that started this one, and whose plans run here anyway.
+            self._args = args, pickle.loads(args)  # noqa: S301
+        model_args, training_args = self._args[1]
+        return msgspec.structs.replace(request, model_args=model_args, training_args=training_args)
+
+    def _train(self, number: int, task: Task) -> None:
+        self._now = self._at[0] = number
+        began = time.perf_counter()
+        answer: Done | Failed
+        try:
+            trained = self._engine.run(task, self._emit)
+            answer = self._done(number, task, trained, time.perf_counter() - began)
+        except Exception as error:  # noqa: BLE001 - one task must not end the others
+            answer = _failed(number, time.perf_counter() - began, error)
+        self._now = 0
+        self._put(answer, _HOLD)
+
+    def _done(self, number: int, task: Task, trained: Trained, seconds: float) -> Done:
+        reply, params, aux, kept = trained
+        arrays = [params, *aux.values(), *([] if kept is None else [kept.arrays])]
+        place, segment = self._results.write(arrays)
+        if segment is not None:
+            self._out.append((segment[0], (segment[1],)))
+        spec = None if params.spec == task.params.spec else params.spec
+        state = None if kept is None else (kept.values, kept.arrays.spec)
+        return Done(number, seconds, reply, place, spec, tuple((name, each.spec) for name, each in aux.items()), state)
+
+    def _emit(self, sign: Progress | LogLine) -> None:
+        if isinstance(sign, Progress):
+            self._put(Sign(self._now, sign, None), _HOLD_SIGNS)
+        else:
+            self._put(Sign(self._now, None, sign), _HOLD_SIGNS)
+
+    def say(self, message: Output | Remark) -> None:
+        """Pass on what a plan has printed, or the library has logged; from the thread that trains."""
+        self._put(message, _HOLD_SIGNS)
+
+    @property
+    def now(self) -> int:
+        """The task that runs; 0 if none does."""
+        return self._now
+
+    def _put(self, message: msgspec.Struct, hold: float) -> None:
+        self._out.append((message, ()))
+        if time.monotonic() - self._sent > hold:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._out:
+            self._channel.send(self._out, wait=True)
+            self._out = []
+        self._sent = time.monotonic()
+
+
+class _Remarks(logging.Handler):
+    """Sends the library's log to the simulation."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + "".join(traceback.format_exception(*record.exc_info))
+        self._worker.say(Remark(record.name, record.levelno, text))
+
+
+class _Printed(io.TextIOBase):
+    """Sends what plans print to the simulation, whose own streams may be those of a notebook.
+
+    Threads of plans may print as well; what they print goes with the next message.
+    """
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, worker: Worker, *, error: bool) -> None:
+        self._worker = worker
+        self._error = error
+        self._thread = threading.get_ident()
+        self._others: list[str] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if threading.get_ident() != self._thread:
+            self._others.append(text)
+            return len(text)
+        others, self._others = self._others, []
+        whole = "".join([*others, text])
+        self._worker.say(Output(self._worker.now, whole.encode(errors="backslashreplace").decode(), self._error))
+        return len(text)
+
+
+def _failed(number: int, seconds: float, error: Exception) -> Failed:
+    if isinstance(error, FedplugError):
+        details = str(getattr(error, "details", ""))
+        return Failed(number, seconds, type(error).__name__, error.message, error.cure, details)
+    text = f"The training failed inside FedPlug with {type(error).__name__}: {error}"
+    return Failed(number, seconds, "PlanRunError", text, "", "".join(traceback.format_exception(error)))
+
+
+def main(arguments: list[str]) -> None:
+    """Serve a simulation until it hangs up.
+
+    Args:
+        arguments: Number of the socket, and process id of the simulation.
+    """
+    number, parent = (int(argument) for argument in arguments)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # shared memory is an open file
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the simulation, which then ends this process
+    sock = socket.socket(fileno=number)
+    watch = threading.Thread(target=_end_with, args=(number, parent), name="fedplug-lifeline", daemon=True)
+    watch.start()
+    channel: Channel[ToWorker] = Channel(sock, ToWorker)  # type: ignore[arg-type] # a union is no type to mypy
+    with contextlib.suppress(ConnectionLostError):
+        Worker(channel).serve()
+
+
+def _end_with(sock: int, parent: int) -> None:
+    """Kill this process, and what was started in it, when the simulation has hung up or is gone."""
+    poll = select.poll()
+    poll.register(sock, 0)  # hanging up is always told
+    while not poll.poll(_LOOK):
+        if os.getppid() != parent:
+            break
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,333 @@
+"""Trainings of virtual nodes in several processes at once, with the same result to the bit.
+
+The processes are started once, and live until the federation is closed. The data of the nodes lie in shared memory,
+once for all; so do the global parameters of a round, and the results, in slots that are used again. What the simulation
+tells its workers, and what they answer, is many small messages in few writes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import weakref
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fedplug.core.errors import ConnectionLostError, EngineError, FedplugError, UsageError
+from fedplug.core.messages import TaskKey
+from fedplug.core.numbers import is_whole
+from fedplug.simulation.engines import Emit, Engine, Task, Trained
+from fedplug.simulation.process_channel import Parcel
+from fedplug.simulation.process_engines import InnerEngine, plugins_of
+from fedplug.simulation.process_handle import WorkerHandle
+from fedplug.simulation.process_memory import SharedArrays
+from fedplug.simulation.process_messages import (
+    Done,
+    Drop,
+    Dropped,
+    Failed,
+    FromWorker,
+    Output,
+    Ready,
+    Remark,
+    Segment,
+    Sign,
+)
+from fedplug.simulation.process_queue import TaskQueue
+from fedplug.simulation.process_sayings import Sayings
+from fedplug.simulation.process_tasks import TaskTable, death_of, error_of, trained
+from fedplug.simulation.virtual_data import VirtualData
+
+if TYPE_CHECKING:
+    from fedplug.core.plugins import PluginHost
+
+_LOG = logging.getLogger("fedplug.simulation")
+
+_EARLY = 8
+"""So many groups are collected before a worker that is not idle gets more, while there may come others."""
+
+_GRACE = 0.5
+"""Seconds that a process which has hung up gets to end by itself, so that its own exit code is known."""
+
+
+class ProcessEngine(Engine):
+    """Several nodes at once, each worker process with one thread. The result is that of the inner engine, to the bit.
+
+    The processes are started when there is something to train, and live until the federation is closed. What a script
+    sets for a whole process, such as PyTorch's default dtype, does not reach them.
+
+    Args:
+        workers: How many processes; by default, as many as there are processors that this process may use.
+        engine: What trains inside them: the name of an engine, or a class derived from `Engine`.
+        options: Arguments of that engine: plain data.
+
+    Raises:
+        UsageError: ``workers`` is no whole number of at least 1, ``engine`` is no engine, or ``options`` are no plain
+            data.
+
+    Example:
+        >>> ProcessEngine(workers=2, engine="serial", lean=False).workers
+        2
+    """
+
+    def __init__(self, workers: int | None = None, engine: str | type[Engine] = "serial", **options: Any) -> None:
+        if workers is not None and not is_whole(workers, 1):
+            raise UsageError(
+                f"workers must be a whole number of at least 1, got {workers!r}.",
+                cure="Leave it out for one per processor.",
+            )
+        if not hasattr(select, "poll") or not hasattr(os, "killpg"):
+            raise UsageError("Worker processes need Linux or macOS.", cure="Use engine='serial'.")
+        self.workers = workers or _processors()
+        self._inner = InnerEngine.of(engine, options)
+        self._handles: dict[int, WorkerHandle] = {}  # by file number of their sockets
+        self._poll = select.poll()
+        weakref.finalize(self, _end_all, self._handles)
+
+    # the federation's calls ------------------------------------------------------------------------------------
+
+    def open(self, data: VirtualData, host: PluginHost) -> None:
+        """As `Engine.open`.
+
+        Raises:
+            UsageError: Worker processes cannot have the data, a plugin or the engine.
+        """
+        super().open(data, host)
+        self._shared_data = SharedArrays(data)
+        self._plugins = plugins_of(host)
+        inner = self._inner.make(host)
+        inner.close()
+        if isinstance(inner, ProcessEngine):
+            raise UsageError("Worker processes cannot have worker processes.", cure="E.g. ProcessEngine().")
+        self._together = inner.together
+        self._begin()
+
+    def _begin(self) -> None:
+        self._table = TaskTable(self._shared_data)
+        self._numbers: dict[TaskKey, int] = {}
+        self._queue = TaskQueue(self.workers, together=self._together)
+        self._results: dict[int, Trained | FedplugError] = {}
+        self._sayings = Sayings()
+        self._inbox: deque[tuple[WorkerHandle, FromWorker, list[int]]] = deque()
+
+    def submit(self, task: Task) -> None:
+        """As `Engine.submit`; a worker that has nothing to do begins at once."""
+        number = self._numbers[task.request.key] = self._table.add(task)
+        try:
+            self._table.prepare(number)
+        except FedplugError as error:
+            self._settle(number, error)
+            return
+        self._queue.add(number)
+        if len(self._queue.groups) >= _EARLY or (self._queue.groups and self._is_one_idle()):
+            self._pump(0)
+            self._feed()
+
+    def cancel(self, key: TaskKey) -> None:
+        """As `Engine.cancel`. A training that has begun comes to its end, and its result is dropped."""
+        number = self._numbers.pop(key, None)
+        if number is None:
+            return
+        self._results.pop(number, None)
+        self._sayings.forget(number)
+        pending = self._table.pending.get(number)
+        if pending is None:
+            return
+        pending.wanted = False
+        if self._queue.remove(number):
+            self._table.finish(number)
+            return
+        for handle in list(self._handles.values()):
+            if number in handle.assigned:
+                self._send(handle, [(Drop((number,)), ())])
+
+    def run(self, task: Task, emit: Emit) -> Trained:
+        """As `Engine.run`."""
+        key = task.request.key
+        if key not in self._numbers:
+            self.submit(task)
+        number = self._numbers[key]
+        self._queue.seal()
+        try:
+            self._sayings.begin(number, emit)
+            self._pump(0)
+            self._feed()
+            while number not in self._results:
+                self._pump(None)
+                self._feed()
+        except Exception:
+            self.cancel(key)
+            raise
+        except BaseException:  # Ctrl-C may have come in the middle of a message
+            self._abandon()
+            raise
+        finally:
+            self._sayings.end()
+        del self._numbers[key]
+        result = self._results.pop(number)
+        if isinstance(result, FedplugError):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """End the processes; they are started again if there is anything to train."""
+        for handle in list(self._handles.values()):
+            self._remove(handle)
+            handle.end()
+        self._begin()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the workers that have been started."""
+        return tuple(handle.pid for handle in self._handles.values())
+
+    # giving ----------------------------------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        """Give tasks to those who have few."""
+        while self._queue.groups:
+            if len(self._handles) < self.workers and all(each.assigned for each in self._handles.values()):
+                self._start()
+            handle = min(self._handles.values(), key=lambda each: len(each.assigned))
+            count = self._queue.portion(len(handle.assigned))
+            if not count:
+                return
+            self._give(handle, count)
+
+    def _is_one_idle(self) -> bool:
+        return len(self._handles) < self.workers or any(not each.assigned for each in self._handles.values())
+
+    def _start(self) -> None:
+        taken = {handle.index for handle in self._handles.values()}
+        index = next(index for index in range(self.workers) if index not in taken)
+        handle = WorkerHandle(index, self._inner, self._shared_data, self._plugins)
+        self._handles[handle.channel.fileno()] = handle
+        self._poll.register(handle.channel.fileno(), select.POLLIN)
+
+    def _give(self, handle: WorkerHandle, count: int) -> None:
+        parcels = self._table.forget(handle)
+        for _ in range(count):
+            group = self._queue.groups.popleft()
+            handle.assigned |= dict.fromkeys(group)
+            try:
+                for number in group:
+                    parcels += self._table.parcels(handle, number, ends_group=number == group[-1])
+            except EngineError:
+                self._end(handle)  # it has not got what it is said to have
+                raise
+        self._send(handle, parcels)
+
+    def _send(self, handle: WorkerHandle, parcels: list[Parcel]) -> None:
+        try:
+            handle.send(parcels)
+            self._watch(handle)
+        except ConnectionLostError:
+            self._lost(handle)
+
+    def _watch(self, handle: WorkerHandle) -> None:
+        more = select.POLLOUT if handle.channel.is_waiting else 0
+        self._poll.modify(handle.channel.fileno(), select.POLLIN | more)
+
+    # taking ----------------------------------------------------------------------------------------------------
+
+    def _pump(self, timeout: int | None) -> None:
+        """Wait until workers have said something, at most so many milliseconds, and take it in."""
+        if not self._inbox:
+            for number, event in self._poll.poll(timeout):
+                handle = self._handles[number]
+                try:
+                    if event & select.POLLOUT:
+                        handle.channel.flush(wait=False)
+                        self._watch(handle)
+                    if event & ~select.POLLOUT:
+                        self._inbox.extend((handle, *each) for each in handle.channel.receive(wait=False))
+                except ConnectionLostError:
+                    self._lost(handle)
+        while self._inbox:
+            self._take(*self._inbox.popleft())
+
+    def _take(self, handle: WorkerHandle, message: FromWorker, fds: list[int]) -> None:
+        match message:
+            case Done():
+                if handle.take_back(message.number):
+                    self._queue.count_in(message.seconds)
+                    task = self._table.pending[message.number].task
+                    self._settle(message.number, trained(handle, task, message))
+            case Failed():
+                if handle.take_back(message.number):
+                    self._queue.count_in(message.seconds)
+                    self._settle(message.number, error_of(message))
+            case Dropped():
+                if handle.take_back(message.number):
+                    self._table.finish(message.number)
+            case Sign() | Output():
+                pending = self._table.pending.get(message.number)
+                if not message.number or (pending is not None and pending.wanted):
+                    self._sayings.take(message)
+            case Remark():
+                self._sayings.remark(handle.index, message)
+            case Segment():
+                handle.results.add(message, fds.pop())
+            case Ready():
+                handle.is_ready = True
+
+    def _settle(self, number: int, result: Trained | FedplugError) -> None:
+        if self._table.pending[number].wanted:
+            self._results[number] = result
+        self._table.finish(number)
+
+    # losing ----------------------------------------------------------------------------------------------------
+
+    def _lost(self, handle: WorkerHandle) -> None:
+        """Give the tasks of a process that has died to others; not the one that two have died of."""
+        self._remove(handle)
+        how = handle.end(_GRACE)
+        left = self._reclaim(handle)
+        if not left:
+            return
+        _LOG.warning("A worker process died: %s. What it had to train is given to another.", how)
+        for number in [handle.at if handle.at in left else left[0]] if handle.is_ready else left:
+            pending = self._table.pending[number]
+            pending.deaths += 1
+            if pending.deaths > 1 and self._queue.remove(number):
+                self._settle(number, death_of(pending.task, how, began=handle.is_ready))
+
+    def _remove(self, handle: WorkerHandle) -> None:
+        self._poll.unregister(handle.channel.fileno())
+        del self._handles[handle.channel.fileno()]
+
+    def _reclaim(self, handle: WorkerHandle) -> list[int]:
+        """Put the tasks of a process that is gone at the front of the queue; their numbers."""
+        left = [number for number in handle.assigned if self._table.pending[number].wanted]
+        for number in handle.assigned.keys() - left:
+            self._table.finish(number)
+        for number in left:
+            self._sayings.forget(number)
+        self._queue.put_back(left)
+        handle.assigned.clear()
+        return left
+
+    def _abandon(self) -> None:
+        """End all processes; what they had begins anew when it is asked for."""
+        for handle in list(self._handles.values()):
+            self._end(handle)
+        self._inbox.clear()
+
+    def _end(self, handle: WorkerHandle) -> None:
+        self._remove(handle)
+        handle.end()
+        self._reclaim(handle)
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _end_all(handles: Mapping[int, WorkerHandle]) -> None:
+    for handle in handles.values():
+        handle.end()
