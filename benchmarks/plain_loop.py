@@ -8,6 +8,7 @@ that it can run beside other frameworks, in environments of theirs (benchmarks/p
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,12 +123,13 @@ class PlainLoop:
 def greatest_difference(
     found: Mapping[str, Array], expected: Mapping[str, torch.Tensor], names: Sequence[str]
 ) -> float:
-    """The largest difference of two models, over the largest value of each array.
+    """The largest difference of two models, over the largest value of each array; infinite where one is not a number.
 
     No linear algebra: its threads would go on spinning for a while, and be counted as the next round's.
     """
     worst = 0.0
     for name in names:
         there = expected[name].numpy()
-        worst = max(worst, float(np.abs(found[name] - there).max() / np.abs(there).max()))
+        difference = float(np.abs(found[name] - there).max() / (np.abs(there).max() or 1.0))
+        worst = max(worst, float("inf") if math.isnan(difference) else difference)
     return worst
