@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import linecache
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType, FunctionType
+from types import FrameType, FunctionType, TracebackType
 
 from fedplug.core.errors import FedplugError, PlanError, PlanRunError, TrainingCancelledError
 from fedplug.core.plan_source import PlanBundle, plan_file
@@ -15,8 +13,7 @@ _MAX_DETAILS = 8_000  # characters of a traceback that go back to the researcher
 _MAX_TEXT = 600  # characters of an exception's own text
 
 
-@contextmanager
-def plan_errors(bundle: PlanBundle, method: str) -> Iterator[None]:
+class plan_errors:  # noqa: N801 - used as a function: `with plan_errors(...):`, a dozen times for each task
     """Turn whatever plan code raises into a `PlanRunError` that says where.
 
     Errors of our own, raised by the library on the plan's behalf, already say what is wrong; what is
@@ -29,18 +26,26 @@ def plan_errors(bundle: PlanBundle, method: str) -> Iterator[None]:
     Raises:
         PlanRunError: In the place of what the plan raised, which is its cause.
     """
-    try:
-        yield
-    except (TrainingCancelledError, KeyboardInterrupt, GeneratorExit):
-        raise
-    except PlanError as error:
-        details = getattr(error, "details", "") or _details(error, bundle)
-        message = f"Training plan {bundle.class_name!r}: {error.message}"
-        raise PlanRunError(message, cure=error.cure, details=details) from error
-    except FedplugError:
-        raise
-    except BaseException as error:
-        raise plan_run_error(error, bundle, method) from error
+
+    __slots__ = ("_bundle", "_method")
+
+    def __init__(self, bundle: PlanBundle, method: str) -> None:
+        self._bundle, self._method = bundle, method
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, TrainingCancelledError | KeyboardInterrupt | GeneratorExit):
+            return
+        if isinstance(error, PlanError):
+            details = getattr(error, "details", "") or _details(error, self._bundle)
+            message = f"Training plan {self._bundle.class_name!r}: {error.message}"
+            raise PlanRunError(message, cure=error.cure, details=details) from error
+        if not isinstance(error, FedplugError):
+            raise plan_run_error(error, self._bundle, self._method) from error
 
 
 def plan_run_error(error: BaseException, bundle: PlanBundle, method: str) -> PlanRunError:

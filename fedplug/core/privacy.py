@@ -26,6 +26,7 @@ from fedplug.core.messages import TrainRequest
 from fedplug.core.noise import NoiseStream, derive_key
 from fedplug.core.params import BLOCK, Array, Params
 from fedplug.core.params_spec import ParamsSpec
+from fedplug.core.training_args import TrainingArgs
 
 PRIVACY = "privacy"
 """The section of a node's state in which it keeps what a plan's trainings have spent."""
@@ -33,18 +34,20 @@ PRIVACY = "privacy"
 _MOST_TRIES = 24  # the last one shortens an update to the half; float16 needs a few, float32 one or two
 
 
-def privacy_args(training_args: Mapping[str, Any], type: Literal["local", "central"]) -> dict[str, Any] | None:
-    """``dp_args`` if they ask for this type of privacy, else None.
+def privacy_args(
+    training_args: Mapping[str, Any] | TrainingArgs, type: Literal["local", "central"]
+) -> dict[str, Any] | None:
+    """``dp_args`` if they ask for this type of privacy, else None; not a copy.
 
     Args:
-        training_args: Checked training arguments, as plain data.
+        training_args: Checked training arguments, or the same as plain data.
         type: The type.
     """
-    args = training_args.get("dp_args")
+    args = training_args.dp_args if isinstance(training_args, TrainingArgs) else training_args.get("dp_args")
     return args if args and args["type"] == type else None
 
 
-def refuse_local(framework: str, training_args: Mapping[str, Any]) -> None:
+def refuse_local(framework: str, training_args: Mapping[str, Any] | TrainingArgs) -> None:
     """Refuse local privacy for plans of a framework that cannot give it.
 
     Raises:

@@ -219,7 +219,7 @@ class TrainingPlan(PlanProcesses, PlanFiles, PlanLean, ABC):
             UsageError: Plans of this framework cannot do it, or a library for it is missing.
             PlanError: The plan or its model does not allow it.
         """
-        refuse_local(self.framework, args.dict())
+        refuse_local(self.framework, args)
 
     def _cannot(self, what: str) -> PlanError:
         return PlanError(f"A plan of framework {self.framework!r} ({type(self).__name__}) cannot {what}.")

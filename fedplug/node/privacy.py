@@ -69,7 +69,7 @@ def check_update(args: TrainingArgs, params: Params) -> None:
     Raises:
         UsageError: Central privacy is asked for, and a shared parameter is no floating-point number.
     """
-    if privacy_args(args.dict(), "central"):
+    if privacy_args(args, "central"):
         check_clippable(params.spec)
 
 
@@ -78,7 +78,7 @@ def guard(args: TrainingArgs, plan: TrainingPlan) -> Params | None:
 
     To be asked for before the plan has seen any data.
     """
-    return plan.get_params() if privacy_args(args.dict(), "local") else None
+    return plan.get_params() if privacy_args(args, "local") else None
 
 
 def account(trainer: Trainer, state: StateBook, request: TrainRequest) -> dict[str, float]:
@@ -120,7 +120,7 @@ def protected(
             "(dp_args) does not cover.",
             cure="Leave dp_args out, or the hook or method that puts arrays into ctx.outbox.",
         )
-    central = privacy_args(args.dict(), "central")
+    central = privacy_args(args, "central")
     if central is None:
         params = read(allocate)
         if args.dp_args:

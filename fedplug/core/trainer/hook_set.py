@@ -33,7 +33,8 @@ class HookSet:
         self._plan: HookPlan | None = None
         for each in hooks:
             if self.phase in each.phases:
-                self.add(each)
+                self._require_new(each)
+                self._lists[each.trigger].append(each)
 
     # to edit -----------------------------------------------------------------------------------------------
 

@@ -78,7 +78,7 @@ def plan_trainer(
 
 def _require_protection(args: TrainingArgs, plan: TrainingPlan, trainer: Trainer) -> None:
     """``make_backend`` and ``make_trainer`` may be the plan's own: what they made must protect the samples too."""
-    if not privacy_args(args.dict(), "local"):
+    if not privacy_args(args, "local"):
         return
     if any(kind is ProcessTypes.DATA_LOADER for kind, _ in plan.pre_processes):
         raise UsageError(

@@ -245,11 +245,13 @@ class Trainer(RoutineRunner, Closing):
         made = list(hooks)
         if plugin in self._plugins:
             raise PluginError(f"The hooks of plugin {plugin!r} are installed already.", plugin=plugin)
-        copies = [(each, each.copy()) for phase in Phase for each in self._sets_of(phase)]
-        for _, copy in copies:
-            copy.install(plugin, made)
-            copy.compile()
-        for each, _ in copies:
+        sets = [each for phase in Phase for each in self._sets_of(phase)]
+        if made:  # all or nothing: it is tried on copies
+            for each in sets:
+                copy = each.copy()
+                copy.install(plugin, made)
+                copy.compile()
+        for each in sets:
             each.install(plugin, made)
         self._plugins.append(plugin)
 

@@ -119,6 +119,32 @@ def test_other_params_are_refused_and_change_nothing(arrays, words):
     assert equal(before, state(module))
 
 
+class Doubling(nn.Linear):
+    """Makes something else of what it is given."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        super()._load_from_state_dict({name: 2 * value for name, value in state_dict.items()}, prefix, *rest)
+
+
+def hooked():
+    module = nn.Linear(2, 2)
+    module.register_load_state_dict_pre_hook(
+        lambda module, state, prefix, *rest: state.update({name: 2 * value for name, value in state.items()})
+    )
+    return module
+
+
+@pytest.mark.parametrize(("make", "factor"), [(lambda: nn.Linear(2, 2), 1), (lambda: Doubling(2, 2), 2), (hooked, 2)])
+def test_a_module_that_loads_its_state_in_its_own_way_still_does(make, factor):
+    module = nn.Sequential(make(), nn.BatchNorm1d(2))
+    given = Params.from_arrays({name: np.full_like(value, 3) for name, value in torch_params.read(module).items()})
+    torch_params.write(module, given)
+    assert (module[0].weight == 3 * factor).all()
+    assert (module[0].bias == 3 * factor).all()
+    assert module[1].num_batches_tracked == 3
+    assert (module[1].running_var == 3).all()
+
+
 class Extra(nn.Linear):
     def get_extra_state(self):
         return {"a": 1}

@@ -206,7 +206,9 @@ class TorchTrainingPlan(TrainingPlan):
         state = self._state
         if state.training_args.use_gpu and state.node_id and not self._on_gpu:
             state.log("use_gpu is set, but this node has no GPU that torch can use: training on the processor.")
-        return made.to(self.device)
+        device = self.device
+        there = all(tensor.device == device for tensor in (*made.parameters(), *made.buffers()))
+        return made if there and type(made).to is nn.Module.to else made.to(device)
 
     def _build_optimizer(self, optimizer_args: Mapping[str, Any]) -> torch.optim.Optimizer | PlanOptimizer:
         made = call_flexibly(self.init_optimizer, optimizer_args)
@@ -230,7 +232,7 @@ class TorchTrainingPlan(TrainingPlan):
                 f"init_scheduler belongs to torch.optim, but init_optimizer returned {name}.",
                 cure="Give the schedule to the optimizer, e.g. Optimizer(lr=CosineDecay(0.1, length=100)).",
             )
-        if privacy_args(self._state.training_args.dict(), "local"):
+        if privacy_args(self._state.training_args, "local"):
             raise UsageError(
                 f"dp_args ask for local differential privacy, which protects torch.optim's optimizers, not {name}.",
                 cure="Use one of torch.optim in init_optimizer, or dp_args with type 'central'.",
@@ -252,7 +254,7 @@ class TorchTrainingPlan(TrainingPlan):
 
     def make_backend(self) -> Backend:
         """This plan's module and optimizer, for the loop; with local differential privacy, behind private gradients."""
-        if privacy_args(self._state.training_args.dict(), "local"):
+        if privacy_args(self._state.training_args, "local"):
             from fedplug_torch.private_backend import PrivateTorchBackend
 
             return PrivateTorchBackend(self)
@@ -266,7 +268,7 @@ class TorchTrainingPlan(TrainingPlan):
 
     def check_args(self, args: TrainingArgs) -> None:
         """Local differential privacy is there with Opacus, for the models that it can protect."""
-        if privacy_args(args.dict(), "local"):
+        if privacy_args(args, "local"):
             privacy.check_model(self.model())
 
     def get_params(self, allocate: Allocate | None = None) -> Params:

@@ -101,7 +101,7 @@ class PrivateTorchBackend(TorchBackend):
     def __init__(self, plan: TorchTrainingPlan) -> None:
         super().__init__(plan)
         state = plan._state
-        args = privacy_args(state.training_args.dict(), "local")
+        args = privacy_args(state.training_args, "local")
         if args is None or not state.noise_key:
             raise UsageError(
                 "Local differential privacy needs a key for its noise, and a node's is not here.",
