@@ -7,12 +7,15 @@ of SHA-256 over its parent's seed and its own label.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import random
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,12 +66,66 @@ def seeded_globals(seed: int) -> Iterator[None]:
     Plan code is free to use the global streams, so they are part of what must repeat bit for bit.
     Frameworks add their own stream in `TrainingPlan.seeded`.
     """
-    python_state = random.getstate()
-    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global stream is what this is about
+    python_state, numpy_state = random.getstate(), read_numpy_stream()
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     try:
         yield
     finally:
         random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        write_numpy_stream(numpy_state)
+
+
+class NumpyState(NamedTuple):
+    """Where NumPy's global stream is.
+
+    Attributes:
+        words: The state of its Mersenne Twister as it lies in memory; of another generator, empty.
+        spare: The normal number that lies ready, as they are made in pairs; None if there is none.
+        other: The state of another generator than the usual one.
+    """
+
+    words: bytes
+    spare: float | None
+    other: Any = None
+
+
+_BYTES = 625 * 4  # of a Mersenne Twister: 624 words, and where in them it is
+
+
+def read_numpy_stream() -> NumpyState:
+    """The state of NumPy's global stream.
+
+    ``numpy.random.get_state`` turns 624 words into Python numbers, and ``set_state`` turns them back: together that
+    takes as long as a step of a small model. So the words are copied as they are. Whether a normal number lies ready
+    cannot be asked for; a draw of one shows it, and is undone.
+    """
+    stream = np.random.mtrand._rand
+    generator = stream._bit_generator
+    if type(generator) is not np.random.MT19937:
+        return NumpyState(b"", None, np.random.get_state(legacy=False))  # noqa: NPY002 - the global stream is meant
+    address = generator.ctypes.state_address
+    words = ctypes.string_at(address, _BYTES)
+    drawn = stream.standard_normal()
+    if ctypes.string_at(address, _BYTES) == words:
+        state = NumpyState(words, drawn)
+        write_numpy_stream(state)
+        return state
+    stream.standard_normal()  # the second of the pair, which lies ready now
+    ctypes.memmove(address, words, _BYTES)
+    return NumpyState(words, None)
+
+
+def write_numpy_stream(state: NumpyState) -> None:
+    """Bring NumPy's global stream to where it was when `read_numpy_stream` gave ``state``."""
+    stream = np.random.mtrand._rand
+    generator = stream._bit_generator
+    if state.other is not None:
+        stream.set_state(state.other)
+    elif state.spare is not None or type(generator) is not np.random.MT19937:
+        key, place = np.frombuffer(state.words[:-4], np.uint32), int.from_bytes(state.words[-4:], sys.byteorder)
+        twister = {"bit_generator": "MT19937", "state": {"key": key, "pos": place}}
+        stream.set_state({**twister, "has_gauss": int(state.spare is not None), "gauss": state.spare or 0.0})
+    else:
+        stream.seed(0)  # no normal number lies ready then
+        ctypes.memmove(generator.ctypes.state_address, state.words, _BYTES)

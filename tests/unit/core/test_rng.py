@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from fedplug.core.rng import SeedTree, seeded_globals
+from fedplug.core.rng import SeedTree, read_numpy_stream, seeded_globals, write_numpy_stream
 
 
 def test_a_place_in_the_tree_has_one_seed_however_it_is_reached():
@@ -65,3 +65,50 @@ def test_global_streams_are_seeded_and_restored_even_after_an_error():
     with pytest.raises(KeyError), seeded_globals(0):
         raise KeyError
     assert random.random() == expected_after[0]
+
+
+@pytest.mark.parametrize("drawn", [0, 1, 2, 3, 700])
+@pytest.mark.parametrize("inside", [0, 1, 2])
+def test_a_normal_number_that_lies_ready_is_there_afterwards_and_not_inside(drawn, inside):
+    def normals(count):
+        return [np.random.standard_normal() for _ in range(count)]
+
+    np.random.seed(3)
+    expected = normals(drawn + 4)[drawn:]
+    np.random.seed(3)
+    normals(drawn)
+    before = np.random.get_state(legacy=False)
+    with seeded_globals(8):
+        assert np.random.get_state(legacy=False)["has_gauss"] == 0
+        normals(inside)
+    after = np.random.get_state(legacy=False)
+    assert (after["has_gauss"], after["gauss"]) == (before["has_gauss"], before["gauss"])
+    assert after["state"]["pos"] == before["state"]["pos"]
+    assert (after["state"]["key"] == before["state"]["key"]).all()
+    assert normals(4) == expected
+
+
+def test_to_look_where_the_global_stream_is_does_not_move_it():
+    np.random.seed(3)
+    first = read_numpy_stream()
+    assert read_numpy_stream() == first
+    np.random.standard_normal()
+    second = read_numpy_stream()
+    assert second.spare is not None
+    assert read_numpy_stream() == second
+    np.random.standard_normal()  # takes what lies ready, and draws nothing
+    assert read_numpy_stream() != second
+    write_numpy_stream(first)
+    assert read_numpy_stream() == first
+
+
+def test_another_generator_behind_the_global_stream_is_restored_too():
+    usual = np.random.get_bit_generator()
+    np.random.set_bit_generator(np.random.MT19937(5))
+    try:
+        before = read_numpy_stream()
+        np.random.random(3)
+        write_numpy_stream(before)
+        assert read_numpy_stream() == before
+    finally:
+        np.random.set_bit_generator(usual)
