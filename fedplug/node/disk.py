@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedplug.core.errors import DiskFullError, StoreError
 from fedplug.core.whole_file import sync
 
 _log = logging.getLogger("fedplug.node")
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+_NOT_DIRECT = frozenset((errno.EINVAL, errno.EOPNOTSUPP))
+
+_O_DIRECT = getattr(os, "O_DIRECT", 0)
+_PAGE = 4096
+_PIECE = 16 * 2**20
+_WORTH_DIRECT = 2**20
+"""Smaller parts of a file go by the cache: the disk takes them faster together."""
 
 
 @contextlib.contextmanager
@@ -51,7 +61,11 @@ def write_new(path: Path, parts: Iterable[Any]) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             for part in parts:
-                file.write(part)
+                rest = memoryview(part).cast("B") if len(part) else memoryview(b"")
+                if len(rest) >= _WORTH_DIRECT:
+                    file.flush()
+                    rest = rest[_write_direct(descriptor, rest) :]
+                file.write(rest)
             file.flush()
             os.fsync(descriptor)
         sync(path.parent)  # the name, too
@@ -59,6 +73,31 @@ def write_new(path: Path, parts: Iterable[Any]) -> None:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         raise
+
+
+def _write_direct(descriptor: int, data: memoryview) -> int:
+    """Write as much of ``data`` as can go to the disk straight from its memory; returns how many bytes these are.
+
+    The way by the system's cache costs a copy and fresh pages, some ten times what everything else about the file
+    does; and nobody reads it again before the node is restarted, if at all. Where system, file system or the place of
+    the data do not allow it, it is less, or nothing.
+    """
+    if not _O_DIRECT or os.lseek(descriptor, 0, os.SEEK_CUR) % _PAGE:
+        return 0
+    if np.frombuffer(data, np.uint8).ctypes.data % _PAGE:
+        return 0
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    done, end = 0, len(data) // _PAGE * _PAGE
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | _O_DIRECT)
+        while done < end and not done % _PAGE:
+            done += os.write(descriptor, data[done : min(end, done + _PIECE)])
+    except OSError as error:
+        if error.errno not in _NOT_DIRECT:
+            raise
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+    return done
 
 
 def delete(folder: Path, names: Iterable[str]) -> None:

@@ -56,6 +56,11 @@ class Question:
         turn.due = now + turn.wait
         return self._message(node)
 
+    @property
+    def is_posed(self) -> bool:
+        """Whether anything was asked yet."""
+        return self._message is not None
+
     def is_due(self, node: Node, now: float) -> bool:
         """Whether to ask a node again."""
         turn = self._turns.get(node.node_id)

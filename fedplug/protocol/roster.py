@@ -111,24 +111,28 @@ class Roster(ABC):
         # If this process was held up, the nodes' messages wait to be read: that is no silence of theirs.
         pause = now - self.deadline if self._swept else 0.0
         self._swept = now
+        heartbeat, silence = self._limits.heartbeat, self._limits.silence
+        questions = [question for question in (self._search, self._plan_question) if question.is_posed]
         for node in self._present():
             if node.peer is None:
                 continue
-            if pause > self._limits.heartbeat:
+            if pause > heartbeat:
                 node.heard = max(node.heard, min(now, node.heard + pause))
-            patience = self._limits.patience if self._puller.busy(node.node_id) else 1.0
-            if now - node.heard > self._limits.silence * patience:
+            if now - node.heard > silence and not (
+                self._puller.busy(node.node_id) and now - node.heard <= silence * self._limits.patience
+            ):
                 # The connection stays: if the node was only held up, its next message is answered with REHELLO.
                 node.peer.node, node.peer.opened = None, now
                 self._lose(node, f"nothing was heard of it for {now - node.heard:.1f} s")
                 continue
-            if now - node.told >= self._limits.heartbeat:
+            if now - node.told >= heartbeat:
                 self._seq += 1
                 self._tell(node, h.Hb(session=node.session, seq=self._seq), now)
-            for question in (self._search, self._plan_question):
+            for question in questions:
                 if question.is_due(node, now):
                     self._ask(question, node, now, again=True)
-            self._repeat_tasks(node, now)
+            if node.tasks:
+                self._repeat_tasks(node, now)
         patience = self._limits.silence * self._limits.strangers
         for peer in [p for p in self._peers.values() if p.node is None and now - p.opened > patience]:
             self.stats["peers_silent"] += 1

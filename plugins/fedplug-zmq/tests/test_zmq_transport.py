@@ -279,3 +279,12 @@ def _broken(listener, channel, way):
                 header = b"header %d" % sent
                 sent += channel.send(header) if way == "up" else listener.send(peer, header)
     return False
+
+
+def test_an_end_that_is_seen_together_with_the_beginning_is_reported(listener, monkeypatch):
+    with ZmqTransport().connect(listener.address, PLAIN) as channel:
+        seen = [[(zmq.EVENT_HANDSHAKE_SUCCEEDED, 0), (zmq.EVENT_DISCONNECTED, 0)]]
+        monkeypatch.setattr(channel._end, "events", lambda: seen.pop() if seen else [])
+        channel._end.news = True
+        assert isinstance(channel.receive(0), Opened)
+        assert isinstance(channel.receive(0), Closed)

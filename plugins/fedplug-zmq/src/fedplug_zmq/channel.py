@@ -7,6 +7,7 @@ and the monitor of its socket tells when that ends.
 from __future__ import annotations
 
 import time
+from collections import deque
 
 import zmq
 
@@ -61,6 +62,7 @@ class ZmqChannel(Channel):
         self._open = False
         self._full = False
         self._closing: Closed | None = None
+        self._seen: deque[tuple[int, int]] = deque()
 
     def receive(self, timeout: float | None) -> Item | None:
         """As `Channel.receive`."""
@@ -73,18 +75,22 @@ class ZmqChannel(Channel):
                 # What came before the end has been read by now.
                 closed, self._closing, self._open = self._closing, None, False
                 return closed
-            for event, value in self._end.events():
+            if self._end.news:
+                self._seen.extend(self._end.events())
+            while self._seen and self._closing is None:
+                event, value = self._seen.popleft()
                 if event == _OPENED:
                     self._open = True
                     return Opened(b"", self._peer_key)
                 self._closing = self._end_of(event, value)
-                break
             if self._closing is not None:
                 continue
-            if waited or timeout == 0:
+            if waited:
                 return None
             if self._end.wait(timeout, writable=self._full and self._open):
                 self._full = False
+                return None
+            if not (self._end.mail or self._end.news):
                 return None
             waited = True
         return None

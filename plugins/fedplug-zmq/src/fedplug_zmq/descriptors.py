@@ -68,16 +68,20 @@ class FloodWatch:
         """A connection ended."""
         self._open.pop(fd, None)
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time for `floods`."""
+        return _TCP_INFO is not None and time.monotonic() >= self._next
+
     def floods(self, read: Callable[[int], int]) -> list[int]:
         """The descriptors of connections that bring too much. Looks now and then, the more there are the more rarely.
 
         Args:
             read: Gives the number of messages of a connection that were read, by its descriptor.
         """
-        now = time.monotonic()
-        if _TCP_INFO is None or now < self._next:
+        if not self.due:
             return []
-        self._next = now + max(0.1, len(self._open) / 1000)
+        self._next = time.monotonic() + max(0.1, len(self._open) / 1000)
         found = []
         for fd, (before, base) in self._open.items():
             received, count = _received(fd), read(fd)

@@ -106,12 +106,14 @@ class ZmqListener(Listener):
             if item is not None:
                 return item
             # The queue is empty, so whatever a connection that ended had sent has been read.
-            self._look()
-            item = self._next() or self._ended() or (self._ready.popleft() if self._ready else None)
+            item = self._ended()
             if item is not None:
                 return item
-            left = None if until is None else until - time.monotonic()
-            if (left is not None and left <= 0) or self._end.wait(left):
+            left = None if until is None else max(0.0, until - time.monotonic())
+            rung = self._end.wait(left)
+            if self._end.news or self._floods.due:
+                self._look()
+            if rung or (left == 0.0 and not (self._end.mail or self._ending or self._ready)):
                 return None
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import socket as sockets
+import struct
 import zlib
 from dataclasses import dataclass
 
@@ -31,8 +32,15 @@ _SHORTEST_HANDSHAKE = 2.0
 COPY_BELOW = 64 * 1024
 """Bodies smaller than this are copied: it costs less than keeping track of them."""
 
+# As plain numbers: pyzmq's flags make a new object of a class whenever they are joined.
+_NOW = int(zmq.DONTWAIT)
+_MORE = int(zmq.SNDMORE | zmq.DONTWAIT)
+_IN, _OUT = int(zmq.POLLIN), int(zmq.POLLOUT)
+
 SEAL = 4
 """Bytes before the header of each message."""
+
+_NUMBERS = struct.Struct(">QQ")
 
 DAMAGED = "what came over the connection was damaged on the way"
 FLOODED = "more came over the connection than anybody reads, such as a message without an end"
@@ -66,7 +74,13 @@ class Message:
 
 
 class End:
-    """A ZeroMQ socket with its context, its monitor and a way to wake its poll."""
+    """A ZeroMQ socket with its context, its monitor and a way to wake its poll.
+
+    Attributes:
+        mail: Whether the last `wait` has seen that a message is there.
+        news: Whether it has seen that the monitor has something to tell, or that somebody waits at the door. To ask
+            them when they have nothing costs as much as a message.
+    """
 
     def __init__(self, kind: int, events: int, options: TransportOptions) -> None:
         self.context = zmq.Context()
@@ -75,6 +89,7 @@ class End:
         self._door: Door | None = None
         self._ear, self._bell = sockets.socketpair()
         self.closed = False
+        self.mail = self.news = False
         try:
             self._ear.setblocking(False)
             self._bell.setblocking(False)
@@ -95,16 +110,18 @@ class End:
 
     def wait(self, timeout: float | None, *, writable: bool = False) -> bool:
         """Wait until there is something to do. Returns whether `ring` was called (or there is room to write)."""
-        self._poller.register(self.socket, zmq.POLLIN | (zmq.POLLOUT if writable else 0))
+        self._poller.register(self.socket, _IN | _OUT if writable else _IN)
         # Rounded up: a time-out of less than a millisecond must not become a busy loop.
         ready = dict(self._poller.poll(None if timeout is None else math.ceil(timeout * 1000)))
-        rung = False
-        if self._ear.fileno() in ready:
-            rung = True
+        state = int(ready.pop(self.socket, 0))
+        self.mail = bool(state & _IN)
+        rung = ready.pop(self._ear.fileno(), 0) != 0
+        if rung:
             with contextlib.suppress(BlockingIOError):
                 while len(self._ear.recv(4096)) == 4096:
                     pass
-        return rung or bool(writable and ready.get(self.socket, 0) & zmq.POLLOUT)
+        self.news = bool(ready)  # what is left are the monitor and the door
+        return rung or (writable and bool(state & _OUT))
 
     def ring(self) -> None:
         """Wake `wait`. Safe from any thread."""
@@ -114,6 +131,7 @@ class End:
 
     def events(self) -> list[tuple[int, int]]:
         """What the monitor has seen since the last call, as (event, value)."""
+        self.news = False
         seen: list[tuple[int, int]] = []
         while self._monitor is not None:
             try:
@@ -129,21 +147,24 @@ class End:
 
     def message(self, lead: int) -> Message | None:
         """The next message of ``lead`` parts that name its connection, header and body; None if there is none."""
-        parts: list[bytes] = []
-        body, count = None, 0
+        receive = self.socket.recv
         try:
-            while True:
-                part = self.socket.recv(zmq.DONTWAIT, copy=count != lead + 1)
-                if isinstance(part, zmq.Frame):
-                    body = part
-                elif len(parts) <= lead:
-                    parts.append(part)
+            # Not copied: so a part says by itself whether more follow, and the socket need not be asked.
+            part = receive(_NOW, copy=False)
+            first, count = part, 1
+            sealed = part if lead == 0 else None
+            body = None
+            while part.more:
+                part = receive(_NOW, copy=False)
                 count += 1
-                if not self.socket.getsockopt(zmq.RCVMORE):
-                    break
+                if count == lead + 1:
+                    sealed = part
+                elif count == lead + 2:
+                    body = part
         except zmq.Again:
             return None
-        return Message(parts[0] if lead else b"", parts[-1] if count == lead + 2 else b"", body)
+        whole = sealed is not None and count == lead + 2
+        return Message(first.bytes if lead else b"", sealed.bytes if sealed is not None and whole else b"", body)
 
     def send(self, lead: list[bytes], number: int, header: Buffer, body: Buffer, traffic: Traffic) -> bool:
         """Queue the ``number``-th message of a connection without blocking. False if there is no room."""
@@ -156,9 +177,9 @@ class End:
         try:
             # Only the first part can find no room: a message is queued whole or not at all.
             for part in lead:
-                self.socket.send(part, zmq.SNDMORE | zmq.DONTWAIT)
-            self.socket.send(seal_of(number, header, view.nbytes) + bytes(header), zmq.SNDMORE | zmq.DONTWAIT)
-            self.socket.send(view, zmq.DONTWAIT, copy=view.nbytes < COPY_BELOW)
+                self.socket.send(part, _MORE)
+            self.socket.send(seal_of(number, header, view.nbytes) + bytes(header), _MORE)
+            self.socket.send(view, _NOW, copy=view.nbytes < COPY_BELOW)
         except zmq.Again:
             return False
         traffic.frames_sent += 1
@@ -197,7 +218,7 @@ def handshake_time(options: TransportOptions) -> float:
 
 def seal_of(number: int, header: Buffer, size: int) -> bytes:
     """The seal (CRC-32) of a header whose body has ``size`` bytes."""
-    return zlib.crc32(header, zlib.crc32(number.to_bytes(8) + size.to_bytes(8))).to_bytes(SEAL)
+    return zlib.crc32(header, zlib.crc32(_NUMBERS.pack(number, size))).to_bytes(SEAL)
 
 
 def key_of(body: zmq.Frame) -> str:
