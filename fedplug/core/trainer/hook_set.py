@@ -12,6 +12,7 @@ from fedplug.core.trainer.hooks import Hook, HookPlan, make_hook
 from fedplug.core.trainer.points import Phase, Trigger
 
 _MODES = ("before", "after")
+_TRIGGERS = tuple(Trigger)
 
 
 class HookSet:
@@ -27,7 +28,7 @@ class HookSet:
 
     def __init__(self, phase: Phase | str, hooks: Iterable[Hook] = ()) -> None:
         self.phase = Phase.of(phase)
-        self._lists: dict[Trigger, list[Hook]] = {trigger: [] for trigger in Trigger}
+        self._lists: dict[Trigger, list[Hook]] = {trigger: [] for trigger in _TRIGGERS}
         self._installed: set[str] = set()
         self._running = 0
         self._plan: HookPlan | None = None

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from fedplug.core.errors import UsageError
 from fedplug.core.trainer.points import Phase, Trigger
@@ -162,14 +163,27 @@ def make_hook(
 
 def hooks_of(owner: object) -> list[Hook]:
     """The hooks among an object's methods, bound to it, in the order of their definition, base classes first."""
+    kind = type(owner)
+    sizes = [len(base.__dict__) for base in kind.__mro__]  # they tell that a class has got attributes since
+    known = _names_of.get(kind)
+    if known is None or known[0] != sizes:
+        known = _names_of[kind] = sizes, _hook_names(kind)
+    return [getattr(owner, name) for name in known[1]]
+
+
+_names_of: WeakKeyDictionary[type, tuple[list[int], list[str]]] = WeakKeyDictionary()
+"""The hooks of classes: a plan is made for every task, and its class has a hundred attributes."""
+
+
+def _hook_names(kind: type) -> list[str]:
     found: dict[str, None] = {}
-    for base in reversed(type(owner).__mro__):
+    for base in reversed(kind.__mro__):
         for name, value in vars(base).items():
             if isinstance(value, Hook):
                 found[name] = None
             elif name in found:
                 del found[name]  # overridden by something that is no hook
-    return [getattr(owner, name) for name in found]
+    return list(found)
 
 
 @dataclass(frozen=True, slots=True)

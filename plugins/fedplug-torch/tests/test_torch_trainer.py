@@ -13,7 +13,7 @@ from torch import nn
 from fedplug import DataManager
 from fedplug.core.data import ArrayData
 from fedplug.core.errors import PlanError, UsageError
-from fedplug.core.trainer import MultiModelTrainer, Trainer, collect_outputs, control_variates, hook
+from fedplug.core.trainer import MultiModelTrainer, Phase, Trainer, collect_outputs, control_variates, hook
 from fedplug.core.trainer.plan_trainer import plan_trainer
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import PlanSetup
@@ -276,3 +276,33 @@ def test_a_layer_that_is_freed_or_frozen_during_a_training_is_no_reason_to_fail(
     moved = {name: not torch.equal(p, before[name]) for name, p in model.named_parameters()}
     # a layer that is freed is none of the optimizer's, which was made before
     assert moved == {"0.weight": False, "0.bias": False, "2.weight": True, "2.bias": True}
+
+
+class Counted(nn.Linear):
+    """Its own ``train`` is called, whatever mode it is in."""
+
+    calls = 0
+
+    def train(self, mode=True):
+        self.calls += 1
+        return super().train(mode)
+
+
+def test_a_module_is_put_into_a_mode_where_a_part_of_it_is_in_another_or_has_a_train_of_its_own():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    backend = TorchModelBackend(model, nn.functional.mse_loss)
+    backend.make_optimizer({"lr": 0.1})
+    model[1].eval()
+    backend.prepare(Phase.TRAIN)
+    assert model[1].training
+    backend.prepare(Phase.EVAL)
+    assert not any(part.training for part in model.modules())
+    backend.release()
+    assert all(part.training for part in model.modules())
+    own = Counted(2, 2)
+    backend = TorchModelBackend(own, nn.functional.mse_loss)
+    backend.make_optimizer({"lr": 0.1})
+    before = own.calls
+    backend.prepare(Phase.TRAIN)
+    backend.release()
+    assert own.calls == before + 2

@@ -59,7 +59,7 @@ class TorchBackend(Backend):
         if training and self.optimizer is None:
             raise PlanError("This plan was set up without an optimizer; it can be tested, not trained.")
         self._modes.append((self.model.training, torch.is_grad_enabled()))
-        self.model.train(training)
+        _set_mode(self.model, training)
         torch.set_grad_enabled(training)
 
     def place(self, data: Any) -> Any:
@@ -111,7 +111,7 @@ class TorchBackend(Backend):
         """Put the module, and gradients, back into the mode they were in."""
         if self._modes:  # empty where prepare refused
             training, gradients = self._modes.pop()
-            self.model.train(training)
+            _set_mode(self.model, training)
             torch.set_grad_enabled(gradients)
 
     def discharge(self) -> None:
@@ -331,6 +331,12 @@ class TorchModelBackend(TorchBackend):
     def _metrics_step(self, data: Any, label: Any) -> dict[str, Any]:
         loss = self._criterion_step(data, label)
         return {"loss": loss, **(self._metrics(self.output, label) if self._metrics else {})}
+
+
+def _set_mode(model: torch.nn.Module, training: bool) -> None:
+    """``model.train(training)``, where that does anything: it writes into every module, which takes long."""
+    if not all(part.training is training and type(part).train is torch.nn.Module.train for part in model.modules()):
+        model.train(training)
 
 
 def _to(data: Any, device: torch.device) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from fedplug import hookimpl
 from fedplug.core.errors import PluginError, UnknownNameError, UsageError
 from fedplug.core.plugins import PluginHost
-from fedplug.core.trainer import Hook, HookSet, Phase, hook
+from fedplug.core.trainer import Hook, HookSet, Phase, hook, hooks_of
 
 _spec = importlib.util.spec_from_file_location("trainer_kit", Path(__file__).with_name("trainer_kit.py"))
 kit = importlib.util.module_from_spec(_spec)
@@ -256,3 +256,19 @@ def test_a_lambda_that_is_given_a_name_may_be_added_to_a_trainer():
     assert seen == [0]
     with pytest.raises(UsageError, match="A lambda needs a name"):
         trainer.add_hook(lambda ctx: None, T)
+
+
+def test_a_hook_that_a_class_gets_later_is_found_too():
+    class Plan:
+        @hook("on_fit_end")
+        def first(self, ctx):
+            pass
+
+    assert [each.name for each in hooks_of(Plan())] == ["first"]
+
+    @hook("on_fit_end")
+    def second(self, ctx):
+        pass
+
+    Plan.second = second
+    assert [each.name for each in hooks_of(Plan())] == ["first", "second"]
