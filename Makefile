@@ -16,10 +16,10 @@ PROJECTS := pyproject.toml $(PLUGINS) constraints/ci.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup dev demo test test-all lint types bench docs clean
+.PHONY: help setup dev demo test test-all lint types bench bench-peers docs clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.runtime  ## three hospitals train one model, here and now
 	@$(BIN)/fedplug demo
@@ -46,6 +46,10 @@ types: $(VENV)/.dev  ## mypy --strict on fedplug/, plugins and scripts
 bench: $(VENV)/.dev  ## the benchmarks, one JSON line each
 	@echo "==> benchmarks; usually a few minutes, best on a quiet machine"
 	@$(BIN)/python -m benchmarks
+
+bench-peers: $(VENV)/.dev  ## the same on Flower, pfl and blazefl, each in an environment of its own
+	@echo "==> benchmarks of peers; 15 to 30 minutes, and some more the first time, for their downloads"
+	@$(BIN)/python -m benchmarks.peers
 
 docs: $(VENV)/.dev  ## check that the documentation is true: links, code blocks, generated pages
 	@echo "==> documentation checks; under a minute"

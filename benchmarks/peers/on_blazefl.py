@@ -107,7 +107,7 @@ def measure(name: str, quick: bool, how: str, folder: Path) -> Row:
         pairs.stop()
         data.number = pairs.number
         pairs.compare(server.model.state_dict(), nodes)
-    return pairs.row("blazefl", "blazefl", how, processes=2 if how == "2 processes" else 1)
+    return pairs.row("blazefl", "blazefl", how)
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ def training(name: str, quick: bool) -> Row:
     simulate(serve, flower_client.app, workload.nodes)
     if len(pairs.figures) != pairs.rounds:
         raise RuntimeError(f"{len(pairs.figures)} of {pairs.rounds} rounds came to their end")
-    return pairs.row("Flower", "flwr", HOW, processes=2)
+    return pairs.row("Flower", "flwr", HOW)
 
 
 def no_op(quick: bool) -> Row:

@@ -1,10 +1,15 @@
-"""S1, S2 and S3 on pfl: its simulated backend with federated averaging, in one process."""
+"""S1, S2 and S3 on pfl: its simulated backend with federated averaging, in one process and in two."""
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pfl.aggregate.simulate import SimulatedBackend
@@ -18,9 +23,9 @@ from pfl.data.sampling import get_user_sampler
 from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams
 from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
-from torch import nn
+from torch import distributed, nn
 
-from benchmarks.peers.pairs import Pairs
+from benchmarks.peers.pairs import SEED, Pairs
 from benchmarks.peers.rows import arguments
 from benchmarks.plain_loop import BATCH, RATE
 
@@ -42,7 +47,7 @@ def model_for_pfl(kind: type[nn.Module]) -> nn.Module:
 
 
 class AfterEachRound(TrainingProcessCallback):  # type: ignore[misc] # pfl is not installed where types are checked
-    """Takes the time of a round and has it compared."""
+    """Takes the time of a round and has it compared, by the first process if there are several."""
 
     def __init__(self, pairs: Pairs, trained: list[int]) -> None:
         self._pairs = pairs
@@ -54,15 +59,23 @@ class AfterEachRound(TrainingProcessCallback):  # type: ignore[misc] # pfl is no
 
     def after_central_iteration(self, aggregate_metrics: Any, model: Any, *, central_iteration: int) -> Any:
         self._pairs.stop()
-        self._pairs.compare(dict(model.pytorch_model.named_parameters()), self._trained)
+        if not distributed.is_initialized():
+            self._pairs.compare(dict(model.pytorch_model.named_parameters()), self._trained)
+        else:
+            nodes: list[list[int]] = [[] for _ in range(distributed.get_world_size())]
+            distributed.all_gather_object(nodes, self._trained)
+            if distributed.get_rank() == 0:
+                self._pairs.compare(
+                    dict(model.pytorch_model.named_parameters()), [node for each in nodes for node in each]
+                )
+            distributed.barrier()  # the others must not begin the next round before
         self._trained.clear()
         return False, Metrics()
 
 
-def main() -> None:
-    """Run one workload and print its row."""
-    name, quick = arguments(__doc__)
-    pairs = Pairs(name, quick)
+def measure(pairs: Pairs) -> None:
+    """All rounds of a workload."""
+    np.random.seed(SEED)  # noqa: NPY002 # pfl's, from which all processes take the same users
     data, workload = pairs.data, pairs.workload
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     trained: list[int] = []
@@ -87,7 +100,33 @@ def main() -> None:
         [AfterEachRound(pairs, trained)],
         send_metrics_to_platform=False,  # which would print them after each round
     )  # fmt: skip
-    print(pairs.row("pfl", "pfl", "SimulatedBackend, one process", processes=1).line())
+
+
+def in_two_processes(name: str, quick: bool) -> None:
+    """Start this module again, twice, by PyTorch's launcher, as pfl's documentation does."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    launch = [
+        "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}",
+        "-m", "benchmarks.peers.on_pfl", name, *(["--quick"] if quick else []),
+    ]  # fmt: skip
+    subprocess.run([sys.executable, *launch], check=True, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"})
+
+
+def main() -> None:
+    """Run one workload and print its rows."""
+    name, quick = arguments(__doc__)
+    if distributed.is_initialized():
+        pairs = Pairs(name, quick, os.getppid())
+        measure(pairs)
+        if distributed.get_rank() == 0:
+            print(pairs.row("pfl", "pfl", "SimulatedBackend, 2 processes").line(), flush=True)
+        distributed.destroy_process_group()
+        return
+    pairs = Pairs(name, quick)
+    measure(pairs)
+    print(pairs.row("pfl", "pfl", "SimulatedBackend, one process").line(), flush=True)
+    in_two_processes(name, quick)
 
 
 if __name__ == "__main__":

@@ -71,9 +71,10 @@ class Pairs:
     Args:
         name: The workload.
         quick: Fewer rounds; to see that everything runs.
+        pid: The process that is timed, with its descendants; this one by default.
     """
 
-    def __init__(self, name: str, quick: bool) -> None:
+    def __init__(self, name: str, quick: bool, pid: int | None = None) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(SEED)
         self.name = name
@@ -83,7 +84,7 @@ class Pairs:
         self.figures: list[tuple[float, float]] = []
         self.ceilings: list[tuple[float, float]] = []
         self.worst = 0.0
-        self._watch = Stopwatch()
+        self._watch = Stopwatch(pid)
         self._start: dict[str, torch.Tensor] = {}
 
     def begin(self, params: Mapping[str, torch.Tensor]) -> None:
