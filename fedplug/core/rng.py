@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import random
 import secrets
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,9 @@ class SeedTree:
         return np.random.Generator(np.random.PCG64(int.from_bytes(self.key, "little")))
 
 
+_BYTES = 625 * 4  # of a Mersenne Twister: 624 words, and where in them it is
+
+
 @contextmanager
 def seeded_globals(seed: int) -> Iterator[None]:
     """Seed the global streams of ``random`` and NumPy; restore them on leaving.
@@ -66,14 +70,44 @@ def seeded_globals(seed: int) -> Iterator[None]:
     Plan code is free to use the global streams, so they are part of what must repeat bit for bit.
     Frameworks add their own stream in `TrainingPlan.seeded`.
     """
-    python_state, numpy_state = random.getstate(), read_numpy_stream()
+    python_state, numpy_state = read_python_stream(), read_numpy_stream()
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     try:
         yield
     finally:
-        random.setstate(python_state)
+        write_python_stream(python_state)
         write_numpy_stream(numpy_state)
+
+
+class PythonState(NamedTuple):
+    """Where the global stream of ``random`` is.
+
+    Attributes:
+        words: The state of its Mersenne Twister as it lies in memory; empty where that is not known.
+        spare: The normal number that lies ready; None if there is none.
+        other: What ``random.getstate`` gives, without ``words``.
+    """
+
+    words: bytes
+    spare: float | None
+    other: Any = None
+
+
+def read_python_stream() -> PythonState:
+    """The state of the global stream of ``random``, as `read_numpy_stream` reads that of NumPy."""
+    if not _PYTHON_WORDS:
+        return PythonState(b"", None, random.getstate())
+    return PythonState(ctypes.string_at(_PYTHON_WORDS, _BYTES), _PYTHON_STREAM.gauss_next)
+
+
+def write_python_stream(state: PythonState) -> None:
+    """Bring the global stream of ``random`` to where it was when `read_python_stream` gave ``state``."""
+    if state.other is not None:
+        random.setstate(state.other)
+    else:
+        ctypes.memmove(_PYTHON_WORDS, state.words, _BYTES)
+        _PYTHON_STREAM.gauss_next = state.spare
 
 
 class NumpyState(NamedTuple):
@@ -88,9 +122,6 @@ class NumpyState(NamedTuple):
     words: bytes
     spare: float | None
     other: Any = None
-
-
-_BYTES = 625 * 4  # of a Mersenne Twister: 624 words, and where in them it is
 
 
 def read_numpy_stream() -> NumpyState:
@@ -129,3 +160,16 @@ def write_numpy_stream(state: NumpyState) -> None:
     else:
         stream.seed(0)  # no normal number lies ready then
         ctypes.memmove(generator.ctypes.state_address, state.words, _BYTES)
+
+
+def _words_of(stream: random.Random) -> int:
+    """The address of the words of a stream of ``random``; 0 unless they lie where CPython has them."""
+    address, base = id(stream) + object.__basicsize__, type(stream).__base__
+    if base is None or base.__basicsize__ < object.__basicsize__ + _BYTES:
+        return 0
+    place, *words = struct.unpack("i624I", ctypes.string_at(address, _BYTES))
+    return address if (*words, place) == stream.getstate()[1] else 0
+
+
+_PYTHON_STREAM: random.Random = random._inst  # type: ignore[attr-defined] # whose methods the functions of random are
+_PYTHON_WORDS = _words_of(_PYTHON_STREAM)

@@ -7,13 +7,17 @@ known before is looked at before; the rest, after every training.
 
 from __future__ import annotations
 
-import ctypes
-import random
 from typing import Any
 
-import numpy as np
-
 from fedplug.core.messages import TrainRequest
+from fedplug.core.rng import (
+    NumpyState,
+    PythonState,
+    read_numpy_stream,
+    read_python_stream,
+    write_numpy_stream,
+    write_python_stream,
+)
 from fedplug.core.trainer import hooks_of
 from fedplug.core.trainer.methods import hooks_for
 from fedplug.core.training_args import TrainingArgs
@@ -98,28 +102,18 @@ class Streams:
     def __init__(self, plan_class: type[TrainingPlan]) -> None:
         self._plan_class = plan_class
 
-    def read(self) -> tuple[Any, bytes, bytes]:
+    def read(self) -> tuple[PythonState, NumpyState, bytes]:
         """Their states."""
-        # np.random.get_state takes a hundred times as long
-        return random.getstate(), ctypes.string_at(_numpy_stream(), _NUMPY_BYTES), self._plan_class.read_stream()
+        return read_python_stream(), read_numpy_stream(), self._plan_class.read_stream()
 
-    def restore(self, before: tuple[Any, bytes, bytes]) -> bool:
+    def restore(self, before: tuple[PythonState, NumpyState, bytes]) -> bool:
         """Bring them back to where they were; whether they have moved."""
         if self.read() == before:
             return False
-        random.setstate(before[0])
-        ctypes.memmove(_numpy_stream(), before[1], _NUMPY_BYTES)
+        write_python_stream(before[0])
+        write_numpy_stream(before[1])
         self._plan_class.write_stream(before[2])
         return True
-
-
-_NUMPY_BYTES = 625 * 4  # of the Mersenne Twister: 624 words, and where in them it is
-
-
-def _numpy_stream() -> int:
-    """Address of the state of NumPy's global stream."""
-    address: int = np.random.mtrand._rand._bit_generator.ctypes.state_address
-    return address
 
 
 class _WatchedSetup(PlanSetup):

@@ -5,7 +5,15 @@ import random
 import numpy as np
 import pytest
 
-from fedplug.core.rng import SeedTree, read_numpy_stream, seeded_globals, write_numpy_stream
+from fedplug.core import rng
+from fedplug.core.rng import (
+    SeedTree,
+    read_numpy_stream,
+    read_python_stream,
+    seeded_globals,
+    write_numpy_stream,
+    write_python_stream,
+)
 
 
 def test_a_place_in_the_tree_has_one_seed_however_it_is_reached():
@@ -112,3 +120,30 @@ def test_another_generator_behind_the_global_stream_is_restored_too():
         assert read_numpy_stream() == before
     finally:
         np.random.set_bit_generator(usual)
+
+
+@pytest.mark.parametrize("words", ["as they lie in memory", "as Python numbers"])
+@pytest.mark.parametrize("drawn", [0, 1, 700])
+def test_the_stream_of_python_is_brought_back_with_the_normal_number_that_lies_ready(words, drawn, monkeypatch):
+    if words == "as Python numbers":
+        monkeypatch.setattr(rng, "_PYTHON_WORDS", 0)
+    random.seed(4)
+    for _ in range(drawn):
+        random.gauss(0.0, 1.0)
+    before, state = random.getstate(), read_python_stream()
+    assert read_python_stream() == state
+    assert random.getstate() == before
+    expected = [random.gauss(0.0, 1.0), random.random()]
+    assert read_python_stream() != state
+    write_python_stream(state)
+    assert random.getstate() == before
+    assert [random.gauss(0.0, 1.0), random.random()] == expected
+
+
+def test_words_are_looked_for_only_where_they_are():
+    class Other(random.Random):
+        def getstate(self):
+            return (3, (0,) * 625, None)
+
+    assert rng._words_of(random.Random(5))
+    assert not rng._words_of(Other(5))
