@@ -171,5 +171,5 @@ def _words_of(stream: random.Random) -> int:
     return address if (*words, place) == stream.getstate()[1] else 0
 
 
-_PYTHON_STREAM: random.Random = random._inst  # type: ignore[attr-defined] # whose methods the functions of random are
+_PYTHON_STREAM: Any = random._inst  # whose methods the functions of random are
 _PYTHON_WORDS = _words_of(_PYTHON_STREAM)
