@@ -18,7 +18,7 @@ from benchmarks.common import RESULTS, environment
 from benchmarks.peers.environments import PEERS, ROOT, MissingPeerError, Peer, make
 from benchmarks.peers.families import end_family
 from benchmarks.peers.rows import Row, read_rows
-from benchmarks.peers.table import TITLES, markdown
+from benchmarks.peers.table import TITLES, into_page, markdown
 
 FEDPLUG = Peer("FedPlug", "fedplug", (), dict.fromkeys(TITLES, "benchmarks.peers.on_fedplug"))
 PATIENCE = 1800.0
@@ -114,20 +114,29 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds; to see that everything runs")
     parser.add_argument("--read", nargs="+", type=Path, metavar="FILE", help="measure nothing; print what files hold")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into a page, between its two marks")
     options = parser.parse_args()
     unknown = [name for name in options.workloads if name not in TITLES]
     if unknown:
         parser.error(f"there is no workload {unknown[0]!r}; there are {', '.join(TITLES)}")
     if options.read:
-        print(markdown(read(options.read)))
+        show(markdown(read(options.read)), options.write)
         return
     peers = [everybody[key] for key in everybody if not options.only or key in options.only]
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"peers-{datetime.now(UTC):%Y%m%d-%H%M%S}.jsonl"
     rows = measure(peers, options.workloads or list(TITLES), options.quick, path)
     here = environment()
-    print(f"\n{here['machine']}, Python {here['python']}, load {here['load']:.1f}\n\n{markdown(rows)}\n")
-    print(f"JSON lines: {path}")
+    print(f"\n{here['machine']}, Python {here['python']}, load {here['load']:.1f}\n")
+    show(markdown(rows), options.write)
+    print(f"\nJSON lines: {path}")
+
+
+def show(tables: str, page: Path | None) -> None:
+    """Print tables, and put them into a page if one is given."""
+    print(tables)
+    if page is not None:
+        page.write_text(into_page(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
 
 
 if __name__ == "__main__":

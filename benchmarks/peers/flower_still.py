@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from benchmarks.peers.clocks import Stopwatch
+from benchmarks.clocks import Stopwatch
 from benchmarks.peers.rows import Row, row_of_times, versions
 
 WARM_UP = 2

@@ -27,7 +27,7 @@ def row(result: Result) -> Row:
         result.workload, "FedPlug", found["fedplug"], _how(result.what),
         cpu=result.ratio, wall=statistics.median(walls) if walls else None,
         cpu_ms=result.figure if trained else result.details["cpu_ms_per_round"],
-        wall_ms=None if trained else result.figure, details={**result.details, "versions": found},
+        wall_ms=result.details["wall_ms"] if trained else result.figure, details={**result.details, "versions": found},
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.peers.clocks import Stopwatch
+from benchmarks.clocks import Stopwatch
 from benchmarks.peers.rows import Row, row_of_times, versions
 from benchmarks.plain_loop import CNN, MLP, Array, PlainLoop, fashion_mnist, greatest_difference
 

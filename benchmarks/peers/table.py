@@ -13,6 +13,7 @@ TITLES = {
     "R1": "R1: rounds in which nothing is trained, 10 nodes in one process or simulation",
     "R2": "R2: the same over a network, 4 node processes on one machine",
 }
+BEGIN, END = "<!-- figures: made by benchmarks.peers -->", "<!-- end of figures -->"
 _HEAD = ("framework", "how", "CPU / plain loop", "time / plain loop", "CPU, ms a round", "time, ms a round")
 
 
@@ -24,6 +25,19 @@ def markdown(rows: Sequence[Row]) -> str:
         lines += [_line(_cells(row)) for row in rows if row.workload == workload]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def into_page(page: str, figures: str) -> str:
+    """A page with other figures between its two marks.
+
+    Raises:
+        ValueError: It does not have each mark once, in order.
+    """
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end) or BEGIN in rest or END in tail or END in head:
+        raise ValueError(f"The page must have {BEGIN} and {END}, each once.")
+    return f"{head}{BEGIN}\n\n{figures}\n\n{END}{tail}"
 
 
 def _cells(row: Row) -> list[str]:

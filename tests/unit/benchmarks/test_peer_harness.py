@@ -15,10 +15,10 @@ import pytest
 
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import environments as env
-from benchmarks.peers.clocks import FamilyClock, Stopwatch, process_seconds
+from benchmarks.clocks import FamilyClock, Stopwatch, process_seconds
 from benchmarks.peers.families import end_family
 from benchmarks.peers.rows import MARK, Row, read_rows, row_of_times
-from benchmarks.peers.table import TITLES, markdown
+from benchmarks.peers.table import BEGIN, END, TITLES, into_page, markdown
 
 HERE = Path(sys.executable)
 
@@ -271,6 +271,33 @@ def test_a_later_run_of_a_framework_takes_the_place_of_an_earlier_one(tmp_path):
     assert [(row.workload, row.framework, row.how) for row in command.read([old, new])] == [
         ("S1", "FedPlug", "lean"), ("S1", "FedPlug", "own loop"), ("S1", "pfl", "old"), ("R1", "FedPlug", ""),
     ]  # fmt: skip
+
+
+def test_figures_take_the_place_of_older_ones_in_a_page(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n\n{BEGIN}\n\nold figures\n\n{END}\n\nafter\n")
+    rows = tmp_path / "rows.jsonl"
+    row = Row("R1", "FedPlug", "0.1", "inproc", cpu_ms=9.0, wall_ms=8.0)
+    rows.write_text(command.as_json(row) + "\n")
+    monkeypatch.setattr(sys, "argv", ["peers", "--read", str(rows), "--write", str(page)])
+    command.main()
+    table = markdown([row])
+    assert capsys.readouterr().out == f"{table}\n"
+    assert page.read_text() == f"before\n\n{BEGIN}\n\n{table}\n\n{END}\n\nafter\n"
+
+
+@pytest.mark.parametrize(
+    "page", ["", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}", f"{BEGIN}{END}{END}"],
+    ids=["no marks", "no end", "wrong order", "two beginnings", "two ends"],
+)  # fmt: skip
+def test_a_page_without_its_marks_is_left_alone(page):
+    with pytest.raises(ValueError, match="each once"):
+        into_page(page, "figures")
+
+
+def test_the_page_of_the_documentation_has_its_marks():
+    page = (env.ROOT / "docs" / "peers.md").read_text(encoding="utf-8")
+    assert "no figures here" in into_page(page, "no figures here")
 
 
 def test_lines_of_others_are_no_rows():

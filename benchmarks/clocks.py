@@ -21,15 +21,27 @@ class FamilyClock:
     def __init__(self, pid: int | None = None) -> None:
         self._root = psutil.Process(pid)
 
-    def read(self) -> float:
-        """Seconds so far."""
-        total = 0.0
-        for process in (self._root, *self._root.children(recursive=True)):
-            try:
-                total += process_seconds(process.pid) + _ended(process)
-            except (psutil.NoSuchProcess, OSError):
-                continue  # it has just ended, and is counted with its parent's from now on
-        return total
+    def read(self, *, ending: bool = False) -> float:
+        """Seconds so far.
+
+        Args:
+            ending: Whether a stretch of work ends here. To look for descendants takes milliseconds of this process:
+                its own clock is read before that where something ends, and after it where something begins.
+        """
+        me = os.getpid()
+        own = self._seconds(psutil.Process(me)) if ending else 0.0
+        family = [self._root, *self._root.children(recursive=True)]
+        total = sum(self._seconds(process) for process in family if process.pid != me)
+        if not any(process.pid == me for process in family):
+            return total
+        return total + (own if ending else self._seconds(psutil.Process(me)))
+
+    @staticmethod
+    def _seconds(process: psutil.Process) -> float:
+        try:
+            return process_seconds(process.pid) + _ended(process)
+        except (psutil.NoSuchProcess, OSError):
+            return 0.0  # it has just ended, and is counted with its parent's from now on
 
 
 def process_seconds(pid: int) -> float:
@@ -63,9 +75,10 @@ class Stopwatch:
 
     def start(self) -> None:
         """Begin."""
-        self._cpu, self._wall = self._clock.read(), time.perf_counter()
+        self._cpu = self._clock.read()
+        self._wall = time.perf_counter()
 
     def stop(self) -> tuple[float, float]:
         """Seconds since `start`: CPU, wall."""
         wall = time.perf_counter() - self._wall
-        return self._clock.read() - self._cpu, wall
+        return self._clock.read(ending=True) - self._cpu, wall
