@@ -109,7 +109,27 @@ def fedplug_register_metrics() -> list[Component]:
 @hookimpl
 def fedplug_register_engines() -> list[Component]:
     """What runs the trainings of virtual nodes."""
-    return [Component("serial", "fedplug.simulation.engines:SerialEngine", "One node after the other, in one thread.")]
+    return [
+        Component("serial", "fedplug.simulation.engines:SerialEngine", "One node after the other, in one thread."),
+        Component(
+            "processes",
+            "fedplug.simulation.processes:ProcessEngine",
+            "Several nodes at once, in processes that share memory.",
+            {
+                "workers": "how many processes; default: one per processor",
+                "engine": "what trains inside them; default: 'serial'",
+            },
+        ),
+        Component(
+            "cohort",
+            "fedplug.simulation.cohort:CohortEngine",
+            "Several nodes at once, with stacked parameters; others one by one.",
+            {
+                "size": "the most nodes at once; default: what suits the model",
+                "compile": "compile steps; default: False",
+            },
+        ),
+    ]
 
 
 @hookimpl

@@ -85,9 +85,7 @@ def set_up(plan: TrainingPlan, request: TrainRequest, args: TrainingArgs) -> Non
     Raises:
         NotLeanError: It fails, or asks for the node or the round.
     """
-    setup = _WatchedSetup(request.model_args, args)
-    read: set[str] = set()
-    object.__setattr__(setup, "read", read)
+    setup, read = WatchedSetup.watching(request.model_args, args)
     try:
         plan.setup(setup)
     except Exception as error:
@@ -116,8 +114,15 @@ class Streams:
         return True
 
 
-class _WatchedSetup(PlanSetup):
+class WatchedSetup(PlanSetup):
     """Notes in ``read`` what of a node and its round somebody asks for."""
+
+    @classmethod
+    def watching(cls, *args: Any, **kwargs: Any) -> tuple[WatchedSetup, set[str]]:
+        """One with these fields, and the set of what is asked for."""
+        setup, read = cls(*args, **kwargs), set[str]()
+        object.__setattr__(setup, "read", read)
+        return setup, read
 
     def __getattribute__(self, name: str) -> Any:
         if name in _OF_A_TASK and (read := vars(self).get("read")) is not None:

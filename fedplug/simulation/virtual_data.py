@@ -114,6 +114,9 @@ class SharedData(VirtualData):
         self._places = dict(sorted(zip(names, range(len(self.parts)), strict=True)))
         self._ids = tuple(self._places)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "arrays": dict(self.arrays)}  # what is read-only cannot be pickled
+
     @property
     def ids(self) -> Sequence[str]:
         """As `VirtualData.ids`."""
@@ -124,7 +127,11 @@ class SharedData(VirtualData):
 
     def dataset(self, node_id: str) -> NodeDataset:
         """As `VirtualData.dataset`."""
-        return SharedSamples(node_id, self.arrays, self.parts[self._places[node_id]], self.target)
+        return SharedSamples(node_id, self.arrays, self.rows(node_id), self.target)
+
+    def rows(self, node_id: str) -> Array:
+        """The numbers of a node's samples."""
+        return self.parts[self._places[node_id]]
 
     def bounds(self, node_id: str) -> tuple[int, int]:
         """Where the numbers of a node's samples begin and end in ``parts.order``."""

@@ -13,8 +13,11 @@ from fedplug.core.components import Component
 from fedplug.core.markers import API_VERSION, hookimpl
 
 if TYPE_CHECKING:
+    from fedplug.core.cohort import CohortAnswer
     from fedplug.core.data import BatchSource, DataManager
     from fedplug.core.plan_source import PlanBundle
+    from fedplug.core.training_args import TrainingArgs
+    from fedplug.core.training_plan import TrainingPlan
     from fedplug_torch.layers import norm_layer_names
     from fedplug_torch.plan import TorchTrainingPlan
 
@@ -59,6 +62,16 @@ def fedplug_wrap_data(manager: DataManager, framework: str) -> BatchSource | Non
     from fedplug_torch.data import wrap
 
     return wrap(manager)
+
+
+@hookimpl
+def fedplug_train_cohort(plan: TrainingPlan, args: TrainingArgs, compiled: bool) -> CohortAnswer | None:
+    """Stacked parameters for PyTorch plans."""
+    if plan.framework != "torch":
+        return None
+    from fedplug_torch.cohort import offer
+
+    return offer(plan, args, compiled)  # type: ignore[arg-type] # the base of all plans of this framework
 
 
 @hookimpl

@@ -128,7 +128,7 @@ def unpack(params: Params) -> dict[str, torch.Tensor]:
 
 def views(params: Params) -> dict[str, torch.Tensor]:
     """The arrays of ``params`` as tensors that nobody must write to, or keep longer than ``params``."""
-    return over(params.spec, _tensor_over(params))
+    return over(params.spec, flat(params))
 
 
 def over(spec: ParamsSpec, flat: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -138,6 +138,16 @@ def over(spec: ParamsSpec, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         dtype = _DTYPES[entry.dtype]
         raw = flat[entry.offset : entry.offset + entry.size * dtype.itemsize]
         found[entry.name] = raw.view(dtype).view(entry.shape)
+    return found
+
+
+def stacked(spec: ParamsSpec, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Views of many rows of bytes, each of which begins with what ``spec`` describes, along a first axis."""
+    found: dict[str, torch.Tensor] = {}
+    for entry in spec.tensors:
+        dtype = _DTYPES[entry.dtype]
+        raw = rows[:, entry.offset : entry.offset + entry.size * dtype.itemsize]
+        found[entry.name] = raw.view(dtype).view(len(rows), *entry.shape)
     return found
 
 
@@ -207,7 +217,7 @@ def distinct(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], d
     return tensors, aliases
 
 
-def _tensor_over(params: Params) -> torch.Tensor:
+def flat(params: Params) -> torch.Tensor:
     """The bytes of ``params`` as a tensor that nobody must write to, or keep longer than ``params``.
 
     ``torch.from_numpy`` would warn that the memory is read-only; torch has no read-only tensors.

@@ -50,21 +50,22 @@ def own_state(plan: TorchTrainingPlan, model: nn.Module) -> str:
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p:
             return "the model has dropout, which draws random numbers"
         for name in vars(module).keys() - _OF_A_MODULE:
-            if not _is_immutable(vars(module)[name]):
+            if not is_immutable(vars(module)[name]):
                 return f"the model keeps something by itself ({type(module).__name__}.{name})"
         if any(vars(module)[name] for name in _OF_A_MODULE if name.endswith("_hooks")):
             return "the model has hooks"
     if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in model.parameters()):
         return "the parameters have hooks"
     for name in vars(plan).keys() - _OF_A_PLAN:
-        if not _is_immutable(vars(plan)[name]):
+        if not is_immutable(vars(plan)[name]):
             return f"the plan keeps something by itself (self.{name})"
     return ""
 
 
-def _is_immutable(value: object) -> bool:
+def is_immutable(value: object) -> bool:
+    """Whether nobody can change a value in place; a function is one that closes over nothing."""
     if isinstance(value, tuple | frozenset):
-        return all(map(_is_immutable, value))
+        return all(map(is_immutable, value))
     if isinstance(value, FunctionType) and value.__closure__:
         return False
     return isinstance(value, (*_IMMUTABLE, *_FUNCTIONS))

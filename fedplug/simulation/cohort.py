@@ -1,0 +1,168 @@
+"""The engine that trains several virtual nodes at once, with their parameters stacked."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, ClassVar
+
+from fedplug.core.cohort import CohortError
+from fedplug.core.errors import UsageError
+from fedplug.core.messages import TaskKey
+from fedplug.core.numbers import is_whole
+from fedplug.core.plan_source import PlanBundle
+from fedplug.simulation.cohort_training import CohortResult, CohortTraining
+from fedplug.simulation.engines import Emit, Engine, SerialEngine, Task, Trained
+from fedplug.simulation.plan_checks import is_same
+from fedplug.simulation.virtual_data import VirtualData
+
+if TYPE_CHECKING:
+    from fedplug.core.plugins import PluginHost
+
+_LOG = logging.getLogger("fedplug.simulation")
+
+
+class CohortEngine(Engine):
+    """Several nodes at once, in the caller's thread, where the plan's framework can stack their parameters.
+
+    The result is that of training one by one up to rounding: within 1e-5 of each array's largest value. Plans that
+    cannot be trained so, and nodes with something of their own (kept state, extra arrays), train one by one; the log
+    of ``fedplug.simulation`` says why.
+
+    Args:
+        size: The most nodes at once; by default, what suits model and machine.
+        compile: Whether the steps are compiled, which takes a C++ compiler and some time in the first round.
+        lean: Whether the lean step may be taken where nodes train one by one.
+
+    Raises:
+        UsageError: ``size`` is no whole number of at least 2.
+    """
+
+    together: ClassVar[bool] = True
+
+    def __init__(self, size: int | None = None, *, compile: bool = False, lean: bool = True) -> None:  # noqa: A002
+        if size is not None and not is_whole(size, 2):
+            raise UsageError(
+                f"size must be a whole number of at least 2, got {size!r}.",
+                cure="Leave it out for what suits the model, or use SerialEngine to train one by one.",
+            )
+        self._size = size
+        self._compile = compile
+        self._serial = SerialEngine(lean=lean)
+        self._training: CohortTraining | None = None
+        self._refused: tuple[PlanBundle, object] | None = None  # what is trained one by one for good
+        self._told = ""
+        self._waiting: dict[TaskKey, Task] = {}
+        self._done: dict[TaskKey, CohortResult] = {}
+        self._alone: set[TaskKey] = set()  # what could not be trained with the others
+
+    def open(self, data: VirtualData, host: PluginHost) -> None:
+        """As `Engine.open`."""
+        super().open(data, host)
+        self._serial.open(data, host)
+
+    def submit(self, task: Task) -> None:
+        """As `Engine.submit`."""
+        self._waiting[task.request.key] = task
+
+    def cancel(self, key: TaskKey) -> None:
+        """As `Engine.cancel`."""
+        self._waiting.pop(key, None)
+        self._done.pop(key, None)
+        self._alone.discard(key)
+
+    def run(self, task: Task, emit: Emit) -> Trained:
+        """As `Engine.run`."""
+        key = task.request.key
+        if key not in self._done and key not in self._alone and not self._is_refused(task) and _is_plain(task):
+            self._waiting[key] = task
+            self._train_with(task)
+        found = self._done.get(key)
+        self.cancel(key)
+        if found is None:
+            return self._serial.run(task, emit)
+        for sign in found.signs:
+            emit(sign)
+        return Trained(found.reply, found.params, {})
+
+    def close(self) -> None:
+        """As `Engine.close`."""
+        self._waiting.clear()
+        self._done.clear()
+        self._alone.clear()
+        self._training = None
+        self._serial.close()
+
+    def _train_with(self, task: Task) -> None:
+        """Train a task and others that wait, if they can be trained together."""
+        tasks = [task]
+        try:
+            training = self._training_of(task)
+            tasks = self._cohort(task, training)
+            if len(tasks) < 2:
+                return
+            found = training.run([each.request for each in tasks], task.params, self.data)
+        except CohortError as why:
+            if why.for_good:
+                self._training = None
+                self._refused = task.plan, _asked(task)
+            self._alone.update(each.request.key for each in tasks)
+            which = "its nodes" if why.for_good else f"{len(tasks)} of its nodes"
+            self._tell(f"{task.plan.class_name} trains {which} one by one: {why}.")
+            return
+        for each, result in zip(tasks, found, strict=True):
+            if math.isfinite(result.reply.metrics["loss"]):
+                self._done[each.request.key] = result
+            else:  # the plan's own loop can say more about it
+                self._alone.add(each.request.key)
+        self._tell(f"{task.plan.class_name} trains several nodes at once, with stacked parameters.")
+
+    def _training_of(self, task: Task) -> CohortTraining:
+        if self._training is None or not self._training.fits(task.request, task.plan):
+            self._training = None
+            self._training = CohortTraining(task.request, task.plan, self.host, compiled=self._compile)
+        return self._training
+
+    def _cohort(self, task: Task, training: CohortTraining) -> list[Task]:
+        """Those that are trained together with ``task``: from all that wait, nodes of about the same size."""
+        most = training.most(task.params)
+        if most < 2:
+            raise CohortError("the model is so large that several of them at once would not be faster")
+        fitting = [
+            each
+            for key, each in self._waiting.items()
+            if each.params is task.params
+            and key not in self._done
+            and key not in self._alone
+            and _is_plain(each)
+            and training.fits(each.request, each.plan)
+        ]
+        sizes = {each.request.key.node_id: len(self.data.dataset(each.request.key.node_id)) for each in fitting}
+        fitting.sort(key=lambda each: (-sizes[each.request.key.node_id], each.request.key.node_id))
+        cohorts = -(-len(fitting) // min(most, self._size or most))
+        width = -(-len(fitting) // cohorts)
+        place = next(place for place, each in enumerate(fitting) if each is task)
+        low = place // width * width
+        return fitting[low : low + width]
+
+    def _is_refused(self, task: Task) -> bool:
+        if self._refused is None:
+            return False
+        plan, asked = self._refused
+        return plan is task.plan and is_same(_asked(task), asked)
+
+    def _tell(self, text: str) -> None:
+        if text != self._told:
+            self._told = text
+            _LOG.info("%s", text)
+
+
+def _asked(task: Task) -> object:
+    return task.request.training_args, task.request.model_args
+
+
+def _is_plain(task: Task) -> bool:
+    """Whether a node trains from the global parameters, its data, and nothing else."""
+    request = task.request
+    has_more = request.aux or task.aux or request.acked_state or task.base is not None
+    return request.train and not has_more

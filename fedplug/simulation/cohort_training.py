@@ -1,0 +1,270 @@
+"""Training of several virtual nodes at once, with a plan that was set up once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fedplug.core.cohort import CohortError, CohortTrainer, NotStacked, StackedUpdate
+from fedplug.core.data import BatchSource, DataManager, LoaderArgs
+from fedplug.core.errors import FedplugError
+from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply, TrainRequest
+from fedplug.core.params import Array, Params
+from fedplug.core.plan_source import PlanBundle, load_plan
+from fedplug.core.rng import SeedTree
+from fedplug.core.trainer import TrainerInfo
+from fedplug.core.trainer.loop_plan import LoopPlan
+from fedplug.core.training_args import TrainingArgs
+from fedplug.core.training_plan import PlanSetup
+from fedplug.simulation.columns import PickedRows, filled, named_columns, stand_in_dataset
+from fedplug.simulation.plan_checks import (
+    NotLeanError,
+    Streams,
+    WatchedSetup,
+    check_args,
+    check_methods,
+    is_same,
+    set_up,
+)
+from fedplug.simulation.virtual_data import SharedData, VirtualData
+
+if TYPE_CHECKING:
+    from fedplug.core.plugins import PluginHost
+
+Emit = Callable[[Progress | LogLine], None]
+
+
+_Shared = tuple[BatchSource, Mapping[str, Any]]
+"""Data that all nodes share, and what a plan says about batches."""
+
+
+class _Work(NamedTuple):
+    """What one node is to train on.
+
+    Attributes:
+        source: What its batches are rows of.
+        batches: Their row numbers.
+        samples: Number of its samples.
+        loop: How many batches there are.
+        lines: What the plan has to say.
+    """
+
+    source: BatchSource
+    batches: list[Array]
+    samples: int
+    loop: LoopPlan
+    lines: list[LogLine]
+
+
+class CohortResult(NamedTuple):
+    """What came out for one node.
+
+    Attributes:
+        reply: Its reply.
+        params: Its parameters.
+        signs: Its signs of life, in order.
+    """
+
+    reply: TrainReply
+    params: Params
+    signs: list[Progress | LogLine]
+
+
+class CohortTraining:
+    """One plan with its arguments, set up once.
+
+    Args:
+        request: The first training; the others are to ask for the same, each of its node.
+        bundle: The plan.
+        host: Knows who trains stacked nodes.
+        compiled: Whether compiled steps are asked for.
+
+    Raises:
+        CohortError: The plan, or what is asked for, cannot be trained so.
+    """
+
+    def __init__(self, request: TrainRequest, bundle: PlanBundle, host: PluginHost, *, compiled: bool = False) -> None:
+        self.bundle = bundle
+        self.asked = request.training_args, request.model_args
+        self.args = TrainingArgs.from_dict(request.training_args)
+        self._host = host
+        plan_class = load_plan(bundle)
+        self._streams = Streams(plan_class)
+        # A plan that asks for the GPU looks for the node that has it; here the trainer puts it there.
+        here = TrainingArgs.from_dict({**self.args.dict(), "use_gpu": False})
+        try:
+            check_args(here)
+            check_methods(plan_class)
+            self._plan = plan_class()
+            with plan_class.seeded(0, threads=self.args.threads):
+                set_up(self._plan, request, here)
+        except NotLeanError as why:
+            raise CohortError(str(why)) from why
+        answer = host.train_cohort(self._plan, self.args, compiled=compiled)
+        if isinstance(answer, NotStacked):
+            raise CohortError(answer.reason)
+        assert isinstance(answer, CohortTrainer)
+        self._trainer = answer
+        self._info = self._plan.training_args()
+        self._wholes: dict[str, BatchSource | None] = {}  # shared sources, by the columns that they are made of
+        self._sized: dict[int, _Shared] = {}  # what all nodes of so many samples are to draw from
+        self._names_columns = True
+
+    def fits(self, request: TrainRequest, bundle: PlanBundle) -> bool:
+        """Whether a training is one of those that this was set up for."""
+        return bundle is self.bundle and is_same((request.training_args, request.model_args), self.asked)
+
+    def most(self, params: Params) -> int:
+        """How many nodes are best trained together."""
+        return self._trainer.most(params)
+
+    def run(self, requests: Sequence[TrainRequest], params: Params, data: VirtualData) -> list[CohortResult]:
+        """Train nodes together.
+
+        Raises:
+            CohortError: They must be trained one by one; nothing of it has an effect.
+        """
+        with self._plan.on_threads(self.args.threads):
+            began, before = time.perf_counter(), self._streams.read()
+            try:
+                self._check_hooks(requests)
+                works = [self._work(request, data) for request in requests]
+                started, cpu_started = time.perf_counter(), time.process_time()
+                updates = self._train(params, works, requests[0])
+            except (CohortError, NotLeanError):
+                raise
+            except FedplugError as error:
+                raise CohortError(f"it fails ({error.message})", for_good=False) from error
+            except Exception as error:
+                raise CohortError(f"it fails ({type(error).__name__})", for_good=False) from error
+            finally:
+                drawn = self._streams.restore(before)
+            if drawn:
+                raise CohortError("training draws random numbers")
+        count = len(requests)
+        timing = {
+            "train": (time.perf_counter() - started) / count,
+            "train_cpu": (time.process_time() - cpu_started) / count,
+            "setup": (started - began) / count,
+        }
+        return [
+            self._result(request.key, work, update, timing)
+            for request, work, update in zip(requests, works, updates, strict=True)
+        ]
+
+    def _train(self, params: Params, works: Sequence[_Work], request: TrainRequest) -> list[StackedUpdate]:
+        setup, read = WatchedSetup.watching(request.model_args, self.args)
+        self._plan._setup = setup
+        updates = self._trainer.train(params, [work.source for work in works], [work.batches for work in works])
+        if read:
+            raise CohortError(f"its step depends on the node's {min(read)}")
+        return updates
+
+    def _check_hooks(self, requests: Sequence[TrainRequest]) -> None:
+        """Whether a plugin wants to be called in the loop; of the first and the last node, as asking is slow."""
+        for key in (requests[0].key, requests[-1].key):
+            info = TrainerInfo(self._plan.framework, self._info, key.node_id, key.round, ())
+            if any(self._host.trainer_hooks(info).values()):
+                raise CohortError("a plugin adds hooks to the training loop")
+
+    def _work(self, request: TrainRequest, data: VirtualData) -> _Work:
+        args, lines = self.args, list[LogLine]()
+        source, loader_args = self._source(request, data, lines)
+        loader = LoaderArgs.merge(args.loader_args, loader_args)
+        source.check_args(loader)
+        if args.test_ratio:
+            root = SeedTree.root(request.seed if args.shuffle_testing_dataset else request.data_seed)
+            source, _ = source.split(args.test_ratio, root.child("split"), stratify=args.stratify_testing_dataset)
+        samples = len(source)
+        loop = LoopPlan.make(samples, loader, args)
+        batches = list(self._batches(request, samples, loader, loop))
+        if isinstance(source, PickedRows):
+            rows = source.rows
+            return _Work(source.whole, [rows[batch] for batch in batches], samples, loop, lines)
+        return _Work(source, batches, samples, loop, lines)
+
+    def _source(self, request: TrainRequest, data: VirtualData, lines: list[LogLine]) -> _Shared:
+        """A node's data as batches can be drawn from, and what its plan says about batches."""
+        node = request.key.node_id
+        if self._names_columns and isinstance(data, SharedData):
+            rows = data.rows(node)
+            found = self._sized.get(len(rows)) or self._named(request, data, len(rows))
+            if found is not None:
+                return PickedRows(found[0], rows), found[1]
+            self._names_columns = False
+        key = request.key
+        self._plan._setup = PlanSetup(
+            request.model_args, self.args, data.dataset(node), node, key.round, request.total_rounds,
+            log=lambda text: lines.append(LogLine(level="warning", text=text, key=key)),
+        )  # fmt: skip
+        manager = self._plan.make_data()
+        if self._plan.pre_processes:
+            raise CohortError("it changes batches or parameters by add_preprocess")
+        return self._host.wrap_data(manager, self._plan.framework), manager.loader_args
+
+    def _named(self, request: TrainRequest, data: SharedData, samples: int) -> _Shared | None:
+        """The shared data that a node's rows are drawn from; None if its plan does more than to name columns."""
+        node = request.key.node_id
+        dataset, said = stand_in_dataset(node, data.arrays, samples, data.target), list[str]()
+        setup, read = WatchedSetup.watching(
+            request.model_args, self.args, dataset, node, request.key.round, request.total_rounds, log=said.append
+        )
+        self._plan._setup = setup
+        try:
+            named = named_columns(dataset, self._plan.make_data())
+        except Exception:  # noqa: BLE001 - what it does to stand-ins means nothing; it gets the data then
+            return None
+        if named is None or said or self._plan.pre_processes:
+            return None
+        columns = repr(named[:2])
+        if columns not in self._wholes:
+            manager = DataManager(filled(named.data, data.arrays), filled(named.target, data.arrays))
+            self._wholes[columns] = self._trainer.whole(manager)
+        whole = self._wholes[columns]
+        if whole is None:
+            return None
+        found = whole, named.loader_args
+        if named.for_all and read <= {"dataset"}:
+            self._sized[samples] = found
+        return found
+
+    def _batches(self, request: TrainRequest, samples: int, loader: LoaderArgs, loop: LoopPlan) -> Iterator[Array]:
+        """The numbers of the samples of each batch, in the order in which the plan's own loop draws them."""
+        seed = request.seed if self.args.random_seed is None else self.args.random_seed
+        seeds, size = SeedTree.root(seed).child("order"), loader.batch_size
+        for epoch in range(loop.epochs):
+            order = (
+                seeds.child("epoch", epoch).generator().permutation(samples) if loader.shuffle else np.arange(samples)
+            )
+            for low in range(0, loop.in_epoch(epoch) * size, size):
+                yield order[low : low + size]
+
+    def _result(self, key: TaskKey, work: _Work, update: StackedUpdate, timing: dict[str, float]) -> CohortResult:
+        """What the plan's own loop would have said."""
+        signs: list[Progress | LogLine] = list(work.lines)
+        interval, steps, losses = self.args.log_interval, len(work.batches), update.losses
+        next_report = 1 if interval else -1
+        samples = seen = 0
+        total = part = 0.0
+        for done, (batch, loss) in enumerate(zip(work.batches, losses, strict=True), 1):
+            size = len(batch)
+            total += loss * size
+            part += loss * size
+            samples += size
+            seen += size
+            if done == next_report:
+                signs.append(
+                    Progress(
+                        key=key, step=done, total_steps=work.loop.total, epoch=(done - 1) // work.loop.batches + 1,
+                        samples=samples, seconds=timing["train"] * done / steps, metrics={"loss": part / seen},
+                    )
+                )  # fmt: skip
+                part, seen = 0.0, 0
+                next_report = min(done - done % interval + interval, max(work.loop.total, done + 1))
+        reply = TrainReply(
+            key=key, sample_count=work.samples, steps=steps, metrics={"loss": total / samples}, timing=dict(timing)
+        )
+        return CohortResult(reply, update.params, signs)

@@ -1,0 +1,94 @@
+"""Whether a step is nothing but arithmetic on its model and its batch, as far as its code tells.
+
+A recorded step is played back without its code being run. That is the same only if the code reads and writes nothing
+that could be another thing the next time. Attributes of the plan and its modules are watched elsewhere
+(`fedplug_torch.plan_state`); here it is global names and attributes of classes.
+"""
+
+from __future__ import annotations
+
+import dis
+from collections.abc import Iterator
+from types import CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fedplug.core.training_plan import TrainingPlan
+from fedplug_torch.plan_state import is_immutable
+
+if TYPE_CHECKING:
+    from fedplug_torch.plan import TorchTrainingPlan
+
+_ARITHMETIC = frozenset(
+    ("torch", "numpy", "math", "cmath", "functools", "itertools", "operator", "typing", "collections", "fedplug",
+     "fedplug_torch", "builtins")
+)  # fmt: skip
+"""Packages whose functions do the same each time, random numbers aside, which are noticed elsewhere."""
+
+_LIBRARY = ("torch", "fedplug", "fedplug_torch")
+_DOCUMENTING = frozenset(("__annotations__", "__dict__", "__weakref__", "__abstractmethods__", "_abc_impl"))
+
+
+def impure(plan: TorchTrainingPlan, model: nn.Module) -> str:
+    """What a plan's step depends on besides its model and its batch, in words; empty if nothing is seen."""
+    classes = {base for kind in {type(plan), *map(type, model.modules())} for base in kind.__mro__}
+    own = [kind for kind in classes if kind.__module__.partition(".")[0] not in (*_LIBRARY, "builtins", "abc")]
+    own.sort(key=lambda kind: kind.__qualname__)
+    seen: set[FunctionType] = set()
+    for kind in own:
+        for name, value in vars(kind).items():
+            function = getattr(value, "__func__", value)
+            if isinstance(function, FunctionType):
+                if _is_of_step(kind, name) and (why := _of_function(function, seen)):
+                    return why
+            elif name not in _DOCUMENTING and not isinstance(value, property) and not _is_fixed(value):
+                return f"{kind.__name__}.{name} could change"
+    return ""
+
+
+def _is_of_step(kind: type, name: str) -> bool:
+    """Whether a method can be called in a step; of a plan, those that only set it up cannot."""
+    return not (issubclass(kind, TrainingPlan) and (name in _SETTING_UP or name == "testing_step"))
+
+
+_SETTING_UP = frozenset(("init_model", "init_optimizer", "training_data", "init_dependencies", "init_helpers"))
+
+
+def _of_function(function: FunctionType, seen: set[FunctionType]) -> str:
+    if function in seen:
+        return ""
+    seen.add(function)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if not _is_fixed(cell.cell_contents):
+            return f"its step uses {name!r} of an enclosing function, which could change"
+    for instruction in _instructions(function.__code__):
+        name = instruction.argval
+        if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+            return f"its step changes the global {name!r}"
+        if instruction.opname not in ("LOAD_GLOBAL", "LOAD_NAME") or name not in function.__globals__:
+            continue
+        value = function.__globals__[name]
+        if isinstance(value, ModuleType):
+            if value.__name__.partition(".")[0] not in _ARITHMETIC:
+                return f"its step uses the module {value.__name__!r}"
+        elif isinstance(value, FunctionType) and value.__globals__ is function.__globals__:
+            if why := _of_function(value, seen):
+                return why
+        elif not _is_fixed(value):
+            return f"its step uses the global {name!r}, which could change"
+    return ""
+
+
+def _is_fixed(value: Any) -> bool:
+    if is_immutable(value) or isinstance(value, type | torch.Tensor | FunctionType):
+        return True
+    return callable(value) and type(value).__module__.partition(".")[0] in _ARITHMETIC
+
+
+def _instructions(code: CodeType) -> Iterator[dis.Instruction]:
+    yield from dis.get_instructions(code)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _instructions(constant)
