@@ -175,11 +175,11 @@ class TrainingArgs:
 
     def loader_arguments(self) -> Plain:
         """``loader_args``, a copy."""
-        return deepcopy(self.loader_args)
+        return {name: _copied(value) for name, value in self.loader_args.items()}
 
     def optimizer_arguments(self) -> Plain:
         """``optimizer_args``, a copy; ``lr`` is always there."""
-        return deepcopy(self.optimizer_args)
+        return {name: _copied(value) for name, value in self.optimizer_args.items()}
 
     def dp_arguments(self) -> Plain | None:
         """``dp_args``, a copy, defaults filled in; None if there is no differential privacy."""

@@ -285,11 +285,11 @@ class TrainingPlan(PlanProcesses, PlanFiles, PlanLean, ABC):
 
     def optimizer_args(self) -> dict[str, Any]:
         """``training_args["optimizer_args"]``; ``lr`` is always there."""
-        return deepcopy(self._state.training_args.optimizer_args)
+        return self._state.training_args.optimizer_arguments()
 
     def loader_args(self) -> dict[str, Any]:
         """``training_args["loader_args"]``."""
-        return deepcopy(self._state.training_args.loader_args)
+        return self._state.training_args.loader_arguments()
 
     def aux(self) -> Mapping[str, Params]:
         """Extra arrays that the aggregator sent along with this round, by name."""
