@@ -75,6 +75,9 @@ class DatasetStore(ABC):
         Raises:
             UnknownNameError: There is none.
         """
+        rows = self.read("SELECT record FROM datasets WHERE dataset_id = ?", (name,))
+        if rows:
+            return msgspec.json.decode(rows[0][0], type=DatasetRecord)
         records = self.datasets()
         for record in records:
             if name in {record.name, record.dataset_id}:

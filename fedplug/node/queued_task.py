@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from dataclasses import dataclass, field
 
@@ -36,9 +37,9 @@ class QueuedTask:
         """Who asked for it, for the audit log."""
         return f"researcher:{self.contact.url}"
 
-    @property
+    @functools.cached_property
     def facts(self) -> dict[str, str]:
-        """What the audit log says of it."""
+        """What the audit log says of it; to be asked for once the name of the data set is known."""
         request, plan = self.task.request, self.task.plan
         return {
             "task": str(request.key),

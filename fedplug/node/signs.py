@@ -5,11 +5,13 @@ All of this runs in the supervisor, which plan code cannot reach.
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -123,14 +125,20 @@ def presentable(failure: TaskFailure, hidden: Mapping[str, str]) -> TaskFailure:
     )
 
 
-def places(dataset: DatasetRecord, scratch: Path | None) -> dict[str, str]:
+def places(dataset: DatasetRecord, scratch: Path | None) -> Mapping[str, str]:
     """What stands for the paths that a plan comes across, by path; the longest first, since some begin others."""
-    data = Path(dataset.path)
+    return _places(dataset.path, scratch, Path.home())
+
+
+@functools.lru_cache(maxsize=16)
+def _places(path: str, scratch: Path | None, home: Path) -> Mapping[str, str]:
+    """As `places`. It is asked for each training, and follows every link of these paths."""
+    data = Path(path)
     found = {str(data): "<data set>", str(data.resolve()): "<data set>", str(data.parent): "<data>"}
     if scratch is not None:
         found |= {str(scratch): "<scratch>", str(scratch.resolve()): "<scratch>"}
-    found |= {sys.prefix: "<python>", sys.base_prefix: "<python>", str(Path.home()): "<home>"}
-    return {path: found[path] for path in sorted(found, key=len, reverse=True) if len(path) > 1}
+    found |= {sys.prefix: "<python>", sys.base_prefix: "<python>", str(home): "<home>"}
+    return MappingProxyType({path: found[path] for path in sorted(found, key=len, reverse=True) if len(path) > 1})
 
 
 def without(text: str, hidden: Mapping[str, str]) -> str:

@@ -79,8 +79,7 @@ class Entry:
         SHA-256 of the JSON list of number, time, event, actor, facts (as a text) and previous, without blanks, in
         UTF-8: it can be worked out anew with any tool.
         """
-        row = [self.number, self.time, self.event, self.actor, self.facts, self.previous]
-        return hashlib.sha256(msgspec.json.encode(row)).hexdigest()
+        return digest_of((self.number, self.time, self.event, self.actor, self.facts, self.previous))
 
     def plain(self) -> dict[str, Any]:
         """As plain data, the facts as the text that was hashed."""
@@ -105,6 +104,15 @@ class Verdict:
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.problem
+
+
+def digest_of(row: tuple[int, str, str, str, str, str]) -> str:
+    """The hash of an entry: see `Entry.digest`.
+
+    Args:
+        row: Number, time, event, actor, facts and previous.
+    """
+    return hashlib.sha256(msgspec.json.encode(row)).hexdigest()
 
 
 def verify_chain(entries: Iterable[Entry], expected_head: str = "") -> Verdict:

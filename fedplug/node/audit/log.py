@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from fedplug.core.errors import StoreError
-from fedplug.node.audit.entry import EVENTS, START, Entry, Verdict, bounded, verify_chain
+from fedplug.node.audit.entry import EVENTS, START, Entry, Verdict, bounded, digest_of, verify_chain
 from fedplug.node.store import NodeStore
 
 _COLUMNS = "number, time, event, actor, facts, previous, hash"
@@ -105,9 +105,9 @@ class AuditLog:
             last = db.execute("SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1").fetchone()
             number, previous = last or (0, START)
             now = datetime.now(UTC).isoformat(timespec="microseconds")
-            entry = Entry(number + 1, now, event, bounded(actor), text, previous, "")
-            entry = Entry(**{**vars(entry), "hash": entry.digest()})
-            db.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?)", tuple(vars(entry).values()))
+            row = (number + 1, now, event, bounded(actor), text, previous)
+            entry = Entry(*row, digest_of(row))
+            db.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, entry.hash))
         return entry
 
     def entries(
