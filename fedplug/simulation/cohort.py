@@ -99,8 +99,6 @@ class CohortEngine(Engine):
         try:
             training = self._training_of(task)
             tasks = self._cohort(task, training)
-            if len(tasks) < 2:
-                return
             found = training.run([each.request for each in tasks], task.params, self.data)
         except CohortError as why:
             if why.for_good:
@@ -115,7 +113,7 @@ class CohortEngine(Engine):
                 self._done[each.request.key] = result
             else:  # the plan's own loop can say more about it
                 self._alone.add(each.request.key)
-        self._tell(f"{task.plan.class_name} trains several nodes at once, with stacked parameters.")
+        self._tell(f"{task.plan.class_name} trains with stacked parameters, several nodes at once.")
 
     def _training_of(self, task: Task) -> CohortTraining:
         if self._training is None or not self._training.fits(task.request, task.plan):

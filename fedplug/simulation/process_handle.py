@@ -125,4 +125,7 @@ class WorkerHandle:
         return how_it_ended(self._popen.returncode)
 
     def _has_ended(self) -> bool:
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+        except ChildProcessError:  # somebody waits for all children of this process
+            return True

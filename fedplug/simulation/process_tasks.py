@@ -67,6 +67,7 @@ class TaskTable:
         self._shared: dict[int, _Shared] = {}
         self._by_id: dict[int, int] = {}  # id of the `Params` → number
         self._idle: dict[int, None] = {}  # shared arrays that no task needs
+        self._plain: object = None  # the last training_args that need not be pickled
 
     def add(self, task: Task) -> int:
         """Take in a task; the number that it gets."""
@@ -81,7 +82,11 @@ class TaskTable:
             FedplugError: They cannot have it.
         """
         pending = self.pending[number]
-        pending.args = _pickled(pending.task.request)
+        request = pending.task.request
+        # the nodes of a round are asked with the same training_args
+        if not (request.training_args is self._plain and _is_plain(request.model_args)):
+            pending.args = _pickled(request)
+            self._plain = None if pending.args else request.training_args
         for params in (pending.task.params, *pending.task.aux.values()):
             pending.arrays.append(self._share(params))
 

@@ -54,13 +54,13 @@ from fedplug.simulation.process_messages import (
 )
 
 _HOLD = 0.001
-"""Seconds that messages wait for others to be written with; a write costs as much as many messages."""
+"""Seconds that messages wait for others to be written, or read, with; a write costs as much as many messages."""
 
 _HOLD_SIGNS = 0.05
 """The same for signs of progress, which come all through a training."""
 
-_LOOK = 5000
-"""Milliseconds between two looks whether the simulation is still our parent: a fork of it may hold the socket too."""
+_LOOK = 100
+"""Milliseconds between two looks whether something waits to be written while a plan does not come back."""
 
 
 class Worker:
@@ -73,11 +73,11 @@ class Worker:
     def __init__(self, channel: Channel[ToWorker]) -> None:
         self._channel = channel
         self._out: list[Parcel] = []
-        self._sent = time.monotonic()
+        self._sent = self._looked = time.monotonic()
         self._engine: Engine
         self._data: TaskData | None = None
         self._at: Any = None  # where is written which task this is at: read when the process has died
-        self._plans: dict[int, PlanBundle] = {}
+        self._plans: dict[int, bytes | PlanBundle] = {}
         self._arrays: dict[int, Params] = {}
         self._args: tuple[bytes, tuple[dict[str, Any], dict[str, Any]]] | None = None
         self._coming: dict[int, Task] = {}  # of a group that is not complete yet
@@ -85,6 +85,7 @@ class Worker:
         self._tasks: dict[int, Task] = {}  # of the group that the engine has, in order
         self._results = ResultWriter()
         self._now = 0  # the task that runs; 0 if none does
+        self._lock = threading.Lock()  # of what waits to be written
 
     def serve(self) -> None:
         """Train until the simulation hangs up.
@@ -97,8 +98,11 @@ class Worker:
                 if self._data is not None:
                     self._data.clear()
                 self._flush()
-            for message, fds in self._channel.receive(wait=not self._tasks and not self._groups):
-                self._take(message, fds)
+            is_idle = not self._tasks and not self._groups
+            if is_idle or not self._groups or time.monotonic() - self._looked > _HOLD:
+                for message, fds in self._channel.receive(wait=is_idle):
+                    self._take(message, fds)
+                self._looked = time.monotonic()
             if not self._tasks and self._groups:
                 self._tasks = self._groups.popleft()
                 for task in self._tasks.values():
@@ -120,7 +124,7 @@ class Worker:
             case Share():
                 self._arrays[message.number] = unpack(message.spec, message.data, fds)
             case Plan():
-                self._plans[message.number] = PlanBundle.decode(message.bundle)
+                self._plans[message.number] = message.bundle
             case Forget():
                 for number in message.numbers:
                     self._arrays.pop(number, None)
@@ -153,7 +157,10 @@ class Worker:
         request = self._whole(job.request, job.args)
         assert self._data is not None
         self._data.put(request.key.node_id, job.data)
-        self._coming[job.number] = Task(request, self._plans[job.plan], self._arrays[job.params], aux, state)
+        plan = self._plans[job.plan]
+        if isinstance(plan, bytes):
+            plan = self._plans[job.plan] = PlanBundle.decode(plan)
+        self._coming[job.number] = Task(request, plan, self._arrays[job.params], aux, state)
 
     def _drop(self, number: int) -> None:
         """Forget a task that has not begun."""
@@ -212,14 +219,27 @@ class Worker:
         return self._now
 
     def _put(self, message: msgspec.Struct, hold: float) -> None:
-        self._out.append((message, ()))
+        with self._lock:
+            self._out.append((message, ()))
         if time.monotonic() - self._sent > hold:
             self._flush()
 
     def _flush(self) -> None:
-        if self._out:
-            self._channel.send(self._out, wait=True)
-            self._out = []
+        with self._lock:
+            self._write()
+
+    def flush_old(self) -> None:
+        """Write what has waited long; from a thread of its own."""
+        if self._out and time.monotonic() - self._sent > _HOLD_SIGNS and self._lock.acquire(blocking=False):
+            try:
+                self._write()
+            finally:
+                self._lock.release()
+
+    def _write(self) -> None:
+        out, self._out = self._out, []
+        if out:
+            self._channel.send(out, wait=True)
         self._sent = time.monotonic()
 
 
@@ -283,21 +303,22 @@ def main(arguments: list[str]) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # shared memory is an open file
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the simulation, which then ends this process
-    sock = socket.socket(fileno=number)
-    watch = threading.Thread(target=_end_with, args=(number, parent), name="fedplug-lifeline", daemon=True)
+    channel: Channel[ToWorker] = Channel(socket.socket(fileno=number), ToWorker)  # type: ignore[arg-type] # a union
+    worker = Worker(channel)
+    watch = threading.Thread(target=_watch, args=(worker, number, parent), name="fedplug-lifeline", daemon=True)
     watch.start()
-    channel: Channel[ToWorker] = Channel(sock, ToWorker)  # type: ignore[arg-type] # a union is no type to mypy
     with contextlib.suppress(ConnectionLostError):
-        Worker(channel).serve()
+        worker.serve()
 
 
-def _end_with(sock: int, parent: int) -> None:
+def _watch(worker: Worker, sock: int, parent: int) -> None:
     """Kill this process, and what was started in it, when the simulation has hung up or is gone."""
     poll = select.poll()
     poll.register(sock, 0)  # hanging up is always told
-    while not poll.poll(_LOOK):
-        if os.getppid() != parent:
-            break
+    # a fork of the simulation may hold the socket open
+    while not poll.poll(_LOOK) and os.getppid() == parent:
+        with contextlib.suppress(ConnectionLostError):
+            worker.flush_old()
     os.killpg(0, signal.SIGKILL)
 
 

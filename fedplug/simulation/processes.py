@@ -98,9 +98,9 @@ class ProcessEngine(Engine):
         self._shared_data = SharedArrays(data)
         self._plugins = plugins_of(host)
         inner = self._inner.make(host)
-        inner.close()
         if isinstance(inner, ProcessEngine):
             raise UsageError("Worker processes cannot have worker processes.", cure="E.g. ProcessEngine().")
+        inner.close()
         self._together = inner.together
         self._begin()
 
@@ -152,8 +152,9 @@ class ProcessEngine(Engine):
         self._queue.seal()
         try:
             self._sayings.begin(number, emit)
-            self._pump(0)
-            self._feed()
+            if self._queue.groups or number not in self._results:
+                self._pump(0)
+                self._feed()
             while number not in self._results:
                 self._pump(None)
                 self._feed()
