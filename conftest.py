@@ -20,7 +20,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
-OUR_PLUGINS = "declearn,robust,scaffold,sklearn,torch,zmq"
+OUR_PLUGINS = "declearn,ray,robust,scaffold,sklearn,torch,zmq"
 _GRACE_S = 5.0  # how long a thread or process that is already on its way out may take
 _SHARED_HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 

@@ -60,6 +60,7 @@ _KNOWN: dict[str, dict[Kind, str]] = {
     },
     "robust": {"aggregator": "coordinate-median trimmed-mean geometric-median krum multi-krum norm-clipping"},
     "zmq": {"transport": "zmq"},
+    "ray": {"engine": "ray"},
 }
 
 _EXTRAS: dict[tuple[Kind, str], str] = {

@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(1200)
 
 OURS = {
-    "fedplug", "fedplug-torch", "fedplug-sklearn", "fedplug-declearn", "fedplug-robust", "fedplug-scaffold",
-    "fedplug-zmq",
+    "fedplug", "fedplug-torch", "fedplug-sklearn", "fedplug-declearn", "fedplug-ray", "fedplug-robust",
+    "fedplug-scaffold", "fedplug-zmq",
 }  # fmt: skip
 
 IMPORTS = """
@@ -166,7 +166,7 @@ def test_wheels_hold_their_package_and_nothing_else(wheelhouse):
 def test_our_packages_come_from_the_wheelhouse_only(wheel_env):
     places = installed(wheel_env)
     assert {name for name in places if name.startswith("fedplug")} == wheel_env.ours
-    assert wheel_env.ours == OURS - {"fedplug-sklearn", "fedplug-declearn", "fedplug-robust"}
+    assert wheel_env.ours == OURS - {"fedplug-sklearn", "fedplug-declearn", "fedplug-ray", "fedplug-robust"}
     for wheel in wheel_env.wheelhouse.iterdir():
         package, version = wheel.name.split("-")[:2]
         if package.replace("_", "-") not in wheel_env.ours:
@@ -232,7 +232,7 @@ def test_scikit_learn_comes_without_torch_and_trains_over_tcp(sklearn_env, tmp_p
     assert (
         {name for name in places if name.startswith("fedplug")}
         == sklearn_env.ours
-        == OURS - {"fedplug-torch", "fedplug-robust"}
+        == OURS - {"fedplug-torch", "fedplug-ray", "fedplug-robust"}
     )
     assert not {"torch", "opacus", "networkx"} & places.keys()
     check_training(sklearn_env, tmp_path, SKLEARN_PLAN)

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = {"torch", "sklearn", "scipy", "zmq", "pandas", "tensorboard", "declearn", "matplotlib", "IPython", "opacus"}
+HEAVY = {
+    "torch", "sklearn", "scipy", "zmq", "ray", "pandas", "tensorboard", "declearn", "matplotlib", "IPython", "opacus",
+}  # fmt: skip
 MAX_LINES = 350
 LONGER_FOR_A_REASON: dict[str, str] = {}  # module -> why it must not be split; meant to stay empty
 
@@ -77,7 +79,7 @@ def test_command_line_loads_no_framework(argv, tmp_path, fedplug_dir):
     assert not loaded & HEAVY
 
 
-@pytest.mark.parametrize("plugin", ["fedplug_torch", "fedplug_scaffold", "fedplug_zmq"])
+@pytest.mark.parametrize("plugin", ["fedplug_torch", "fedplug_scaffold", "fedplug_ray", "fedplug_zmq"])
 def test_top_module_of_a_plugin_loads_no_framework(plugin, tmp_path):
     loaded = loaded_by(f"import {plugin}", tmp_path)
     assert plugin in loaded

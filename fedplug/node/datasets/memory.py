@@ -59,6 +59,15 @@ class MemoryDataset(NodeDataset):
         self.description = description
         self._arrays = MappingProxyType(views)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_arrays": dict(self._arrays)}  # what is read-only cannot be pickled
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        for array in self._arrays.values():
+            array.flags.writeable = False
+        self._arrays = MappingProxyType(self._arrays)
+
     def arrays(self) -> Mapping[str, Array]:
         """All arrays by name, read-only."""
         return self._arrays
