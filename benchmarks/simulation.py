@@ -24,7 +24,7 @@ from fedplug import DataManager, Experiment, Monitor, RandomStrategy
 from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.params import Array, Params
 from fedplug.core.rng import SeedTree
-from fedplug.simulation import IID, Engine, Federation, SerialEngine
+from fedplug.simulation import IID, CohortEngine, Engine, Federation, SerialEngine
 from fedplug_torch import TorchTrainingPlan
 
 ROOT = Path(__file__).parents[1]
@@ -154,20 +154,22 @@ def measure(
 
 
 def run_s1(quick: bool = False) -> list[Result]:
-    """S1: 100 nodes of 600 images, 10 a round, by both loops."""
+    """S1: 100 nodes of 600 images, 10 a round, by both loops and stacked."""
     pairs = 5 if quick else 25
     return [
         measure("S1", 100, 10, pairs, SerialEngine(), "serial, lean step", 0.8),
         measure("S1", 100, 10, pairs, SerialEngine(lean=False), "serial, own loop", 1.05),
+        measure("S1", 100, 10, pairs, CohortEngine(), "cohort", 0.6),
     ]
 
 
 def run_s3(quick: bool = False) -> list[Result]:
-    """S3: 1,000 nodes of 60 images, 100 a round, by both loops."""
+    """S3: 1,000 nodes of 60 images, 100 a round, by both loops and stacked."""
     pairs = 3 if quick else 15
     return [
         measure("S3", 1000, 100, pairs, SerialEngine(), "serial, lean step", 0.7),
         measure("S3", 1000, 100, pairs, SerialEngine(lean=False), "serial, own loop", 1.1),
+        measure("S3", 1000, 100, pairs, CohortEngine(), "cohort", 0.4),
     ]
 
 

@@ -33,7 +33,7 @@ STACKABLE = [
     plans.Straight, plans.Tied, plans.Product, plans.Embedded, plans.Unlabelled, plans.Double, plans.Inner,
 ]  # fmt: skip
 
-STACKED = "trains several nodes at once, with stacked parameters."
+STACKED = "trains with stacked parameters, several nodes at once."
 
 
 class Progresses(Monitor):

@@ -159,7 +159,7 @@ class TorchCohortTrainer(CohortTrainer):
         try:
             for run, count in repeated(schedule(sizes), steps.at_once):
                 nodes = range(run.low, run.high)
-                if len(nodes) >= (2 if run.size == largest else most_of_them):
+                if len(nodes) >= (1 if run.size == largest else most_of_them):
                     drawn = [
                         rows.draw(run, [batches[node][done[node] + step] for node in nodes]) for step in range(count)
                     ]
