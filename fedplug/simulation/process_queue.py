@@ -41,6 +41,7 @@ class TaskQueue:
         self._together = together
         self._loose: list[int] = []  # tasks that are not in a group yet
         self._submitted = 0  # since the last time that a result was asked for
+        self._has_formed = False  # whether some of these are in groups
         self._size = 0  # of groups that are formed while there may come more tasks; 0 for none
         self._weight = self._seconds = 0.0  # of tasks so far: how many, and how long
 
@@ -53,17 +54,16 @@ class TaskQueue:
         self._submitted += 1
         if len(self._loose) == self._size:
             self._form(self._size)
+            self._has_formed = True
 
     def seal(self) -> None:
         """The result of one is asked for: what has been submitted is to be trained without waiting for more."""
         if not self._submitted:
             return
-        is_first = len(self._loose) == self._submitted
         size = self._size_for(self._submitted)
-        if self._loose:
-            self._form(size if is_first else self._size)
+        self._form(self._size if self._has_formed else size)
         self._size = size if size > 1 else 0
-        self._submitted = 0
+        self._submitted, self._has_formed = 0, False
 
     def portion(self, has: int) -> int:
         """How many of the next groups a worker that has so many tasks is to get now."""

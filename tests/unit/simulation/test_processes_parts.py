@@ -1,0 +1,202 @@
+"""The parts that worker processes of a simulation are made of: messages, shared memory, and portions of tasks."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedplug.core.errors import CodecError, ConnectionLostError
+from fedplug.core.params import Params
+from fedplug.node.shared import SharedBuffer
+from fedplug.simulation.process_channel import Channel
+from fedplug.simulation.process_memory import ResultReader, ResultWriter, pack, unpack
+from fedplug.simulation.process_messages import Drop, Forget, Plan
+from fedplug.simulation.process_queue import TaskQueue
+
+Message = Drop | Forget | Plan
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel[Any], Channel[Any]]]:
+    first, second = (Channel(sock, Message) for sock in socket.socketpair())  # type: ignore[arg-type]
+    yield first, second
+    first.close()
+    second.close()
+
+
+def block_of(text: bytes) -> SharedBuffer:
+    block = SharedBuffer.create(len(text))
+    block[: len(text)] = text
+    return block
+
+
+def test_many_messages_and_their_memory_arrive_in_order_although_nobody_waits_for_the_reader(ends) -> None:
+    ours, theirs = ends
+    sizes = [0, 1, 250, 3]  # more blocks than the kernel passes at once
+    for round_number in range(40):
+        parcels = [(Plan(round_number * 4 + n, b"x" * 9000), tuple(block_of(b"%d" % n) for _ in range(size % 200)))
+                   for n, size in enumerate(sizes)]  # fmt: skip
+        ours.send(parcels, wait=False)
+    assert ours.is_waiting
+    found: list[tuple[Plan, list[int]]] = []
+
+    def read() -> None:
+        while len(found) < 160:
+            found.extend(theirs.receive(wait=True))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    ours.flush(wait=True)
+    reader.join()
+    assert [message.number for message, _ in found] == list(range(160))
+    for message, fds in found:
+        n = message.number % 4
+        assert len(fds) == sizes[n] % 200
+        for fd in fds:
+            assert SharedBuffer.attach(fd, 1)[:1] == b"%d" % n
+    assert theirs.receive(wait=False) == []
+
+
+def test_an_end_that_is_gone_is_told_after_all_that_it_has_sent(ends) -> None:
+    ours, theirs = ends
+    ours.send([(Drop((1,)), ())], wait=False)
+    ours.close()
+    assert theirs.receive(wait=True) == [(Drop((1,)), [])]
+    with pytest.raises(ConnectionLostError):
+        theirs.receive(wait=True)
+    with pytest.raises(ConnectionLostError):
+        theirs.send([(Drop((1,)), ())], wait=True)
+
+
+def test_nonsense_is_no_message() -> None:
+    first, second = socket.socketpair()
+    channel: Channel[Any] = Channel(second, Message)  # type: ignore[arg-type]
+    first.sendall(b"\x01\x00\x00\x00\x00\xc1")
+    with pytest.raises(CodecError, match="malformed"):
+        channel.receive(wait=True)
+    first.close()
+    channel.close()
+
+
+def test_descriptors_that_did_not_come_are_told_with_what_to_do() -> None:
+    first, second = socket.socketpair()
+    channel: Channel[Any] = Channel(second, Message)  # type: ignore[arg-type]
+    first.sendall(b"\x01\x00\x00\x00\x02\xc0")
+    with pytest.raises(CodecError, match="2 blocks of shared memory were announced, 0 came") as caught:
+        channel.receive(wait=True)
+    assert "ulimit" in caught.value.cure
+    first.close()
+    channel.close()
+
+
+class Slots:
+    """A worker's writer and the simulation's reader, with the descriptors passed by hand."""
+
+    def __init__(self) -> None:
+        self.writer, self.reader, self.segments = ResultWriter(), ResultReader(), 0
+
+    def carry(self, *arrays: Params) -> list[Params]:
+        place, new = self.writer.write(arrays)
+        if new is not None:
+            self.segments += 1
+            self.reader.add(new[0], os.dup(new[1].fd))
+        return self.reader.read(place, [each.spec for each in arrays])
+
+
+def some(value: float, size: int = 3000) -> Params:
+    return Params.from_arrays({"w": np.full(size, value, np.float32), "n": np.array([7], np.int64)})
+
+
+def test_slots_are_used_again_when_nobody_holds_their_arrays_and_not_before() -> None:
+    slots = Slots()
+    held = [slots.carry(some(n), some(-n, 5)) for n in range(9)]
+    for n, found in enumerate(held):
+        assert found == [some(n), some(-n, 5)], "nothing was written over it"
+    grown = slots.segments
+    view = held[0][0]["w"][:10]
+    del held, found
+    gc.collect()
+    for n in range(100):
+        assert slots.carry(some(n)) == [some(n)]
+    assert slots.segments == grown
+    assert view.tolist() == [0.0] * 10, "a view of it holds a slot"
+
+
+def test_larger_results_get_larger_slots_and_none_get_no_slot() -> None:
+    slots = Slots()
+    first = slots.carry(some(1))
+    assert slots.carry(some(2, 50_000)) == [some(2, 50_000)]
+    assert slots.carry(some(3)) == [some(3)]
+    assert first == [some(1)]
+    empty = Params.from_arrays({"w": np.zeros((0, 3), np.float32)})
+    assert slots.carry(empty) == [empty]
+    assert slots.segments == 2
+
+
+@pytest.mark.parametrize("size", [0, 10, 100_000])
+def test_what_is_packed_is_unpacked(size) -> None:
+    params = some(3, size)
+    data, blocks = pack(params)
+    assert bool(blocks) is (size == 100_000)
+    assert unpack(params.spec, data, [os.dup(block.fd) for block in blocks]) == params
+
+
+@given(
+    rounds=st.lists(st.integers(1, 120), min_size=1, max_size=4), workers=st.integers(1, 20), taken=st.integers(0, 5)
+)
+def test_groups_hold_each_task_once_and_depend_on_nothing_but_the_order_of_the_tasks(rounds, workers, taken) -> None:
+    def groups(take: int) -> list[list[int]]:
+        queue, number, found = TaskQueue(workers, together=True), 0, []
+        for count in rounds:
+            for _ in range(count):
+                number += 1
+                queue.add(number)
+                found += [queue.groups.popleft() for _ in range(min(take, len(queue.groups)))]
+            queue.seal()
+            queue.seal()
+            found += queue.groups
+            queue.groups.clear()
+        return found
+
+    found = groups(0)
+    assert [number for group in found for number in group] == list(range(1, sum(rounds) + 1))
+    assert found == groups(taken)
+    assert max(map(len, found)) <= 16
+    count = min(rounds[0], workers)
+    assert len([group for group in found if group[0] <= rounds[0]]) >= count or rounds[0] // workers <= 16
+
+
+@given(left=st.integers(1, 500), workers=st.integers(1, 16), has=st.integers(0, 70), seconds=st.floats(1e-6, 10))
+def test_portions_are_small_for_long_tasks_and_leave_something_for_the_others(left, workers, has, seconds) -> None:
+    queue = TaskQueue(workers, together=False)
+    for number in range(left):
+        queue.add(number)
+    queue.count_in(seconds)
+    portion = queue.portion(has)
+    assert 0 <= portion <= -(-left // (2 * workers))
+    assert has + portion <= max(64, has)
+    assert portion or has >= 1, "who has nothing gets something"
+    if seconds > 0.004:
+        assert has + portion <= max(2, has)
+
+
+def test_tasks_that_come_back_are_the_next_and_those_taken_out_are_gone() -> None:
+    queue = TaskQueue(2, together=True)
+    for number in range(4):
+        queue.add(number)
+    assert queue.remove(3)
+    queue.seal()
+    assert list(queue.groups) == [[0, 1], [2]]
+    queue.put_back([8, 9])
+    assert queue.remove(2)
+    assert list(queue.groups) == [[8, 9], [0, 1]]
+    assert not queue.remove(5)
