@@ -79,14 +79,21 @@ def experiment(
 
 
 @contextmanager
-def local_nodes(url: str, count: int) -> Iterator[None]:
-    """Nodes in this process, training in their own threads."""
+def local_nodes(url: str, count: int, *, folders: bool = True) -> Iterator[None]:
+    """Nodes in this process, training in their own threads.
+
+    Args:
+        url: Where the researcher is.
+        count: Number of nodes.
+        folders: Whether each has a folder, and so a journal and an audit log on the disk; else all is in memory.
+    """
     data = MemoryDataset("bench", {"x": np.zeros((1, 1)), "y": np.zeros(1)}, tags=(TAG,))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedplug-bench-")))
         for index in range(count):
             name = f"node-{index:02d}"
-            store = stack.enter_context(NodeStore.create(folder / name, name=name, node_id=name))
+            made = NodeStore.create(folder / name, name=name, node_id=name) if folders else NodeStore.in_memory(name)
+            store = stack.enter_context(made)
             stack.enter_context(Node(store, url, worker="inline", datasets=[data]))
         yield
 

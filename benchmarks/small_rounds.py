@@ -11,12 +11,19 @@ VALUES = 256  # 1 KB of float32
 
 
 def run_inproc(quick: bool = False) -> list[Result]:
-    """R1: ten nodes in this process."""
+    """R1: ten nodes in this process, with folders (a journal and an audit log on the disk) and without."""
+    return [
+        _inproc(quick, "folders", "no-op round, 1 KB, 10 nodes, inproc://"),
+        _inproc(quick, "memory", "the same, nodes in memory"),
+    ]
+
+
+def _inproc(quick: bool, where: str, what: str) -> Result:
     rounds = 30 if quick else 200
-    url = "inproc://bench-r1"
+    url = f"inproc://bench-r1-{where}"
     with experiment(VALUES, 4, 10, url) as exp:
         exp.pool()
-        with local_nodes(url, 10):
+        with local_nodes(url, 10, folders=where == "folders"):
             run_rounds(exp, 5)
             cpu = CpuMeter()
             before = cpu.read()
@@ -24,7 +31,7 @@ def run_inproc(quick: bool = False) -> list[Result]:
             spent = (cpu.read() - before) / rounds
     details = {"nodes": 10, "rounds": rounds, "cpu_ms_per_round": round(1000 * spent, 3), "p90_ms": _p90(seconds)}
     figure = 1000 * statistics.median(seconds)
-    return [Result("R1", "no-op round, 1 KB, 10 nodes, inproc://", figure, "ms/round", None, 5.0, details)]
+    return Result("R1", what, figure, "ms/round", None, 5.0, details)
 
 
 def run_zmq(quick: bool = False) -> list[Result]:
