@@ -10,18 +10,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 
-from benchmarks.common import CpuMeter, cpu_time, environment
-from benchmarks.federation import TAG, Enrolment, RoundTimes, echo_nodes, experiment, node_processes
+from benchmarks.common import cpu_time, environment
+from benchmarks.federation import TAG, Enrolment, echo_nodes, experiment, node_processes
 from benchmarks.memory import rss
 from benchmarks.scaling.points import FoldPoint, Measured, NodePoint, RoundPoint, VirtualPoint, write
-from fedplug import Experiment, RandomStrategy
+from fedplug import Experiment, Monitor, RandomStrategy
+from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.mean import WeightedMean
 from fedplug.core.params import Params
 from fedplug.core.plugins import default_host
@@ -34,17 +36,17 @@ URL = "zmq://127.0.0.1:0"
 MB = 1_000_000
 PROCESSES = 4
 WARM_UP, TRIES = 2, 3
-QUIET = 10.0
+QUIET = 6.0
 """Seconds in which a researcher that has nothing to do is watched."""
 
 Shape = tuple[int, int, int]
 """Connected nodes, sampled nodes, bytes of the model."""
 
-SMALL: tuple[Shape, ...] = ((250, 100, 1024), (500, 100, 1024), (1000, 100, 1024), (1000, 25, 1024), (1000, 400, 1024))
+SMALL: tuple[Shape, ...] = ((250, 100, 1024), (500, 100, 1024), (1000, 100, 1024), (500, 25, 1024), (500, 300, 1024))
 LARGE: tuple[Shape, ...] = (
     (100, 50, 1 * MB), (4, 4, 10 * MB), (16, 16, 10 * MB), (4, 4, 50 * MB), (8, 8, 50 * MB), (4, 4, 100 * MB),
 )  # fmt: skip
-DURABLE: tuple[Shape, ...] = ((250, 100, 1024), (500, 200, 1024), (4, 4, 10 * MB), (4, 4, 50 * MB))
+DURABLE: tuple[Shape, ...] = ((250, 100, 1024), (250, 25, 1024), (4, 4, 10 * MB), (4, 4, 50 * MB))
 MODELS = (1024, 10 * MB, 50 * MB, 100 * MB)
 
 
@@ -58,34 +60,6 @@ class Stirred(FedAverage):
         assert state._sums is not None, "something was folded"
         state._sums[0][0] += state.total_weight
         return super().finalize(state)
-
-
-class Rounds:
-    """Runs single rounds, and checks that each changed the first value, and nothing else.
-
-    Args:
-        exp: An experiment with `Stirred` on nodes that do nothing.
-        tags: Of the nodes' data.
-    """
-
-    def __init__(self, exp: Experiment, tags: str) -> None:
-        exp.set_tags([tags])
-        self.exp = exp
-        self._times = RoundTimes()
-        exp.add_monitor(self._times)
-        self._expected = {name: np.array(values) for name, values in exp.params().items()}
-
-    def run(self) -> float:
-        """One round; returns its seconds."""
-        self.exp.run(rounds=1)
-        return self._times.seconds[-1]
-
-    def check(self) -> None:
-        """Raise if the last round came to something else than it should."""
-        next(iter(self._expected.values()))[0] += 1
-        for name, values in self.exp.params().items():
-            if not np.array_equal(values, self._expected[name]):
-                raise RuntimeError(f"A round has changed {name!r} to something else than it should.")
 
 
 class ThreadClocks:
@@ -112,8 +86,65 @@ class ThreadClocks:
         return main, pump, native
 
 
+def seconds_of(pids: Iterable[int]) -> float:
+    """CPU seconds so far of processes and their children, to the nanosecond: ticks are too coarse for small rounds."""
+    total = 0
+    for pid in pids:
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            for task in Path(f"/proc/{each.pid}/task").iterdir():
+                total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
 def _difference(after: tuple[float, ...], before: tuple[float, ...]) -> list[float]:
     return [b - a for a, b in zip(before, after, strict=True)]
+
+
+class Rounds(Monitor):
+    """Runs single rounds, and checks that each changed the first value, and nothing else.
+
+    Args:
+        exp: An experiment with `Stirred` on nodes that do nothing.
+        tags: Of the nodes' data.
+        pids: The processes of the nodes.
+        clocks: Those of the researcher; None if only the nodes count.
+    """
+
+    def __init__(self, exp: Experiment, tags: str, pids: Sequence[int], clocks: ThreadClocks | None = None) -> None:
+        exp.set_tags([tags])
+        self.exp = exp
+        self._pids = pids
+        self._clocks = clocks
+        self._theirs = 0.0
+        self._before: tuple[float, ...] = ()
+        self._taken: list[float] = []
+        exp.add_monitor(self)
+        self._expected = {name: np.array(values) for name, values in exp.params().items()}
+
+    def round_started(self, ctx: RoundContext, node_ids: Sequence[str]) -> None:
+        """The nodes are selected."""
+        # to look at hundreds of threads takes a while of the main thread: outside of what its clock shows
+        self._theirs = seconds_of(self._pids)
+        self._before = self._clocks.read() if self._clocks else ()
+
+    def round_ended(self, ctx: RoundContext, result: RoundResult) -> None:
+        """The new parameters are there."""
+        own = _difference(self._clocks.read(), self._before) if self._clocks else []
+        self._taken = [*own, seconds_of(self._pids) - self._theirs, result.seconds]
+
+    def run(self) -> list[float]:
+        """One round; returns its seconds on the clocks of the researcher, if any, of the nodes, and on the wall.
+
+        Raises:
+            RuntimeError: It came to something else than it should.
+        """
+        self.exp.run(rounds=1)
+        next(iter(self._expected.values()))[0] += 1
+        for name, values in self.exp.params().items():
+            if not np.array_equal(values, self._expected[name]):
+                raise RuntimeError(f"A round has changed {name!r} to something else than it should.")
+        return self._taken
 
 
 def _researcher(shape: Shape, *, keyed: bool, durable: bool, rounds: int) -> RoundPoint:
@@ -146,7 +177,7 @@ def _researcher(shape: Shape, *, keyed: bool, durable: bool, rounds: int) -> Rou
         rest = _rest(exp, clocks) if nodes >= 100 else {}
         return RoundPoint(
             nodes=nodes, sampled=sampled, model=model, keyed=keyed, durable=durable, rounds=rounds,
-            **_rounds(Rounds(exp, ECHO_TAG), clocks, CpuMeter(pids), rounds),
+            **_rounds(exp, clocks, pids, rounds),
             connect=connect, memory=memory, descriptors=descriptors, **rest,
         )  # fmt: skip
 
@@ -172,21 +203,14 @@ def _rest(exp: Experiment, clocks: ThreadClocks) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _rounds(run: Rounds, clocks: ThreadClocks, everybody: CpuMeter, rounds: int) -> dict[str, float]:
+def _rounds(exp: Experiment, clocks: ThreadClocks, pids: list[int], rounds: int) -> dict[str, float]:
     """Lower quartiles over single rounds; traffic as the mean over all."""
-    own, pool = CpuMeter(), run.exp.pool()
-    columns: list[list[float]] = []
+    run, pool = Rounds(exp, ECHO_TAG, pids, clocks), exp.pool()
+    for _ in range(WARM_UP):
+        run.run()
     traffic = pool.traffic()
-    for number in range(-WARM_UP, rounds):
-        if number == 0:
-            columns, traffic = [], pool.traffic()
-        before, mine, all_of_them = clocks.read(), own.read(), everybody.read()
-        wall = run.run()
-        echo = (everybody.read() - all_of_them) - (own.read() - mine)
-        columns.append([*_difference(clocks.read(), before), echo, wall])
-        run.check()
-    quarter = [statistics.quantiles(column, n=4)[0] for column in zip(*columns, strict=True)]
-    main, pump, native, echo, wall = quarter
+    columns = zip(*(run.run() for _ in range(rounds)), strict=True)
+    main, pump, native, echo, wall = (statistics.quantiles(column, n=4)[0] for column in columns)
     after = pool.traffic()
 
     def moved(name: str) -> float:
@@ -215,13 +239,8 @@ def _node(model: int, *, keyed: bool, rounds: int) -> NodePoint:
         ) as exp,
         node_processes(exp.pool().description, 2, enrolment) as pids,
     ):
-        run, own, everybody = Rounds(exp, TAG), CpuMeter(), CpuMeter(pids)
-        seen = []
-        for _ in range(WARM_UP + rounds):
-            mine, all_of_them = own.read(), everybody.read()
-            run.run()
-            seen.append((everybody.read() - all_of_them - (own.read() - mine)) / 2)
-            run.check()
+        run = Rounds(exp, TAG, pids)
+        seen = [run.run()[0] / len(pids) for _ in range(WARM_UP + rounds)]
     return NodePoint(model=model, keyed=keyed, cpu=statistics.quantiles(seen[WARM_UP:], n=4)[0])
 
 
@@ -247,7 +266,7 @@ def _virtual(nodes: int, rounds: int) -> VirtualPoint:
 
 
 def _rounds_for(model: int) -> int:
-    return 30 if model < MB else 12 if model < 50 * MB else 8
+    return 20 if model < MB else 10 if model < 50 * MB else 5
 
 
 def _alone(kind: str, *arguments: object) -> bytes:

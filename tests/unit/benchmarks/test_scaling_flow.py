@@ -11,7 +11,7 @@ from benchmarks.scaling.flow import play
 from benchmarks.scaling.model import CostModel, Fits, Load, Machine
 from benchmarks.scaling.scenario import LIMITS, Scenario
 
-ROUND = ("round", "MB", "connected", "sampled", "sampled MB")
+ROUND = ("round", "MB", "sampled", "sampled MB")
 FREE = Machine(bandwidth=math.inf, latency=0.0, node_bandwidth=math.inf)
 
 
