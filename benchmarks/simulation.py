@@ -146,6 +146,7 @@ def measure(
     walls = found.walls[WARM_UP:]
     details = {
         "nodes": nodes, "sampled": sampled, "ratios": ratios, "difference": found.worst,
+        "cpu_ms": round(statistics.median(figures), 3), "cpu_ratios": ratios,
         "wall_ms": round(1000 * statistics.median(wall for wall, _ in walls), 3),
         "wall_ratios": [round(wall / plain, 3) for wall, plain in walls],
     }  # fmt: skip

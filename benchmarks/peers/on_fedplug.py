@@ -31,13 +31,18 @@ RUNS: dict[str, Callable[[bool], list[Result]]] = {
 def row(result: Result) -> Row:
     """A result as a row of this table."""
     found = versions("fedplug", "torch", "numpy", "pyzmq")
-    walls = result.details.get("wall_ratios")
-    trained = result.ceiling is not None
+    seen = result.details
+    details = {**seen, "versions": found}
+    how = _how(result.what)
+    if result.ceiling is None:
+        return Row(
+            result.workload, "FedPlug", found["fedplug"], how, cpu_ms=seen["cpu_ms_per_round"], wall_ms=result.figure,
+            details=details,
+        )  # fmt: skip
     return Row(
-        result.workload, "FedPlug", found["fedplug"], _how(result.what),
-        cpu=result.ratio, wall=statistics.median(walls) if walls else None,
-        cpu_ms=result.figure if trained else result.details["cpu_ms_per_round"],
-        wall_ms=result.details["wall_ms"] if trained else result.figure, details={**result.details, "versions": found},
+        result.workload, "FedPlug", found["fedplug"], how,
+        cpu=statistics.median(seen["cpu_ratios"]), wall=statistics.median(seen["wall_ratios"]),
+        cpu_ms=seen["cpu_ms"], wall_ms=seen["wall_ms"], details=details,
     )  # fmt: skip
 
 
