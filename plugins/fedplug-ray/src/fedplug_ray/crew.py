@@ -125,10 +125,18 @@ class Crew:
         size: How many.
         outfit: What each is given.
         tell: Takes what workers tell, but for results, with the jobs that the signs are of and the worker's number.
+        require_alive: Raises `EngineError` if this machine's part of the cluster has ended.
     """
 
-    def __init__(self, size: int, outfit: Outfit, tell: Callable[[News, dict[int, Job], int], None]) -> None:
+    def __init__(
+        self,
+        size: int,
+        outfit: Outfit,
+        tell: Callable[[News, dict[int, Job], int], None],
+        require_alive: Callable[[], None],
+    ) -> None:
         self._outfit = outfit
+        self._require_alive = require_alive
         self._tell = tell
         remote: Any = ray.remote  # whose annotations know no groups
         self._actors = remote(
@@ -265,6 +273,8 @@ class Crew:
                 cure="Look into Ray's logs; usually there is too little memory for so many workers.",
             )
         _LOG.warning("A worker on %s was lost; what it was at is done again by another one.", hand.where)
+        with suppress(OSError):  # the head is given some time
+            self._require_alive()
         with suppress(RayError):
             ray.kill(hand.actor)  # if it is only out of reach
         self._hands[self._hands.index(hand)] = self._hire()

@@ -285,7 +285,7 @@ class RayEngine(Engine):
             ) from error
         outfit = Outfit(data, self._inner, self._plugins, versions(self.host), self._gpus)
         self._heard = self._looked = time.monotonic()
-        return Crew(size, outfit, self._take)
+        return Crew(size, outfit, self._take, self._cluster.require_alive)
 
     def _look_after(self, crew: Crew, *, is_quiet: bool) -> None:
         """Ask the cluster for a sign of life, now and then.
