@@ -247,10 +247,13 @@ class Half(Chain):
 
 
 class Large(Chain):
-    """So large a model that the parameters of two are past any cache."""
+    """So large a model that it is faster to train one by one, with a velocity for each parameter."""
 
     def init_model(self) -> nn.Module:
-        return nn.Sequential(nn.Linear(5, 60_000), nn.ReLU(), nn.Linear(60_000, 3))
+        return nn.Sequential(nn.Linear(5, 20_000), nn.ReLU(), nn.Linear(20_000, 3))
+
+    def init_optimizer(self, optimizer_args: dict[str, Any]) -> Any:
+        return torch.optim.SGD(self.model().parameters(), lr=0.01, momentum=0.9)
 
 
 class Diverging(Chain):

@@ -34,7 +34,13 @@ if TYPE_CHECKING:
     from fedplug_torch.plan import TorchTrainingPlan
 
 _STACK_BYTES = 2 << 20
-"""Stacked parameters of so many bytes still lie in the caches that a core can count on."""
+"""Stacked parameters of so many bytes stay in the cache of a core."""
+
+_STACK_BYTES_KEPT = 4 << 20
+"""The same of all that a step goes through, for rules that keep something. Past it, torch.optim is faster."""
+
+_LARGEST = 32 << 20
+"""Bytes of a model, where its parameters are moved within the last product. Four of them save the gradients' memory."""
 
 _MOST_NODES = 32
 """More nodes than this make no difference any more: what a call takes is divided by their number."""
@@ -94,7 +100,10 @@ class TorchCohortTrainer(CohortTrainer):
 
     def most(self, params: Params) -> int:
         """As `CohortTrainer.most`."""
-        return min(_MOST_NODES, _STACK_BYTES // max(params.nbytes, 1))
+        nbytes, copies = max(params.nbytes, 1), self._steps.rule.copies
+        if copies > 1:
+            return min(_MOST_NODES, _STACK_BYTES_KEPT // (nbytes * copies))
+        return 1 if nbytes > _LARGEST else min(_MOST_NODES, max(4, _STACK_BYTES // nbytes))
 
     def whole(self, manager: DataManager) -> BatchSource | None:
         """As `CohortTrainer.whole`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -23,7 +23,12 @@ class Rule(ABC):
 
     Args:
         settings: For each parameter, what its optimizer says of it.
+
+    Attributes:
+        copies: How many times the parameters a step goes through: they, their gradients, what the rule keeps.
     """
+
+    copies: ClassVar[int]
 
     def __init__(self, settings: Sequence[Mapping[str, Any]]) -> None:
         self.settings = settings
@@ -71,6 +76,8 @@ class Rule(ABC):
 class PlainSGD(Rule):
     """SGD that remembers nothing; it can be taken into the product that makes a gradient."""
 
+    copies = 1
+
     def factors(self, number: int) -> tuple[float, float]:
         """What a parameter, and its gradient, are multiplied with before they are added."""
         settings = self.settings[number]
@@ -95,6 +102,8 @@ class PlainSGD(Rule):
 
 class MomentumSGD(Rule):
     """SGD with a velocity."""
+
+    copies = 3
 
     def begin(self, values: Sequence[torch.Tensor]) -> None:
         """As `Rule.begin`."""
@@ -125,10 +134,16 @@ class MomentumSGD(Rule):
 class Adam(Rule):
     """Adam, AMSGrad and AdamW."""
 
+    copies = 6
+
     def begin(self, values: Sequence[torch.Tensor]) -> None:
         """As `Rule.begin`."""
         super().begin(values)
-        self._means, self._squares, self._largest = ([torch.zeros_like(each) for each in values] for _ in range(3))
+        self._means, self._squares = ([torch.zeros_like(each) for each in values] for _ in range(2))
+        self._largest = [
+            torch.zeros_like(each[:, ...] if settings["amsgrad"] else each[:0])
+            for each, settings in zip(values, self.settings, strict=True)
+        ]
 
     def end(self) -> None:
         """As `Rule.end`."""

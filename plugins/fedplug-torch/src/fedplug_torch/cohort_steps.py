@@ -55,7 +55,7 @@ class StackedSteps:
         self._tensors = tensors
         self._moved = list(moved)
         self._fixed = [name for name in tensors if name not in set(moved)]
-        self._rule = rule
+        self.rule = rule
         self._compiler = compiler if isinstance(rule, PlainSGD) else None
         self._programs: dict[Any, Callable[..., Any]] = {}
         self._compiled: dict[Any, Callable[..., Any]] = {}
@@ -65,12 +65,12 @@ class StackedSteps:
         """Begin with new nodes, whose parameters stand in ``stack``; they are changed in place."""
         self._stack = stack
         self._views: dict[tuple[int, int], list[torch.Tensor]] = {}
-        self._rule.begin([stack[name] for name in self._moved])
+        self.rule.begin([stack[name] for name in self._moved])
 
     def end(self) -> None:
         """Forget the nodes."""
         self._stack, self._views = {}, {}
-        self._rule.end()
+        self.rule.end()
 
     @property
     def at_once(self) -> int:
@@ -97,8 +97,8 @@ class StackedSteps:
         losses = []
         for batch in batches:
             out = play(*values, *batch)
-            if not isinstance(self._rule, PlainSGD):
-                self._rule.move(slice(run.low, run.high), out[1:])
+            if not isinstance(self.rule, PlainSGD):
+                self.rule.move(slice(run.low, run.high), out[1:])
             losses.append(out[0])
         return losses
 
@@ -110,7 +110,7 @@ class StackedSteps:
         """
         loss, gradients = self._own_step({name: tensor[node] for name, tensor in self._stack.items()}, batch)
         stacked = [None if gradient is None else gradient.unsqueeze(0) for gradient in gradients]
-        self._rule.move(slice(node, node + 1), stacked)
+        self.rule.move(slice(node, node + 1), stacked)
         return loss.reshape(1)
 
     def _inputs(self, run: Run) -> list[torch.Tensor]:
@@ -169,8 +169,8 @@ class StackedSteps:
             found = torch.autograd.grad(losses, inputs[:count], grad_outputs=seeds, allow_unused=True)
         graph = tape.result([losses, *found])
         simplify(graph, tape.constants)
-        if isinstance(self._rule, PlainSGD):
-            take_steps(graph, [self._rule.factors(number) for number in range(count)])
+        if isinstance(self.rule, PlainSGD):
+            take_steps(graph, [self.rule.factors(number) for number in range(count)])
         return program(graph, tape.constants)
 
     def _compare(
@@ -200,8 +200,8 @@ class StackedSteps:
             if not _is_close(out[0][node], loss.reshape(())):
                 raise CohortError("a stacked step has another loss than the plan's own")
             for number, gradient in enumerate(gradients):
-                if isinstance(self._rule, PlainSGD):
-                    keep, add = self._rule.factors(number)
+                if isinstance(self.rule, PlainSGD):
+                    keep, add = self.rule.factors(number)
                     start, found = before[number][node], moved[number][node]
                     expected = start if gradient is None else start * keep + gradient * add
                     step, wanted = found - start, expected - start
