@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -123,6 +124,7 @@ def main() -> None:
         show(markdown(read(options.read)), options.write)
         return
     peers = [everybody[key] for key in everybody if not options.only or key in options.only]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and with it what was started
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"peers-{datetime.now(UTC):%Y%m%d-%H%M%S}.jsonl"
     rows = measure(peers, options.workloads or list(TITLES), options.quick, path)
