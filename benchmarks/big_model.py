@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from benchmarks.common import CpuMeter, Result
-from benchmarks.federation import Enrolment, echo_nodes, experiment, node_processes, run_rounds
+from benchmarks.federation import Enrolment, Stirred, echo_nodes, experiment, node_processes, run_rounds
 from benchmarks.memory import peak_rss, rss
 from benchmarks.raw_sockets import RawFederation
 from fedplug.testing.echo_nodes import ECHO_TAG
@@ -17,7 +17,10 @@ VALUES, TENSORS = 25_000_000, 60
 
 
 def run_cpu(quick: bool = False) -> list[Result]:
-    """R3: four node processes; CPU of all processes, over that of raw sockets doing the same; plain, and with keys."""
+    """R3: four node processes; CPU of all processes, over that of raw sockets doing the same; plain, and with keys.
+
+    The model is another one in each round, as nodes do not fetch again what they have.
+    """
     return [_cpu(quick, "plain", 1.5, None), _cpu(quick, "with keys", 4.0, Enrolment())]
 
 
@@ -25,7 +28,7 @@ def _cpu(quick: bool, how: str, target: float, enrolment: Enrolment | None) -> R
     values, rounds = (VALUES // 10 if quick else VALUES), (3 if quick else 5)
     options = enrolment.options if enrolment else None
     with (
-        experiment(values, TENSORS, 4, "zmq://127.0.0.1:0", options=options) as exp,
+        experiment(values, TENSORS, 4, "zmq://127.0.0.1:0", options=options, aggregator=Stirred()) as exp,
         node_processes(exp.pool().description, 4, enrolment) as pids,
     ):
         walls = run_rounds(exp, 1)

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from benchmarks.common import cpu_time, environment
-from benchmarks.federation import TAG, Enrolment, echo_nodes, experiment, node_processes
+from benchmarks.federation import TAG, Enrolment, Stirred, echo_nodes, experiment, node_processes
 from benchmarks.memory import rss
 from benchmarks.scaling.points import FoldPoint, Measured, NodePoint, RoundPoint, VirtualPoint, write
 from fedplug import Experiment, Monitor, RandomStrategy
@@ -29,7 +29,6 @@ from fedplug.core.params import Params
 from fedplug.core.plugins import default_host
 from fedplug.testing.echo_nodes import ECHO_TAG, KeyRing
 from fedplug.transports.registry import open_transport
-from fedplug_scaffold import FedAverage
 
 ROOT = Path(__file__).parents[2]
 URL = "zmq://127.0.0.1:0"
@@ -48,18 +47,6 @@ LARGE: tuple[Shape, ...] = (
 )  # fmt: skip
 DURABLE: tuple[Shape, ...] = ((250, 100, 1024), (250, 25, 1024), (4, 4, 10 * MB), (4, 4, 50 * MB))
 MODELS = (1024, 10 * MB, 50 * MB, 100 * MB)
-
-
-class Stirred(FedAverage):
-    """FedAverage that moves the first value by 1, so that the model is a new one in every round.
-
-    A node keeps the last model that it was sent; if nothing changed, nothing would go down.
-    """
-
-    def finalize(self, state: WeightedMean) -> Params:
-        assert state._sums is not None, "something was folded"
-        state._sums[0][0] += state.total_weight
-        return super().finalize(state)
 
 
 class ThreadClocks:
