@@ -140,7 +140,8 @@ def test_an_outbox_gathers_and_gives_vectors_behind_the_news_they_belong_to():
     news, follows = outbox.news()
     told = (*((4, sign) for sign in signs), (5, LogLine(level="info", text="x")))
     assert news == News(told, (), (Result(4),))
-    assert follows is vector
+    assert follows[0] is vector
+    assert len(follows) == 1
 
 
 def test_an_outbox_tells_while_the_training_goes_on():

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from fedplug.core.errors import EngineError
+from fedplug.core.params import Array
 from fedplug.simulation.engines import Task
 from fedplug.simulation.process_engines import InnerEngine
 from fedplug_ray.parcels import Chunk, News, Result
@@ -36,7 +38,7 @@ class Job:
         group: Which tasks are trained with it, where the engine in the workers trains several together.
         losses: How many workers were lost over it.
         result: What came out.
-        vectors: What stands for the arrays of the result that came by themselves.
+        vectors: Gives the arrays of the result that came by themselves.
         is_wanted: Whether somebody will ask for it.
         lost_by: What Ray said of the last loss.
     """
@@ -46,7 +48,7 @@ class Job:
     group: int = -1
     losses: int = 0
     result: Result | None = None
-    vectors: list[Any] = field(default_factory=list)
+    vectors: Callable[[], list[Array]] = list
     is_wanted: bool = True
     lost_by: str = ""
 
@@ -62,6 +64,24 @@ class _Call:
 
     stream: Any
     jobs: dict[int, Job]
+
+
+class _Stored:
+    """Vectors of several results, which lie in the object store until the last of them has been taken out."""
+
+    def __init__(self, ref: Any) -> None:
+        self._ref = ref
+        self._vectors: list[Array] | None = None
+
+    def part(self, start: int, end: int) -> list[Array]:
+        """Some of them.
+
+        Raises:
+            RayError: They were lost.
+        """
+        if self._vectors is None:
+            self._vectors = ray.get(self._ref)
+        return self._vectors[start:end]
 
 
 class _Hand:
@@ -259,9 +279,13 @@ class Crew:
             hand.calls.popleft()
             return
         self._tell(news, call.jobs, hand.number)
+        apart = sum(result.apart for result in news.results)
+        stored, end = _Stored(next(call.stream)) if apart else None, 0
         for result in news.results:
             job = call.jobs.pop(result.number)
-            job.vectors = [next(call.stream) for _ in range(result.apart)]
+            if stored is not None:
+                start, end = end, end + result.apart
+                job.vectors = functools.partial(stored.part, start, end)
             job.result = result
 
     def _replace(self, hand: _Hand, why: str) -> list[Job]:

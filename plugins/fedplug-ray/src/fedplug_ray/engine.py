@@ -144,7 +144,7 @@ class RayEngine(Engine):
                 try:
                     return self._result(job)
                 except RayError as error:  # the arrays were lost after the message that told of them
-                    job.result, job.vectors = None, []
+                    job.result, job.vectors = None, list
                     job.losses += 1
                     job.lost_by = str(error)
                     self._waiting[job.number] = job
@@ -241,7 +241,7 @@ class RayEngine(Engine):
             if job.result.failure.details:
                 _LOG.debug("%s", job.result.failure.details)
             raise job.result.failure.error()
-        return unpacked(job.result, ray.get(job.vectors), job.task.params.spec)
+        return unpacked(job.result, job.vectors(), job.task.params.spec)
 
     def _take(self, news: News, jobs: dict[int, Job], worker: int) -> None:
         """What a worker tells."""

@@ -47,7 +47,10 @@ class Outbox:
             self._changed.notify()
 
     def news(self) -> Iterator[Any]:
-        """All that is told: `News`, each with the vectors that belong to it behind it. Waits for them until the end."""
+        """All that is told: `News`, each with the vectors of its results in a list behind it, if there are any.
+
+        Waits for them until the end. One list, as each thing that goes through the object store costs a millisecond.
+        """
         is_over = False
         while not is_over:
             with self._changed:
@@ -59,8 +62,8 @@ class Outbox:
                 self._clear()
             if is_filled:
                 yield news
-                for vector in vectors:  # noqa: UP028 - Ray sends something to the generator, which no list takes
-                    yield vector
+                if vectors:
+                    yield vectors
 
     def _clear(self) -> None:
         self._is_filled = False

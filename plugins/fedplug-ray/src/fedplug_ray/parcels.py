@@ -128,7 +128,7 @@ Sign = Progress | LogLine
 
 
 class News(NamedTuple):
-    """What a worker tells; vectors that come by themselves follow it, in the order of the results."""
+    """What a worker tells; vectors that come by themselves follow it in one list, in the order of the results."""
 
     signs: tuple[tuple[int, Sign], ...] = ()
     lines: tuple[Line, ...] = ()
