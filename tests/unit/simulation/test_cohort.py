@@ -387,3 +387,13 @@ def test_a_task_that_is_cancelled_is_not_trained_with_the_others(said) -> None:
     assert not engine._done
     engine.close()
     engine.close()
+
+
+def test_without_a_gpu_the_own_loop_says_that_it_is_missing(said, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = run(plans.Chain, CohortEngine(), {"use_gpu": True}, rounds=1)
+    assert lines(said) == [
+        "Chain trains its nodes one by one: use_gpu is set, and there is no GPU that torch can use.",
+        "Chain trains by its own loop: use_gpu is set.",
+    ]
+    assert found.params == run(plans.Chain, SerialEngine(), {"use_gpu": True}, rounds=1).params
