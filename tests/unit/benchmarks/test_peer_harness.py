@@ -52,13 +52,13 @@ PEER = env.Peer("Peer", "peer", (env.Way(("peer[all]", "torch")),), {"S1": "noth
 
 def test_the_plan_of_an_environment():
     way = env.Way(("peer[all]", "torch"), regardless=("older==1",))
-    commands = env.plan(way, "/bin/some-python", Path("/home/peer"), Path("/home/constraints.txt"))
+    commands = env.plan(way, "/bin/some-python", Path("/peer"), Path("/constraints.txt"))
     venv, packages, regardless = commands
-    assert venv == ["/bin/some-python", "-m", "venv", "--clear", "/home/peer"]
+    assert venv == ["/bin/some-python", "-m", "venv", "--clear", "/peer"]
     pip = ["/peer/bin/python", "-m", "pip", "install"]
     for line in (packages, regardless):
         assert line[:4] == pip
-        assert line[line.index("--constraint") + 1] == "/home/constraints.txt"
+        assert line[line.index("--constraint") + 1] == "/constraints.txt"
     assert packages[-2:] == ["peer[all]", "torch"]
     assert regardless[-1] == "older==1"
     assert {"--no-deps", "--ignore-requires-python"} <= set(regardless)
