@@ -12,11 +12,23 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
+from fedplug.core.data import BatchSource, DataManager
 from fedplug.core.params import Params
 
 
 class LeanStep(ABC):
     """A plan's training step and its optimizer's rule, as one."""
+
+    def whole(self, manager: DataManager) -> BatchSource | None:
+        """Batches of arrays that many nodes share, to draw each node's rows from; None where that cannot be done.
+
+        Args:
+            manager: Whole arrays, which nobody may write to, arranged as the plan's ``training_data`` does.
+
+        Raises:
+            DatasetError: The data cannot be used.
+        """
+        return None
 
     @abstractmethod
     def load(self, params: Params) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fedplug.core.cohort import CohortError, CohortTrainer, NotStacked, StackedUpdate
-from fedplug.core.data import BatchSource, DataManager, LoaderArgs
+from fedplug.core.data import BatchSource, LoaderArgs
 from fedplug.core.errors import FedplugError
 from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Array, Params
@@ -19,7 +19,7 @@ from fedplug.core.trainer import TrainerInfo
 from fedplug.core.trainer.loop_plan import LoopPlan
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import PlanSetup
-from fedplug.simulation.columns import PickedRows, filled, named_columns, stand_in_dataset
+from fedplug.simulation.columns import PickedRows, SharedColumns
 from fedplug.simulation.plan_checks import (
     NotLeanError,
     Streams,
@@ -29,16 +29,12 @@ from fedplug.simulation.plan_checks import (
     is_same,
     set_up,
 )
-from fedplug.simulation.virtual_data import SharedData, VirtualData
+from fedplug.simulation.virtual_data import VirtualData
 
 if TYPE_CHECKING:
     from fedplug.core.plugins import PluginHost
 
 Emit = Callable[[Progress | LogLine], None]
-
-
-_Shared = tuple[BatchSource, Mapping[str, Any]]
-"""Data that all nodes share, and what a plan says about batches."""
 
 
 class _Work(NamedTuple):
@@ -109,9 +105,7 @@ class CohortTraining:
         assert isinstance(answer, CohortTrainer)
         self._trainer = answer
         self._info = self._plan.training_args()
-        self._wholes: dict[str, BatchSource | None] = {}  # shared sources, by the columns that they are made of
-        self._sized: dict[int, _Shared] = {}  # what all nodes of so many samples are to draw from
-        self._names_columns = True
+        self._columns = SharedColumns(self._plan, self.args, answer.whole)
 
     def fits(self, request: TrainRequest, bundle: PlanBundle) -> bool:
         """Whether a training is one of those that this was set up for."""
@@ -164,8 +158,8 @@ class CohortTraining:
         return updates
 
     def _check_hooks(self, requests: Sequence[TrainRequest]) -> None:
-        """Whether a plugin wants to be called in the loop; of the first and the last node, as asking is slow."""
-        for key in (requests[0].key, requests[-1].key):
+        """Whether a plugin wants to be called in the loop of any of the nodes."""
+        for key in (request.key for request in requests):
             info = TrainerInfo(self._plan.framework, self._info, key.node_id, key.round, ())
             if any(self._host.trainer_hooks(info).values()):
                 raise CohortError("a plugin adds hooks to the training loop")
@@ -186,50 +180,22 @@ class CohortTraining:
             return _Work(source.whole, [rows[batch] for batch in batches], samples, loop, lines)
         return _Work(source, batches, samples, loop, lines)
 
-    def _source(self, request: TrainRequest, data: VirtualData, lines: list[LogLine]) -> _Shared:
+    def _source(
+        self, request: TrainRequest, data: VirtualData, lines: list[LogLine]
+    ) -> tuple[BatchSource, Mapping[str, Any]]:
         """A node's data as batches can be drawn from, and what its plan says about batches."""
-        node = request.key.node_id
-        if self._names_columns and isinstance(data, SharedData):
-            rows = data.rows(node)
-            found = self._sized.get(len(rows)) or self._named(request, data, len(rows))
-            if found is not None:
-                return PickedRows(found[0], rows), found[1]
-            self._names_columns = False
+        found = self._columns.source(request, data)
+        if found is not None:
+            return found
         key = request.key
         self._plan._setup = PlanSetup(
-            request.model_args, self.args, data.dataset(node), node, key.round, request.total_rounds,
+            request.model_args, self.args, data.dataset(key.node_id), key.node_id, key.round, request.total_rounds,
             log=lambda text: lines.append(LogLine(level="warning", text=text, key=key)),
         )  # fmt: skip
         manager = self._plan.make_data()
         if self._plan.pre_processes:
             raise CohortError("it changes batches or parameters by add_preprocess")
         return self._host.wrap_data(manager, self._plan.framework), manager.loader_args
-
-    def _named(self, request: TrainRequest, data: SharedData, samples: int) -> _Shared | None:
-        """The shared data that a node's rows are drawn from; None if its plan does more than to name columns."""
-        node = request.key.node_id
-        dataset, said = stand_in_dataset(node, data.arrays, samples, data.target), list[str]()
-        setup, read = WatchedSetup.watching(
-            request.model_args, self.args, dataset, node, request.key.round, request.total_rounds, log=said.append
-        )
-        self._plan._setup = setup
-        try:
-            named = named_columns(dataset, self._plan.make_data())
-        except Exception:  # noqa: BLE001 - what it does to stand-ins means nothing; it gets the data then
-            return None
-        if named is None or said or self._plan.pre_processes:
-            return None
-        columns = repr(named[:2])
-        if columns not in self._wholes:
-            manager = DataManager(filled(named.data, data.arrays), filled(named.target, data.arrays))
-            self._wholes[columns] = self._trainer.whole(manager)
-        whole = self._wholes[columns]
-        if whole is None:
-            return None
-        found = whole, named.loader_args
-        if named.for_all and read <= {"dataset"}:
-            self._sized[samples] = found
-        return found
 
     def _batches(self, request: TrainRequest, samples: int, loader: LoaderArgs, loop: LoopPlan) -> Iterator[Array]:
         """The numbers of the samples of each batch, in the order in which the plan's own loop draws them."""

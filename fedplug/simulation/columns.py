@@ -7,16 +7,25 @@ They tell what a column is, and not what it holds: a plan that wants more gets i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedplug.core.data import BatchSource, DataManager, LoaderArgs
+from fedplug.core.messages import TrainRequest
 from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.params import Array
+from fedplug.core.training_args import TrainingArgs
+from fedplug.core.training_plan import TrainingPlan
+from fedplug.simulation.plan_checks import WatchedSetup
+from fedplug.simulation.virtual_data import SharedRows, VirtualData
+
+_Found = tuple[BatchSource, Mapping[str, Any]]
+"""Data that nodes share, and what a plan says about batches."""
 
 
 class ColumnAskedError(Exception):
@@ -76,8 +85,15 @@ class StandIn:
     __hash__ = __repr__ = __str__ = __format__ = __reduce_ex__ = __copy__ = __deepcopy__ = _refuse
 
 
-class _Columns(NodeDataset):
-    """A data set of stand-ins."""
+class StandInDataset(NodeDataset):
+    """The data set of a node whose columns tell everything but what they hold.
+
+    Args:
+        name: The node.
+        whole: The arrays that the nodes share.
+        samples: How many of their rows the node has.
+        target: Name of the array that is to be predicted; empty for none.
+    """
 
     type = "memory"
 
@@ -125,26 +141,13 @@ class Named(NamedTuple):
     for_all: bool
 
 
-def stand_in_dataset(name: str, whole: Mapping[str, Array], samples: int, target: str) -> NodeDataset:
-    """The data set of a node whose columns tell everything but what they hold.
-
-    Args:
-        name: The node.
-        whole: The arrays that the nodes share.
-        samples: How many of their rows the node has.
-        target: Name of the array that is to be predicted; empty for none.
-    """
-    return _Columns(name, whole, samples, target)
-
-
-def named_columns(dataset: NodeDataset, manager: DataManager) -> Named | None:
+def named_columns(dataset: StandInDataset, manager: DataManager) -> Named | None:
     """Which columns a plan has named; None if it has asked for more, or given something else.
 
     Args:
-        dataset: What `stand_in_dataset` made for it.
+        dataset: What it was given.
         manager: What the plan's ``training_data`` made of it.
     """
-    assert isinstance(dataset, _Columns)
     known = {id(stand_in): name for name, stand_in in dataset.arrays().items()}
     try:
         data, target = _names(manager.dataset, known), _names(manager.target, known)
@@ -208,5 +211,67 @@ class PickedRows(BatchSource):
         self.whole.check_args(args)
 
     def batches(self, args: LoaderArgs, order: Array | None) -> Iterator[tuple[Any, Any]]:
-        """As the source of the rows alone draws them."""
-        return self.whole.subset(self.rows).batches(args, order)
+        """As the source of the rows alone draws them; each batch is a copy."""
+        rows = self.rows.copy() if order is None else self.rows[order]
+        return islice(self.whole.batches(args, rows), args.batches_per_epoch(len(rows)))
+
+
+class SharedColumns:
+    """What the nodes' samples are drawn from, where a plan only names columns of arrays that they share.
+
+    Args:
+        plan: The plan, set up once.
+        args: Its training arguments.
+        whole: Turns whole arrays, arranged as ``training_data`` does, into batches; None if it cannot without much
+            memory.
+    """
+
+    def __init__(
+        self, plan: TrainingPlan, args: TrainingArgs, whole: Callable[[DataManager], BatchSource | None]
+    ) -> None:
+        self._plan, self._args, self._whole = plan, args, whole
+        self._arrays: Mapping[str, Array] = {}  # those that the following was found for
+        self._wholes: dict[str, BatchSource | None] = {}  # by the columns that they are made of
+        self._sized: dict[int, _Found] = {}  # what all nodes of so many samples are to draw from
+        self._is_more = False  # the plan does more than to name columns
+
+    def source(self, request: TrainRequest, data: VirtualData) -> tuple[PickedRows, Mapping[str, Any]] | None:
+        """What a node's batches are drawn from, and what its plan says about them; None: it needs its data itself."""
+        node = request.key.node_id
+        shared = None if self._is_more else data.shared(node)
+        if shared is None:
+            return None
+        if shared.arrays is not self._arrays:
+            self._arrays = shared.arrays
+            self._wholes.clear()
+            self._sized.clear()
+        found = self._sized.get(len(shared.rows)) or self._find(request, shared)
+        if found is None:
+            self._is_more = True
+            return None
+        return PickedRows(found[0], shared.rows), found[1]
+
+    def _find(self, request: TrainRequest, shared: SharedRows) -> _Found | None:
+        node, samples = request.key.node_id, len(shared.rows)
+        dataset, said = StandInDataset(node, shared.arrays, samples, shared.target), list[str]()
+        setup, read = WatchedSetup.watching(
+            request.model_args, self._args, dataset, node, request.key.round, request.total_rounds, log=said.append
+        )
+        self._plan._setup = setup
+        try:
+            named = named_columns(dataset, self._plan.make_data())
+        except Exception:  # noqa: BLE001 - what it does to stand-ins means nothing; it gets the data then
+            return None
+        if named is None or said or self._plan.pre_processes:
+            return None
+        columns = repr(named[:2])
+        if columns not in self._wholes:
+            manager = DataManager(filled(named.data, shared.arrays), filled(named.target, shared.arrays))
+            self._wholes[columns] = self._whole(manager)
+        whole = self._wholes[columns]
+        if whole is None:
+            return None
+        found = whole, named.loader_args
+        if named.for_all and read <= {"dataset"}:
+            self._sized[samples] = found
+        return found

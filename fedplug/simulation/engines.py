@@ -137,7 +137,7 @@ class SerialEngine(Engine):
             self._training = None
             self._training = LeanTraining(request, task.plan, self.host)
             self._tell(f"{task.plan.class_name} trains by the lean step: its training is nothing but steps of SGD.")
-        reply, params = self._training.run(request, task.params, self.data.dataset(request.key.node_id), emit)
+        reply, params = self._training.run(request, task.params, self.data, emit)
         return Trained(reply, params, {})
 
     def _run_own(self, task: Task, emit: Emit) -> Trained:

@@ -10,7 +10,7 @@ the plan's own loop, as all that follow are.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ from fedplug.core.data import BatchSource, LoaderArgs
 from fedplug.core.errors import FedplugError
 from fedplug.core.lean import LeanStep
 from fedplug.core.messages import LogLine, Progress, TrainReply, TrainRequest
-from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle, load_plan
 from fedplug.core.rng import SeedTree
@@ -27,7 +26,9 @@ from fedplug.core.trainer.loop_plan import LoopPlan
 from fedplug.core.trainer.meter import Meter
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import PlanSetup
+from fedplug.simulation.columns import PickedRows, SharedColumns
 from fedplug.simulation.plan_checks import NotLeanError, Streams, check_args, check_methods, is_same, set_up
+from fedplug.simulation.virtual_data import VirtualData
 
 if TYPE_CHECKING:
     from fedplug.core.plugins import PluginHost
@@ -63,13 +64,14 @@ class LeanTraining:
         if isinstance(step, str):
             raise NotLeanError(step)
         self._step: LeanStep = step
+        self._columns = SharedColumns(self._plan, self.args, step.whole)
         self._info = self._plan.training_args()
 
     def fits(self, request: TrainRequest, bundle: PlanBundle) -> bool:
         """Whether a training is one of those that this was set up for."""
         return bundle is self.bundle and is_same((request.training_args, request.model_args), self.asked)
 
-    def run(self, request: TrainRequest, params: Params, dataset: NodeDataset, emit: Emit) -> tuple[TrainReply, Params]:
+    def run(self, request: TrainRequest, params: Params, data: VirtualData, emit: Emit) -> tuple[TrainReply, Params]:
         """Train one node.
 
         Raises:
@@ -79,20 +81,22 @@ class LeanTraining:
             raise NotLeanError("the aggregator sends extra arrays along")
         began = time.perf_counter()
         with self._plan.on_threads(self.args.threads):
-            return self._run(request, params, dataset, emit, began)
+            return self._run(request, params, data, emit, began)
 
     def _run(
-        self, request: TrainRequest, params: Params, dataset: NodeDataset, emit: Emit, began: float
+        self, request: TrainRequest, params: Params, data: VirtualData, emit: Emit, began: float
     ) -> tuple[TrainReply, Params]:
         before = self._streams.read()
-        plan, key, args = self._plan, request.key, self.args
-        plan._setup = PlanSetup(
-            request.model_args, args, dataset, key.node_id, key.round, request.total_rounds,
+        plan, key = self._plan, request.key
+        setup = PlanSetup(
+            request.model_args, self.args, data.dataset(key.node_id), key.node_id, key.round, request.total_rounds,
             log=lambda text: emit(LogLine(level="warning", text=text, key=key)),
         )  # fmt: skip
         try:
             self._step.load(params)
-            source, loader = self._data(request)
+            found = self._columns.source(request, data)
+            plan._setup = setup
+            source, loader = self._data(request, found)
             reply = self._train(request, source, loader, emit, began)
         except NotLeanError:
             raise
@@ -106,14 +110,20 @@ class LeanTraining:
             raise NotLeanError("training draws random numbers" if drawn else why)
         return reply, self._step.result()
 
-    def _data(self, request: TrainRequest) -> tuple[BatchSource, LoaderArgs]:
+    def _data(
+        self, request: TrainRequest, shared: tuple[PickedRows, Mapping[str, Any]] | None
+    ) -> tuple[BatchSource, LoaderArgs]:
         """The training part of the node's data, as the plan's own loop draws it."""
         plan, args = self._plan, self.args
-        manager = plan.make_data()
-        if plan.pre_processes:
-            raise NotLeanError("it changes batches or parameters by add_preprocess")
-        source = self._host.wrap_data(manager, plan.framework)
-        loader = LoaderArgs.merge(args.loader_args, manager.loader_args)
+        source: BatchSource
+        if shared is not None:
+            source, loader_args = shared
+        else:
+            manager = plan.make_data()
+            if plan.pre_processes:
+                raise NotLeanError("it changes batches or parameters by add_preprocess")
+            source, loader_args = self._host.wrap_data(manager, plan.framework), manager.loader_args
+        loader = LoaderArgs.merge(args.loader_args, loader_args)
         source.check_args(loader)
         if args.test_ratio:
             root = SeedTree.root(request.seed if args.shuffle_testing_dataset else request.data_seed)

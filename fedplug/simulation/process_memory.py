@@ -21,7 +21,7 @@ from fedplug.core.params_spec import ParamsSpec
 from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.shared import SharedBuffer
 from fedplug.simulation.process_messages import ArrayPlace, DataPlace, Own, Place, Rows, Segment
-from fedplug.simulation.virtual_data import SharedData, SharedSamples, VirtualData
+from fedplug.simulation.virtual_data import SharedData, SharedRows, SharedSamples, VirtualData
 
 _PAGE = 4096
 
@@ -154,8 +154,16 @@ class TaskData(VirtualData):
             return MemoryDataset(
                 data.name, arrays, tags=data.tags, target=data.target, description=data.description
             )  # fmt: skip
+        return SharedSamples(node_id, self._arrays, self._rows(data), self._target)
+
+    def shared(self, node_id: str) -> SharedRows | None:
+        """As `VirtualData.shared`."""
+        data = self._nodes[node_id]
+        return None if isinstance(data, Own) else SharedRows(self._arrays, self._rows(data), self._target)
+
+    def _rows(self, data: Rows) -> Array:
         assert self._order is not None
-        return SharedSamples(node_id, self._arrays, self._order[data.low : data.high], self._target)
+        return self._order[data.low : data.high]
 
     def card(self, node_id: str) -> DatasetCard:
         """As `VirtualData.card`."""

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,24 @@ class VirtualData(ABC):
     @abstractmethod
     def card(self, node_id: str) -> DatasetCard:
         """What a researcher sees."""
+
+    def shared(self, node_id: str) -> SharedRows | None:
+        """Where the samples of a node lie in arrays that nodes share; None if it has arrays of its own."""
+        return None
+
+
+class SharedRows(NamedTuple):
+    """Samples of arrays that nodes share.
+
+    Attributes:
+        arrays: The arrays by name, which nobody may write to; one object for all nodes.
+        rows: The numbers of the node's samples, int64.
+        target: Name of the array that is to be predicted; empty for none.
+    """
+
+    arrays: Mapping[str, Array]
+    rows: Array
+    target: str
 
 
 class OwnData(VirtualData):
@@ -127,11 +145,11 @@ class SharedData(VirtualData):
 
     def dataset(self, node_id: str) -> NodeDataset:
         """As `VirtualData.dataset`."""
-        return SharedSamples(node_id, self.arrays, self.rows(node_id), self.target)
+        return SharedSamples(node_id, *self.shared(node_id))
 
-    def rows(self, node_id: str) -> Array:
-        """The numbers of a node's samples."""
-        return self.parts[self._places[node_id]]
+    def shared(self, node_id: str) -> SharedRows:
+        """As `VirtualData.shared`."""
+        return SharedRows(self.arrays, self.parts[self._places[node_id]], self.target)
 
     def bounds(self, node_id: str) -> tuple[int, int]:
         """Where the numbers of a node's samples begin and end in ``parts.order``."""

@@ -96,9 +96,7 @@ def held(exp: Experiment, net: Net) -> dict[str, Any]:
     """The control variates that the nodes go on from, node by node."""
     found = {}
     for node, acked in exp._acked.items():
-        state = net.states(node).load(
-            exp.id, exp.training_data().data()[node].dataset_id, acked.round, acked.state_id
-        )
+        state = net.states(node).load(exp.id, exp.training_data().data()[node].dataset_id, acked.round, acked.state_id)
         if state is not None:
             found[node] = {n.removeprefix(f"{AUX}/"): state.arrays[n] for n in state.arrays if n.startswith(AUX)}
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,7 @@ from hypothesis import strategies as st
 from fedplug import DataManager
 from fedplug.core.cohort import CohortError
 from fedplug.core.data import ArrayData
-from fedplug_torch import cohort
-from fedplug_torch.cohort import TorchCohortTrainer
+from fedplug_torch import whole_data
 from fedplug_torch.cohort_batches import Rows, Run, repeated, schedule
 from fedplug_torch.cohort_memory import RowPool
 from fedplug_torch.cohort_tape import Tape, program, simplify, take_steps
@@ -152,13 +152,12 @@ def test_sgd_is_taken_into_the_last_product_and_reads_no_parameter_that_has_move
 
 
 def test_shared_arrays_are_not_copied_unless_they_must_be_converted(monkeypatch) -> None:
-    trainer = TorchCohortTrainer.__new__(TorchCohortTrainer)
     x, y = np.arange(6, dtype=np.float32).reshape(3, 2), np.array([0, 1, 1], np.int8)
     x.flags.writeable = False
-    found = trainer.whole(DataManager({"a": (x,)}, y))
+    found: Any = whole_data.whole(DataManager({"a": (x,)}, y))
     assert found.data["a"][0].data_ptr() == x.ctypes.data
     assert found.target.dtype == torch.int64
     assert found.target.tolist() == [0, 1, 1]
-    monkeypatch.setattr(cohort, "_MOST_CONVERTED", 100)
-    assert trainer.whole(DataManager(np.zeros((25, 1)))) is not None
-    assert trainer.whole(DataManager(np.zeros((26, 1)))) is None
+    monkeypatch.setattr(whole_data, "_MOST_CONVERTED", 100)
+    assert whole_data.whole(DataManager(np.zeros((25, 1)))) is not None
+    assert whole_data.whole(DataManager(np.zeros((26, 1)))) is None

@@ -15,7 +15,7 @@ from torch import nn
 
 from fedplug import DataManager, Experiment, Monitor
 from fedplug.core.trainer import hook
-from fedplug.simulation import IID, Federation, SerialEngine
+from fedplug.simulation import IID, Federation, SerialEngine, virtual_data
 
 ARGS: dict[str, Any] = {"epochs": 2, "loader_args": {"batch_size": 8}, "optimizer_args": {"lr": 0.1}, "log_interval": 2}
 
@@ -80,6 +80,47 @@ def test_the_lean_step_gives_the_bits_the_figures_and_the_signs_of_the_own_loop(
     assert params == own[0]
     assert replies == own[1]
     assert told == own[2]
+
+
+class Spoiling(Plain):
+    """Writes into its batches."""
+
+    def training_step(self, data: Any, target: Any) -> Any:
+        return super().training_step(data.mul_(2.0), target)
+
+
+class Centred(Plain):
+    """Wants more of its data than the columns' names."""
+
+    def training_data(self) -> DataManager:
+        x = self.dataset.column("x")
+        return DataManager(x - x.mean(0), self.dataset.column("y"))
+
+
+@pytest.mark.parametrize(
+    ("plan", "args", "copied"),
+    [
+        (Plain, {}, False),
+        (Plain, {"loader_args": {"shuffle": False}}, False),
+        (Spoiling, {}, False),
+        (Spoiling, {"loader_args": {"batch_size": 100, "shuffle": False}}, False),
+        (Centred, {}, True),
+    ],
+)
+def test_batches_are_drawn_from_the_shared_arrays_unless_the_plan_wants_the_node_s_data(
+    said, monkeypatch, plan, args, copied
+) -> None:
+    taken, get = [], virtual_data._Picked.__getitem__
+
+    def getitem(self: Any, name: str) -> Any:
+        taken.append(name)
+        return get(self, name)
+
+    monkeypatch.setattr(virtual_data._Picked, "__getitem__", getitem)
+    found = run(plan, True, args)
+    assert bool(taken) is copied
+    assert found == run(plan, False, args)
+    assert [each.split(":")[0] for each in said.messages] == [f"{plan.__name__} trains by the lean step"]
 
 
 class Straight(Plain):

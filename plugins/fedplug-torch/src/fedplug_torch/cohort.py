@@ -8,11 +8,9 @@ as their results do not depend on when they are computed. So nothing is padded, 
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from fedplug.core.cohort import CohortAnswer, CohortError, CohortTrainer, NotStacked, StackedUpdate
@@ -26,8 +24,8 @@ from fedplug_torch.cohort_memory import RowPool
 from fedplug_torch.cohort_purity import impure
 from fedplug_torch.cohort_rules import rule_for
 from fedplug_torch.cohort_steps import Stack, StackedSteps
-from fedplug_torch.data import TensorData, wrap
 from fedplug_torch.plan_state import Attributes, own_state
+from fedplug_torch.whole_data import whole
 
 if TYPE_CHECKING:
     from fedplug.core.training_args import TrainingArgs
@@ -44,9 +42,6 @@ _LARGEST = 32 << 20
 
 _MOST_NODES = 32
 """More nodes than this make no difference any more: what a call takes is divided by their number."""
-
-_MOST_CONVERTED = 64 << 20
-"""Bytes of shared data that may be copied to another type, once."""
 
 
 def offer(plan: TorchTrainingPlan, args: TrainingArgs, compiled: bool) -> CohortAnswer:
@@ -96,7 +91,6 @@ class TorchCohortTrainer(CohortTrainer):
         self._parameters = [tensor for tensor in tensors.values() if tensor.requires_grad]
         self._memory = RowPool()
         self._rows: tuple[BatchSource, Rows] | None = None
-        self._kept: DataManager | None = None
 
     def most(self, params: Params) -> int:
         """As `CohortTrainer.most`."""
@@ -107,13 +101,7 @@ class TorchCohortTrainer(CohortTrainer):
 
     def whole(self, manager: DataManager) -> BatchSource | None:
         """As `CohortTrainer.whole`."""
-        data, target = _shared(manager.dataset, is_target=False), _shared(manager.target, is_target=True)
-        found = wrap(DataManager(data, target))
-        if not isinstance(found, TensorData):
-            return None
-        copied = _copied(manager.dataset, found.data) + _copied(manager.target, found.target)
-        self._kept = manager  # whose memory the tensors look at
-        return found if copied <= _MOST_CONVERTED else None
+        return whole(manager)
 
     def train(
         self, params: Params, sources: Sequence[BatchSource], batches: Sequence[Sequence[Array]]
@@ -192,39 +180,6 @@ class TorchCohortTrainer(CohortTrainer):
                 found[node].append(values[place])
                 place += 1
         return found
-
-
-def _shared(data: Any, *, is_target: bool) -> Any:
-    """Arrays that nobody may write to as tensors over the same memory, where they need not be converted.
-
-    ``torch.from_numpy`` would warn that the memory is read-only; torch has no read-only tensors.
-    """
-    if isinstance(data, Mapping):
-        return {key: _shared(value, is_target=is_target) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return type(data)(_shared(value, is_target=is_target) for value in data)
-    if not isinstance(data, np.ndarray) or data.dtype.name not in (_AS_TARGET if is_target else _AS_DATA):
-        return data
-    if not (data.size and data.flags.c_contiguous and data.dtype.isnative):
-        return data
-    memory = (ctypes.c_uint8 * data.nbytes).from_address(data.ctypes.data)
-    return torch.frombuffer(memory, dtype=getattr(torch, data.dtype.name)).view(data.shape)
-
-
-_AS_TARGET = ("float32", "int64")
-_AS_DATA = (*_AS_TARGET, "uint8", "int8", "int16", "int32")
-"""Types that batches keep, as `fedplug_torch.data.wrap` makes them."""
-
-
-def _copied(before: Any, after: Any) -> int:
-    """Bytes of tensors that do not share the memory of the arrays that they were made of."""
-    if isinstance(after, Mapping):
-        return sum(_copied(before[key], value) for key, value in after.items())
-    if isinstance(after, list | tuple):
-        return sum(map(_copied, before, after))
-    if not isinstance(after, torch.Tensor) or after.data_ptr() == before.ctypes.data:
-        return 0
-    return after.numel() * after.element_size()
 
 
 def _brief(error: Exception) -> str:

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedplug.core.data import BatchSource, DataManager
 from fedplug.core.lean import LeanStep
 from fedplug.core.params import Params, allocate
 from fedplug_torch import params as torch_params
 from fedplug_torch.losses import no_loss
 from fedplug_torch.plan_state import Attributes, own_state
+from fedplug_torch.whole_data import whole
 
 if TYPE_CHECKING:
     from fedplug_torch.plan import TorchTrainingPlan
@@ -58,6 +60,10 @@ class LeanSGD(LeanStep):
             tensors[name].data = view
         self._values = [p.detach() for p in self._moved]
         self._attributes = Attributes(plan, model)
+
+    def whole(self, manager: DataManager) -> BatchSource | None:
+        """As `LeanStep.whole`."""
+        return whole(manager)
 
     def load(self, params: Params) -> None:
         """As `LeanStep.load`."""
