@@ -116,14 +116,10 @@ class LeanTraining:
         """The training part of the node's data, as the plan's own loop draws it."""
         plan, args = self._plan, self.args
         source: BatchSource
-        if shared is not None:
-            source, loader_args = shared
-        else:
-            manager = plan.make_data()
-            if plan.pre_processes:
-                raise NotLeanError("it changes batches or parameters by add_preprocess")
-            source, loader_args = self._host.wrap_data(manager, plan.framework), manager.loader_args
+        source, loader_args = shared or self._own_data()
         loader = LoaderArgs.merge(args.loader_args, loader_args)
+        if shared is not None and not loader.shuffle:  # batches in order are parts of the data: a plan may write there
+            source, _ = self._own_data()
         source.check_args(loader)
         if args.test_ratio:
             root = SeedTree.root(request.seed if args.shuffle_testing_dataset else request.data_seed)
@@ -132,6 +128,13 @@ class LeanTraining:
         if any(self._host.trainer_hooks(info).values()):
             raise NotLeanError("a plugin adds hooks to the training loop")
         return source, loader
+
+    def _own_data(self) -> tuple[BatchSource, Mapping[str, Any]]:
+        """A node's data, copied, and what its plan says about batches."""
+        manager = self._plan.make_data()
+        if self._plan.pre_processes:
+            raise NotLeanError("it changes batches or parameters by add_preprocess")
+        return self._host.wrap_data(manager, self._plan.framework), manager.loader_args
 
     def _train(
         self, request: TrainRequest, source: BatchSource, loader: LoaderArgs, emit: Emit, began: float

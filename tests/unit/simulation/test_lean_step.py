@@ -101,9 +101,9 @@ class Centred(Plain):
     ("plan", "args", "copied"),
     [
         (Plain, {}, False),
-        (Plain, {"loader_args": {"shuffle": False}}, False),
+        (Plain, {"loader_args": {"batch_size": 8, "shuffle": False}}, True),
         (Spoiling, {}, False),
-        (Spoiling, {"loader_args": {"batch_size": 100, "shuffle": False}}, False),
+        (Spoiling, {"loader_args": {"batch_size": 100, "shuffle": False}}, True),
         (Centred, {}, True),
     ],
 )
