@@ -1,8 +1,8 @@
 """Pulling blobs: the receiver asks for chunks, and so never gets more than it has room for.
 
-A `Pull` is one blob on its way: destination, bitmap, running digest. `Puller` shares the credit between all
-pulls of a receiver, round robin. Chunks are written to where they belong as they come; when the connection is
-lost, the bitmap stays and only what is missing is asked for again.
+A `Pull` (in `fedplug.protocol.pull`) is one blob on its way: destination, bitmap, running digest. `Puller` shares
+the credit between all pulls of a receiver, round robin. Chunks are written to where they belong as they come; when
+the connection is lost, the bitmap stays and only what is missing is asked for again.
 """
 
 from __future__ import annotations
@@ -16,113 +16,10 @@ from typing import Any
 from fedplug.core.errors import CodecError
 from fedplug.core.params import ParamsSpec
 from fedplug.protocol.limits import Limits
-from fedplug.wire import BlobRef, start_digest
-
-Token = Any
-"""What the one who asked for a blob wants to get back with it."""
-
-Settle = Callable[[], None]
+from fedplug.protocol.pull import Pull, Settle, Token
+from fedplug.wire import BlobRef
 
 _SETTLE_BYTES = 16 * 1024 * 1024  # most that arrives, over all pulls, before the memory behind it may be given back
-
-
-class Pull:
-    """One blob on its way.
-
-    Args:
-        owner: From whom: a node's id; empty at a node.
-        ref: Its name and size.
-        spec: Layout of its arrays; None if it holds none.
-        dest: Writable bytes, at least ``ref.nbytes``.
-        chunk: Size of a chunk.
-        settle: As for `NodePool.fetch`.
-    """
-
-    def __init__(
-        self, owner: str, ref: BlobRef, spec: ParamsSpec | None, dest: Any, chunk: int, settle: Settle | None = None
-    ) -> None:
-        self.owner = owner
-        self.settle = settle
-        self.ref = ref
-        self.chunk = chunk
-        self.waiting: list[tuple[Token, Any]] = []
-        self.asked: set[int] = set()
-        self.bad = 0
-        self.rounds = 0
-        self.spec = spec
-        self._dest = dest
-        self._view = memoryview(dest).cast("B")[: ref.nbytes]
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin anew, because the whole was not what it should be."""
-        self.count = -(-self.ref.nbytes // self.chunk)
-        self._have = bytearray(self.count)
-        self._fresh = 0  # first chunk that was never asked for
-        self._todo: deque[int] = deque()  # before that: what is to be asked for again
-        self._digest = start_digest(self.spec)
-        self._hashed = 0
-        self.missing = self.count
-
-    def spread(self) -> list[tuple[Token, Any]]:
-        """Each who waits, with its own memory, cut to size. The one whose memory was filled may have left."""
-        size = self.ref.nbytes
-        for _, dest in self.waiting:
-            if dest is not self._dest:
-                memoryview(dest).cast("B")[:size] = self._view
-        return [(token, dest[:size]) for token, dest in self.waiting]
-
-    def next_index(self) -> int | None:
-        """A chunk to ask for; None if all that are missing have been asked for."""
-        while self._todo:
-            index = self._todo.popleft()
-            if not self._have[index] and index not in self.asked:
-                self.asked.add(index)
-                return index
-        if self._fresh == self.count:
-            return None
-        self.asked.add(self._fresh)
-        self._fresh += 1
-        return self._fresh - 1
-
-    @property
-    def idle(self) -> bool:
-        """Whether there is nothing left to ask for."""
-        return not self._todo and self._fresh == self.count
-
-    def forget_asked(self) -> None:
-        """The connection is gone, and with it what was under way."""
-        self._todo.extendleft(sorted(self.asked, reverse=True))
-        self.asked.clear()
-
-    def again(self, index: int) -> None:
-        """Ask for a chunk again."""
-        self.asked.discard(index)
-        self._todo.append(index)
-
-    def has(self, index: int) -> bool:
-        """Whether a chunk is here."""
-        return bool(self._have[index])
-
-    def length(self, index: int) -> int:
-        """Size of a chunk."""
-        return min(self.chunk, self.ref.nbytes - index * self.chunk)
-
-    def store(self, index: int, body: memoryview) -> None:
-        """Write a chunk and hash as far as there is no hole."""
-        start = index * self.chunk
-        self._view[start : start + len(body)] = body
-        self.asked.discard(index)
-        self._have[index] = 1
-        self.missing -= 1
-        while self._hashed < self.count and self._have[self._hashed]:
-            start = self._hashed * self.chunk
-            self._digest.update(self._view[start : start + self.chunk])
-            self._hashed += 1
-
-    def intact(self) -> bool:
-        """Whether the bytes have the digest that was promised. Call it when nothing is missing."""
-        return self._digest.hexdigest() == self.ref.id
 
 
 @dataclass(slots=True)
@@ -255,14 +152,10 @@ class Puller:
         state.asked -= 1
         state.moved = True
         self._free += 1
-        if len(body) != pull.length(index) or zlib.crc32(body) != crc:
-            self._stats["chunks_damaged"] += 1
-            pull.bad += 1
+        if len(body) != pull.length(index) or (pull.doubted and zlib.crc32(body) != crc):
             pull.again(index)
-            if pull.bad > self._limits.bad_chunks:
-                return self._remove(pull, "too many of its chunks arrived damaged")
-            return None
-        pull.store(index, body)
+            return self._damaged(pull, 1)
+        pull.store(index, crc, body)
         self._unsettled += len(body)
         if self._unsettled >= _SETTLE_BYTES:
             self._settle()
@@ -318,11 +211,22 @@ class Puller:
         if pull.intact():
             pull.waiting = pull.spread()
             return self._remove(pull)
+        if damaged := pull.discard_damaged():
+            return self._damaged(pull, damaged)
         self._stats["blobs_damaged"] += 1
         pull.rounds += 1
         if pull.rounds > 1:
             return self._remove(pull, "its bytes do not have the digest that was promised, twice")
         pull.restart()
+        return None
+
+    def _damaged(self, pull: Pull, chunks: int) -> Arrived | None:
+        """So many chunks, which are to be asked for again, came damaged. Returns the pull if these are too many."""
+        self._stats["chunks_damaged"] += chunks
+        pull.bad += chunks
+        pull.doubted = True
+        if pull.bad > self._limits.bad_chunks:
+            return self._remove(pull, "too many of its chunks arrived damaged")
         return None
 
     def _remove(self, pull: Pull, problem: str = "") -> Arrived:

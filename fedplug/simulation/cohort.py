@@ -53,6 +53,7 @@ class CohortEngine(Engine):
         self._refused: tuple[PlanBundle, object] | None = None  # what is trained one by one for good
         self._told = ""
         self._waiting: dict[TaskKey, Task] = {}
+        self._sizes: dict[TaskKey, int] = {}  # of the data of those that wait, when it is known
         self._done: dict[TaskKey, CohortResult] = {}
         self._alone: set[TaskKey] = set()  # what could not be trained with the others
 
@@ -68,6 +69,7 @@ class CohortEngine(Engine):
     def cancel(self, key: TaskKey) -> None:
         """As `Engine.cancel`."""
         self._waiting.pop(key, None)
+        self._sizes.pop(key, None)
         self._done.pop(key, None)
         self._alone.discard(key)
 
@@ -88,6 +90,7 @@ class CohortEngine(Engine):
     def close(self) -> None:
         """As `Engine.close`."""
         self._waiting.clear()
+        self._sizes.clear()
         self._done.clear()
         self._alone.clear()
         self._training = None
@@ -135,13 +138,18 @@ class CohortEngine(Engine):
             and _is_plain(each)
             and training.fits(each.request, each.plan)
         ]
-        sizes = {each.request.key.node_id: len(self.data.dataset(each.request.key.node_id)) for each in fitting}
-        fitting.sort(key=lambda each: (-sizes[each.request.key.node_id], each.request.key.node_id))
+        fitting.sort(key=lambda each: (-self._size_of(each.request.key), each.request.key.node_id))
         cohorts = -(-len(fitting) // min(most, self._size or most))
         width = -(-len(fitting) // cohorts)
         place = next(place for place, each in enumerate(fitting) if each is task)
         low = place // width * width
         return fitting[low : low + width]
+
+    def _size_of(self, key: TaskKey) -> int:
+        size = self._sizes.get(key)
+        if size is None:
+            size = self._sizes[key] = len(self.data.dataset(key.node_id))
+        return size
 
     def _is_refused(self, task: Task) -> bool:
         if self._refused is None:
