@@ -26,6 +26,7 @@ class RoundTask:
     key: TaskKey
     place: int
     offer: UpdateOffered | None = None
+    offered_at: float = 0.0  # monotonic seconds
     room: Room | None = None
     update: Update | None = None
     counted: bool = False  # whether its turn has come, and all but a non-streaming aggregator have had it

@@ -3,8 +3,9 @@
 Updates are folded in sorted node order whatever the order of their arrival, so that the sum is the same to
 the last bit. An update whose predecessors are all folded is fetched into memory and folded at once. One that
 is early is fetched into memory if it fits the budget, else into a file; but as long as everybody before it is
-only a quick transfer away, it stays at its node, which saves the file. So the researcher holds one update at
-a time in memory (or as many small ones as its budget allows), and slow links are used side by side.
+only a quick transfer away, or may be in a moment, it stays at its node, which saves the file. So the researcher
+holds one update at a time in memory (or as many small ones as its budget allows), and slow links are used side by
+side.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ class Round:
 
     def _step(self, timeout: float) -> bool:
         """Take the next event in, fold what can be folded, ask for more. Whether the strategy should look again."""
-        event = self.pool.next_event(self._settling.due_in(timeout), self._on_sign)
+        event = self.pool.next_event(self._line.due_in(self._settling.due_in(timeout)), self._on_sign)
         changed = event is not None and self._on_event(event)
         idle = event is None
         del event  # it holds an update, which must be gone once it is folded

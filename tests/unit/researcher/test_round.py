@@ -54,7 +54,10 @@ def test_arrival_order_does_not_change_a_bit(
     updates = make_updates(6)
     script = [(what, node) for node in order for what in (("offer", "fetch") if eager else ("offer",))]
     pool = ScriptedPool(updates, script)
-    result = run(pool, tmp_path_factory.mktemp("spool"), budget=0 if tiny else 1 << 20)
+    with pytest.MonkeyPatch.context() as patch:
+        if eager:
+            patch.setattr(line, "EARLY", 0.0)
+        result = run(pool, tmp_path_factory.mktemp("spool"), budget=0 if tiny else 1 << 20)
     assert result.params == canonical(updates)
     assert sorted(pool.committed) == [f"exp/node-{i}" for i in range(6)]
 
@@ -79,7 +82,10 @@ def test_a_lost_node_that_comes_back_is_folded_in_its_place(tmp_path: Path) -> N
     assert result.dropped == {}
 
 
-def test_an_early_update_waits_in_a_file_while_somebody_before_it_trains(tmp_path: Path) -> None:
+def test_an_early_update_waits_in_a_file_while_somebody_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "EARLY", 0.0)
     updates = make_updates(3)
     pool = ScriptedPool(updates, [("offer", "node-1"), ("offer", "node-2"), ("fetch", "node-2"), ("offer", "node-0")])
     round_ = make_round(pool, tmp_path, budget=updates["node-0"].nbytes)
@@ -87,6 +93,38 @@ def test_an_early_update_waits_in_a_file_while_somebody_before_it_trains(tmp_pat
     assert pool.in_file == {"node-2"}, "node-1 fits the budget, node-2 does not, node-0 is next in line"
     assert round_.spool.in_memory == 0, "memory that was given out must be given back"
     assert list(tmp_path.iterdir()) == [], "spool files must not be left behind"
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2), (2, 0, 3, 1)])
+def test_updates_that_come_within_a_moment_of_each_other_need_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...]
+) -> None:
+    """Each waits at its node for its turn, in whatever order they end."""
+    monkeypatch.setattr(line, "EARLY", 3600.0)
+    monkeypatch.setattr(line, "PATIENCE", 3600.0)
+    updates = make_updates(4)
+    pool = ScriptedPool(updates, [("offer", f"node-{i}") for i in order])
+    assert run(pool, tmp_path, budget=0).params == canonical(updates)
+    assert pool.in_file == set()
+
+
+def test_an_early_update_waits_for_its_own_time_at_its_node_not_for_as_long_as_others_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Node 3 has waited long enough when node 1 offers; node 2 has not, and then nobody before it is left."""
+    updates = make_updates(4)
+    now = [0.0]
+    monkeypatch.setattr(line.time, "monotonic", lambda: now[0])
+
+    class Slow(ScriptedPool):
+        def next_event(self, timeout: float | None, watch: Watcher | None = None) -> PoolEvent | None:
+            now[0] += 0.6 * line.EARLY
+            return super().next_event(timeout, watch)
+
+    script = [("offer", "node-3"), ("offer", "node-2"), ("offer", "node-1"), ("offer", "node-0")]
+    pool = Slow(updates, script)
+    assert run(pool, tmp_path, budget=0).params == canonical(updates)
+    assert pool.in_file == {"node-3"}
 
 
 def test_memory_is_not_exceeded_when_all_reply_at_once(tmp_path: Path) -> None:
