@@ -485,6 +485,47 @@ def test_a_blob_that_is_not_what_it_claims_is_pulled_twice_then_refused(world):
     assert world.researcher.stats["blobs_damaged"] == 2
 
 
+def test_of_a_damaged_blob_only_the_damaged_chunks_are_pulled_again_and_then_each_is_checked(world):
+    """Two chunks come damaged, and one of them once more; what is right is not asked for twice."""
+    left = {2: 2, 5: 1}
+    whole = world.researcher.on
+
+    def damaging(item, now):
+        if isinstance(item, Frame) and isinstance(header := decode_header(item.header), h.Chunk):
+            came.append(header.index)
+            if left.get(header.index, 0):
+                left[header.index] -= 1
+                item = Frame(item.peer, item.header, memoryview(bytes(len(item.body))))
+        whole(item, now)
+
+    came = []
+    key = world.give()
+    world.node.finish(TrainReply(key=key, sample_count=1), LARGE + LARGE, None, world.now)
+    world.settle()
+    world.researcher.on = damaging
+    world.researcher.fetch(key, None, world.now)
+    world.settle()
+    assert bytes(world.at_researcher[-1].params.buffer) == bytes((LARGE + LARGE).buffer)
+    assert sorted(came) == [0, 1, 2, 2, 2, 3, 4, 5, 5, 6]
+    assert world.researcher.stats["chunks_damaged"] == 3
+    assert world.researcher.stats["blobs_damaged"] == 0
+
+
+def test_a_blob_of_which_too_many_chunks_come_damaged_is_given_up(world):
+    key = world.give()
+    world.node.finish(TrainReply(key=key, sample_count=1), LARGE, None, world.now)
+    blob = world.node._jobs[key].blobs["params"]
+    for index in range(7):
+        blob.chunk(index, world.limits.chunk)  # their sums are known before the bytes change
+    blob.buffer = memoryview(bytes(LARGE.nbytes))
+    world.settle()
+    world.researcher.fetch(key, None, world.now)
+    world.settle()
+    assert world.at_researcher[-1].failure.code == "bad-update"
+    assert "too many of its chunks arrived damaged" in world.at_researcher[-1].failure.text
+    assert world.researcher.stats["chunks_damaged"] > world.limits.bad_chunks
+
+
 def test_a_node_may_only_pull_what_belongs_to_its_tasks(world):
     world.say(h.Get(blob=SMALL.fingerprint(), ranges=((0, 1),)))
     assert tags(world.passed) == ["ERROR"]
