@@ -12,7 +12,7 @@ from benchmarks.common import Result
 from benchmarks.plain_loop import CNN
 from benchmarks.simulation import measure
 from fedplug import DataManager
-from fedplug.simulation import Engine, SerialEngine
+from fedplug.simulation import CohortEngine, Engine, ProcessEngine, SerialEngine
 from fedplug_torch import TorchTrainingPlan
 
 NODES, SAMPLED = 100, 10
@@ -48,18 +48,16 @@ class CNNPlan(TorchTrainingPlan):
         return F.cross_entropy(self.forward(data), target)
 
 
-def engines() -> list[tuple[str, Engine, float]]:
-    """What is measured: a title, the engine, and the ratio to the plain loop that is aimed at."""
-    return [
-        ("serial, lean step", SerialEngine(), 1.02),
-        ("serial, own loop", SerialEngine(lean=False), 1.02),
-    ]
-
-
 def run(quick: bool = False) -> list[Result]:
     """Measure each engine; a round takes several seconds of a core, so there are few."""
     pairs = 1 if quick else 5
+    ways: list[tuple[str, Engine, float, bool]] = [
+        ("serial, lean step", SerialEngine(), 1.02, False),
+        ("serial, own loop", SerialEngine(lean=False), 1.02, False),
+        ("cohort, which does not stack convolutions", CohortEngine(), 1.02, False),
+        ("2 processes, lean step", ProcessEngine(2), 0.5, True),
+    ]
     return [
-        measure("S2", NODES, SAMPLED, pairs, engine, how, target, model=CNN, plan=CNNPlan)
-        for how, engine, target in engines()
+        measure("S2", NODES, SAMPLED, pairs, engine, how, target, model=CNN, plan=CNNPlan, by_wall=by_wall)
+        for how, engine, target, by_wall in ways
     ]
