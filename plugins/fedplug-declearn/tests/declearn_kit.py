@@ -13,7 +13,7 @@ from declearn.optimizer import Optimizer as Theirs
 
 from fedplug import DataManager, Decision, Experiment, NumpyTrainingPlan, Params
 from fedplug.core.messages import TaskFailure
-from fedplug.core.pool import TaskFailed, UpdateOffered
+from fedplug.core.pool import TaskFailed, UpdateFetched
 from fedplug.core.strategy import DefaultStrategy
 from fedplug.simulation import Federation
 
@@ -143,7 +143,7 @@ class Net(Federation):
 
     def next_event(self, timeout: float | None, watch: Any = None) -> Any:
         event = super().next_event(timeout, watch)
-        if isinstance(event, UpdateOffered) and (event.reply.key.node_id, event.reply.key.round) in self.lose:
+        if isinstance(event, UpdateFetched) and (event.reply.key.node_id, event.reply.key.round) in self.lose:
             return TaskFailed(TaskFailure(key=event.reply.key, code="lost", text="lost on the way"))
         return event
 

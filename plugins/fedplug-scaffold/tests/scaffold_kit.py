@@ -9,7 +9,7 @@ import numpy as np
 
 from fedplug import DataManager, Decision, Experiment, Monitor, NumpyTrainingPlan, Params
 from fedplug.core.messages import TaskFailure
-from fedplug.core.pool import TaskFailed, UpdateOffered
+from fedplug.core.pool import TaskFailed, UpdateFetched
 from fedplug.core.strategy import DefaultStrategy
 from fedplug.simulation import Federation
 from fedplug_scaffold import Scaffold
@@ -155,7 +155,7 @@ class Net(Federation):
 
     def next_event(self, timeout: float | None, watch: Any = None) -> Any:
         event = super().next_event(timeout, watch)
-        if isinstance(event, UpdateOffered) and (event.reply.key.node_id, event.reply.key.round) in self.lose:
+        if isinstance(event, UpdateFetched) and (event.reply.key.node_id, event.reply.key.round) in self.lose:
             return TaskFailed(TaskFailure(key=event.reply.key, code="lost", text="lost on the way"))
         return event
 
