@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fedplug.core.cohort import CohortError
 from fedplug.core.errors import UsageError
-from fedplug.core.messages import TaskKey
+from fedplug.core.messages import TaskKey, TrainRequest
 from fedplug.core.numbers import is_whole
 from fedplug.core.plan_source import PlanBundle
 from fedplug.simulation.cohort_training import CohortResult, CohortTraining
 from fedplug.simulation.engines import Emit, Engine, SerialEngine, Task, Trained
-from fedplug.simulation.plan_checks import is_same
+from fedplug.simulation.set_up_once import LastSetUp
 from fedplug.simulation.virtual_data import VirtualData
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ class CohortEngine(Engine):
         self._size = size
         self._compile = compile
         self._serial = SerialEngine(lean=lean)
-        self._training: CohortTraining | None = None
-        self._refused: tuple[PlanBundle, object] | None = None  # what is trained one by one for good
-        self._told = ""
+        self._last = LastSetUp(self._set_up)  # what it refuses is trained one by one for good
         self._waiting: dict[TaskKey, Task] = {}
         self._sizes: dict[TaskKey, int] = {}  # of the data of those that wait, when it is known
         self._done: dict[TaskKey, CohortResult] = {}
@@ -76,7 +74,8 @@ class CohortEngine(Engine):
     def run(self, task: Task, emit: Emit) -> Trained:
         """As `Engine.run`."""
         key = task.request.key
-        if key not in self._done and key not in self._alone and not self._is_refused(task) and _is_plain(task):
+        is_open = key not in self._done and key not in self._alone and _is_plain(task)
+        if is_open and not self._last.is_refused(task.request, task.plan):
             self._waiting[key] = task
             self._train_with(task)
         found = self._done.get(key)
@@ -93,36 +92,32 @@ class CohortEngine(Engine):
         self._sizes.clear()
         self._done.clear()
         self._alone.clear()
-        self._training = None
+        self._last.clear()
         self._serial.close()
 
     def _train_with(self, task: Task) -> None:
         """Train a task and others that wait, if they can be trained together."""
         tasks = [task]
         try:
-            training = self._training_of(task)
+            training = self._last.get(task.request, task.plan)
             tasks = self._cohort(task, training)
             found = training.run([each.request for each in tasks], task.params, self.data)
         except CohortError as why:
             if why.for_good:
-                self._training = None
-                self._refused = task.plan, _asked(task)
+                self._last.refuse(task.request, task.plan)
             self._alone.update(each.request.key for each in tasks)
             which = "its nodes" if why.for_good else f"{len(tasks)} of its nodes"
-            self._tell(f"{task.plan.class_name} trains {which} one by one: {why}.")
+            self._last.tell(f"{task.plan.class_name} trains {which} one by one: {why}.")
             return
         for each, result in zip(tasks, found, strict=True):
             if math.isfinite(result.reply.metrics["loss"]):
                 self._done[each.request.key] = result
             else:  # the plan's own loop can say more about it
                 self._alone.add(each.request.key)
-        self._tell(f"{task.plan.class_name} trains with stacked parameters, several nodes at once.")
+        self._last.tell(f"{task.plan.class_name} trains with stacked parameters, several nodes at once.")
 
-    def _training_of(self, task: Task) -> CohortTraining:
-        if self._training is None or not self._training.fits(task.request, task.plan):
-            self._training = None
-            self._training = CohortTraining(task.request, task.plan, self.host, compiled=self._compile)
-        return self._training
+    def _set_up(self, request: TrainRequest, plan: PlanBundle) -> CohortTraining:
+        return CohortTraining(request, plan, self.host, compiled=self._compile)
 
     def _cohort(self, task: Task, training: CohortTraining) -> list[Task]:
         """Those that are trained together with ``task``: from all that wait, nodes of about the same size."""
@@ -150,21 +145,6 @@ class CohortEngine(Engine):
         if size is None:
             size = self._sizes[key] = len(self.data.dataset(key.node_id))
         return size
-
-    def _is_refused(self, task: Task) -> bool:
-        if self._refused is None:
-            return False
-        plan, asked = self._refused
-        return plan is task.plan and is_same(_asked(task), asked)
-
-    def _tell(self, text: str) -> None:
-        if text != self._told:
-            self._told = text
-            _LOG.info("%s", text)
-
-
-def _asked(task: Task) -> object:
-    return task.request.training_args, task.request.model_args
 
 
 def _is_plain(task: Task) -> bool:

@@ -13,22 +13,11 @@ from fedplug.core.data import BatchSource, LoaderArgs
 from fedplug.core.errors import FedplugError
 from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Array, Params
-from fedplug.core.plan_source import PlanBundle, load_plan
-from fedplug.core.rng import SeedTree
-from fedplug.core.trainer import TrainerInfo
+from fedplug.core.plan_source import PlanBundle
 from fedplug.core.trainer.loop_plan import LoopPlan
-from fedplug.core.training_args import TrainingArgs
-from fedplug.core.training_plan import PlanSetup
 from fedplug.simulation.columns import PickedRows, SharedColumns
-from fedplug.simulation.plan_checks import (
-    NotLeanError,
-    Streams,
-    WatchedSetup,
-    check_args,
-    check_methods,
-    is_same,
-    set_up,
-)
+from fedplug.simulation.plan_checks import NotLeanError, WatchedSetup
+from fedplug.simulation.set_up_once import SetUpOnce
 from fedplug.simulation.virtual_data import VirtualData
 
 if TYPE_CHECKING:
@@ -69,8 +58,8 @@ class CohortResult(NamedTuple):
     signs: list[Progress | LogLine]
 
 
-class CohortTraining:
-    """One plan with its arguments, set up once.
+class CohortTraining(SetUpOnce):
+    """One plan with its arguments, set up once, whose nodes train together.
 
     Args:
         request: The first training; the others are to ask for the same, each of its node.
@@ -83,20 +72,8 @@ class CohortTraining:
     """
 
     def __init__(self, request: TrainRequest, bundle: PlanBundle, host: PluginHost, *, compiled: bool = False) -> None:
-        self.bundle = bundle
-        self.asked = request.training_args, request.model_args
-        self.args = TrainingArgs.from_dict(request.training_args)
-        self._host = host
-        plan_class = load_plan(bundle)
-        self._streams = Streams(plan_class)
-        # A plan that asks for the GPU looks for the node that has it; here the trainer puts it there.
-        here = TrainingArgs.from_dict({**self.args.dict(), "use_gpu": False})
         try:
-            check_args(here)
-            check_methods(plan_class)
-            self._plan = plan_class()
-            with plan_class.seeded(0, threads=self.args.threads):
-                set_up(self._plan, request, here)
+            super().__init__(request, bundle, host, places=True)
         except NotLeanError as why:
             raise CohortError(str(why)) from why
         answer = host.train_cohort(self._plan, self.args, compiled=compiled)
@@ -104,12 +81,7 @@ class CohortTraining:
             raise CohortError(answer.reason)
         assert isinstance(answer, CohortTrainer)
         self._trainer = answer
-        self._info = self._plan.training_args()
         self._columns = SharedColumns(self._plan, self.args, answer.whole)
-
-    def fits(self, request: TrainRequest, bundle: PlanBundle) -> bool:
-        """Whether a training is one of those that this was set up for."""
-        return bundle is self.bundle and is_same((request.training_args, request.model_args), self.asked)
 
     def most(self, params: Params) -> int:
         """How many nodes are best trained together."""
@@ -124,12 +96,15 @@ class CohortTraining:
         with self._plan.on_threads(self.args.threads):
             began, before = time.perf_counter(), self._streams.read()
             try:
-                self._check_hooks(requests)
+                for request in requests:
+                    self._check_hooks(request.key)
                 works = [self._work(request, data) for request in requests]
                 started, cpu_started = time.perf_counter(), time.process_time()
                 updates = self._train(params, works, requests[0])
-            except (CohortError, NotLeanError):
+            except CohortError:
                 raise
+            except NotLeanError as why:
+                raise CohortError(str(why)) from why
             except FedplugError as error:
                 raise CohortError(f"it fails ({error.message})", for_good=False) from error
             except Exception as error:
@@ -157,21 +132,11 @@ class CohortTraining:
             raise CohortError(f"its step depends on the node's {min(read)}")
         return updates
 
-    def _check_hooks(self, requests: Sequence[TrainRequest]) -> None:
-        """Whether a plugin wants to be called in the loop of any of the nodes."""
-        for key in (request.key for request in requests):
-            info = TrainerInfo(self._plan.framework, self._info, key.node_id, key.round, ())
-            if any(self._host.trainer_hooks(info).values()):
-                raise CohortError("a plugin adds hooks to the training loop")
-
     def _work(self, request: TrainRequest, data: VirtualData) -> _Work:
         args, lines = self.args, list[LogLine]()
         source, loader_args = self._source(request, data, lines)
         loader = LoaderArgs.merge(args.loader_args, loader_args)
-        source.check_args(loader)
-        if args.test_ratio:
-            root = SeedTree.root(request.seed if args.shuffle_testing_dataset else request.data_seed)
-            source, _ = source.split(args.test_ratio, root.child("split"), stratify=args.stratify_testing_dataset)
+        source = self._training_part(request, source, loader)
         samples = len(source)
         loop = LoopPlan.make(samples, loader, args)
         batches = list(self._batches(request, samples, loader, loop))
@@ -188,19 +153,14 @@ class CohortTraining:
         if found is not None:
             return found
         key = request.key
-        self._plan._setup = PlanSetup(
-            request.model_args, self.args, data.dataset(key.node_id), key.node_id, key.round, request.total_rounds,
-            log=lambda text: lines.append(LogLine(level="warning", text=text, key=key)),
-        )  # fmt: skip
-        manager = self._plan.make_data()
-        if self._plan.pre_processes:
-            raise CohortError("it changes batches or parameters by add_preprocess")
-        return self._host.wrap_data(manager, self._plan.framework), manager.loader_args
+        self._plan._setup = self._setup_of(
+            request, data.dataset(key.node_id), lambda text: lines.append(LogLine(level="warning", text=text, key=key))
+        )
+        return self._own_data()
 
     def _batches(self, request: TrainRequest, samples: int, loader: LoaderArgs, loop: LoopPlan) -> Iterator[Array]:
         """The numbers of the samples of each batch, in the order in which the plan's own loop draws them."""
-        seed = request.seed if self.args.random_seed is None else self.args.random_seed
-        seeds, size = SeedTree.root(seed).child("order"), loader.batch_size
+        seeds, size = self._order_of(request), loader.batch_size
         for epoch in range(loop.epochs):
             order = (
                 seeds.child("epoch", epoch).generator().permutation(samples) if loader.shuffle else np.arange(samples)

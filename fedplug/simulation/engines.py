@@ -16,7 +16,8 @@ from fedplug.core.plan_source import PlanBundle
 from fedplug.node.privacy import simulated_noise_key
 from fedplug.node.training import run_task
 from fedplug.simulation.lean_training import LeanTraining
-from fedplug.simulation.plan_checks import NotLeanError, is_same
+from fedplug.simulation.plan_checks import NotLeanError
+from fedplug.simulation.set_up_once import LastSetUp
 from fedplug.simulation.virtual_data import VirtualData
 
 if TYPE_CHECKING:
@@ -118,27 +119,24 @@ class SerialEngine(Engine):
 
     def __init__(self, *, lean: bool = True) -> None:
         self._lean = lean
-        self._training: LeanTraining | None = None
-        self._told = ""
-        self._refused: tuple[PlanBundle, object] | None = None  # what runs the plan's own loop for good
+        self._last = LastSetUp(self._set_up)
 
     def run(self, task: Task, emit: Emit) -> Trained:
         """As `Engine.run`."""
-        if self._lean and task.request.train and not self._is_refused(task):
+        if self._lean and task.request.train and not self._last.is_refused(task.request, task.plan):
             try:
-                return self._run_lean(task, emit)
+                training = self._last.get(task.request, task.plan)
+                reply, params = training.run(task.request, task.params, self.data, emit)
+                return Trained(reply, params, {})
             except NotLeanError as why:
-                self._refuse(task, str(why))
+                self._last.refuse(task.request, task.plan)
+                self._last.tell(f"{task.plan.class_name} trains by its own loop: {why}.")
         return self._run_own(task, emit)
 
-    def _run_lean(self, task: Task, emit: Emit) -> Trained:
-        request = task.request
-        if self._training is None or not self._training.fits(request, task.plan):
-            self._training = None
-            self._training = LeanTraining(request, task.plan, self.host)
-            self._tell(f"{task.plan.class_name} trains by the lean step: its training is nothing but steps of SGD.")
-        reply, params = self._training.run(request, task.params, self.data, emit)
-        return Trained(reply, params, {})
+    def _set_up(self, request: TrainRequest, plan: PlanBundle) -> LeanTraining:
+        training = LeanTraining(request, plan, self.host)
+        self._last.tell(f"{plan.class_name} trains by the lean step: its training is nothing but steps of SGD.")
+        return training
 
     def _run_own(self, task: Task, emit: Emit) -> Trained:
         """Train by the plan's own loop, from the state that the node has kept to the one that it keeps."""
@@ -148,22 +146,6 @@ class SerialEngine(Engine):
         dataset = self.data.dataset(request.key.node_id)
         done = run_task(request, plan, params, aux, dataset, self.host, emit, state=book, noise_key=noise_key)
         return Trained(*done, book.result())
-
-    def _is_refused(self, task: Task) -> bool:
-        if self._refused is None:
-            return False
-        plan, asked = self._refused
-        return plan is task.plan and is_same((task.request.training_args, task.request.model_args), asked)
-
-    def _refuse(self, task: Task, why: str) -> None:
-        self._training = None
-        self._refused = task.plan, (task.request.training_args, task.request.model_args)
-        self._tell(f"{task.plan.class_name} trains by its own loop: {why}.")
-
-    def _tell(self, text: str) -> None:
-        if text != self._told:
-            self._told = text
-            _LOG.info("%s", text)
 
 
 def make_engine(engine: Engine | str, host: PluginHost) -> Engine:

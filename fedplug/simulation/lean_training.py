@@ -19,15 +19,12 @@ from fedplug.core.errors import FedplugError
 from fedplug.core.lean import LeanStep
 from fedplug.core.messages import LogLine, Progress, TrainReply, TrainRequest
 from fedplug.core.params import Params
-from fedplug.core.plan_source import PlanBundle, load_plan
-from fedplug.core.rng import SeedTree
-from fedplug.core.trainer import TrainerInfo
+from fedplug.core.plan_source import PlanBundle
 from fedplug.core.trainer.loop_plan import LoopPlan
 from fedplug.core.trainer.meter import Meter
-from fedplug.core.training_args import TrainingArgs
-from fedplug.core.training_plan import PlanSetup
 from fedplug.simulation.columns import PickedRows, SharedColumns
-from fedplug.simulation.plan_checks import NotLeanError, Streams, check_args, check_methods, is_same, set_up
+from fedplug.simulation.plan_checks import NotLeanError
+from fedplug.simulation.set_up_once import SetUpOnce
 from fedplug.simulation.virtual_data import VirtualData
 
 if TYPE_CHECKING:
@@ -36,8 +33,8 @@ if TYPE_CHECKING:
 Emit = Callable[[Progress | LogLine], None]
 
 
-class LeanTraining:
-    """One plan with its arguments, set up once.
+class LeanTraining(SetUpOnce):
+    """One plan with its arguments, set up once, that trains by its lean step.
 
     Args:
         request: The first training; the others are to ask for the same, each of its node.
@@ -49,27 +46,12 @@ class LeanTraining:
     """
 
     def __init__(self, request: TrainRequest, bundle: PlanBundle, host: PluginHost) -> None:
-        self.bundle = bundle
-        self.asked = request.training_args, request.model_args
-        self.args = TrainingArgs.from_dict(request.training_args)
-        self._host = host
-        check_args(self.args)
-        plan_class = load_plan(bundle)
-        check_methods(plan_class)
-        self._plan = plan_class()
-        self._streams = Streams(plan_class)
-        with plan_class.seeded(0, threads=self.args.threads):
-            set_up(self._plan, request, self.args)
+        super().__init__(request, bundle, host)
         step = self._plan.lean_step()
         if isinstance(step, str):
             raise NotLeanError(step)
         self._step: LeanStep = step
         self._columns = SharedColumns(self._plan, self.args, step.whole)
-        self._info = self._plan.training_args()
-
-    def fits(self, request: TrainRequest, bundle: PlanBundle) -> bool:
-        """Whether a training is one of those that this was set up for."""
-        return bundle is self.bundle and is_same((request.training_args, request.model_args), self.asked)
 
     def run(self, request: TrainRequest, params: Params, data: VirtualData, emit: Emit) -> tuple[TrainReply, Params]:
         """Train one node.
@@ -87,15 +69,14 @@ class LeanTraining:
         self, request: TrainRequest, params: Params, data: VirtualData, emit: Emit, began: float
     ) -> tuple[TrainReply, Params]:
         before = self._streams.read()
-        plan, key = self._plan, request.key
-        setup = PlanSetup(
-            request.model_args, self.args, data.dataset(key.node_id), key.node_id, key.round, request.total_rounds,
-            log=lambda text: emit(LogLine(level="warning", text=text, key=key)),
-        )  # fmt: skip
+        key = request.key
+        setup = self._setup_of(
+            request, data.dataset(key.node_id), lambda text: emit(LogLine(level="warning", text=text, key=key))
+        )
         try:
             self._step.load(params)
             found = self._columns.source(request, data)
-            plan._setup = setup
+            self._plan._setup = setup
             source, loader = self._data(request, found)
             reply = self._train(request, source, loader, emit, began)
         except NotLeanError:
@@ -114,27 +95,14 @@ class LeanTraining:
         self, request: TrainRequest, shared: tuple[PickedRows, Mapping[str, Any]] | None
     ) -> tuple[BatchSource, LoaderArgs]:
         """The training part of the node's data, as the plan's own loop draws it."""
-        plan, args = self._plan, self.args
         source: BatchSource
         source, loader_args = shared or self._own_data()
-        loader = LoaderArgs.merge(args.loader_args, loader_args)
+        loader = LoaderArgs.merge(self.args.loader_args, loader_args)
         if shared is not None and not loader.shuffle:  # batches in order are parts of the data: a plan may write there
             source, _ = self._own_data()
-        source.check_args(loader)
-        if args.test_ratio:
-            root = SeedTree.root(request.seed if args.shuffle_testing_dataset else request.data_seed)
-            source, _ = source.split(args.test_ratio, root.child("split"), stratify=args.stratify_testing_dataset)
-        info = TrainerInfo(plan.framework, self._info, request.key.node_id, request.key.round, ())
-        if any(self._host.trainer_hooks(info).values()):
-            raise NotLeanError("a plugin adds hooks to the training loop")
+        source = self._training_part(request, source, loader)
+        self._check_hooks(request.key)
         return source, loader
-
-    def _own_data(self) -> tuple[BatchSource, Mapping[str, Any]]:
-        """A node's data, copied, and what its plan says about batches."""
-        manager = self._plan.make_data()
-        if self._plan.pre_processes:
-            raise NotLeanError("it changes batches or parameters by add_preprocess")
-        return self._host.wrap_data(manager, self._plan.framework), manager.loader_args
 
     def _train(
         self, request: TrainRequest, source: BatchSource, loader: LoaderArgs, emit: Emit, began: float
@@ -172,8 +140,7 @@ class LeanTraining:
     def _batches(
         self, request: TrainRequest, source: BatchSource, loader: LoaderArgs, loop: LoopPlan
     ) -> Iterator[tuple[int, Any, int]]:
-        seed = request.seed if self.args.random_seed is None else self.args.random_seed
-        order = SeedTree.root(seed).child("order")
+        order = self._order_of(request)
         for epoch in range(loop.epochs):
             left = len(source)
             for batch in islice(source.epoch(loader, order.child("epoch", epoch)), loop.in_epoch(epoch)):
