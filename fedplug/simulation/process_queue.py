@@ -60,7 +60,7 @@ class TaskQueue:
         """The result of one is asked for: what has been submitted is to be trained without waiting for more."""
         if not self._submitted:
             return
-        size = self._size_for(self._submitted)
+        size = group_size(self._submitted, self._workers)
         self._form(self._size if self._has_formed else size)
         self._size = size if size > 1 else 0
         self._submitted, self._has_formed = 0, False
@@ -105,7 +105,8 @@ class TaskQueue:
         self.groups.extend(self._loose[low : low + size] for low in range(0, len(self._loose), size))
         self._loose = []
 
-    def _size_for(self, tasks: int) -> int:
-        """As large as can be, but so that all workers have equally many groups."""
-        each = math.ceil(tasks / self._workers)
-        return math.ceil(each / math.ceil(each / _MOST))
+
+def group_size(tasks: int, workers: int) -> int:
+    """How many of ``tasks`` are trained together: as many as can be, if all workers are to have equally many groups."""
+    each = math.ceil(tasks / workers)
+    return math.ceil(each / math.ceil(each / _MOST))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import os
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ from fedplug.core.numbers import is_number, is_whole
 from fedplug.core.plugins import PluginHost
 from fedplug.simulation.engines import Emit, Engine, Task, Trained
 from fedplug.simulation.process_engines import InnerEngine, plugins_of
+from fedplug.simulation.process_queue import group_size
 from fedplug.simulation.virtual_data import VirtualData
 from fedplug_ray.cluster import Cluster, lost
 from fedplug_ray.crew import Crew, Job, Outfit
@@ -32,7 +32,6 @@ _NOBODY = 30.0  # seconds without any worker after which the user is told
 _LOSSES = 2  # workers that may be lost over one training
 _MOST = 32  # tasks of a chunk
 _SAME = (_LOG.name, "py.warnings")  # logs in which each worker says the same; only one is listened to
-_STACK = 16  # most tasks of a group: more do not make an engine faster that trains them together
 
 
 class RayEngine(Engine):
@@ -230,8 +229,7 @@ class RayEngine(Engine):
         """
         loose = [job for job in self._waiting.values() if job.group < 0]
         if loose and self._is_together:
-            share = math.ceil(len(loose) / workers)
-            size = math.ceil(share / math.ceil(share / _STACK))  # all workers get equally many groups
+            size = group_size(len(loose), workers)
             for place, job in enumerate(loose):
                 job.group = loose[0].number + place // size
 

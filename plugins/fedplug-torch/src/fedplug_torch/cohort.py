@@ -88,7 +88,6 @@ class TorchCohortTrainer(CohortTrainer):
         self._device = device
         self._spec = torch_params.spec_of(tensors)
         self._attributes = Attributes(plan, plan.model())
-        self._parameters = [tensor for tensor in tensors.values() if tensor.requires_grad]
         self._memory = RowPool()
         self._rows: tuple[BatchSource, Rows] | None = None
 
@@ -124,8 +123,6 @@ class TorchCohortTrainer(CohortTrainer):
             raise CohortError(f"it cannot be stacked ({_brief(error)})") from error
         if why := self._attributes.changed():
             raise CohortError(why)
-        if any(parameter.grad is not None for parameter in self._parameters):
-            raise CohortError("the plan works with gradients by itself")
         found: list[StackedUpdate | None] = [None] * len(order)
         for row, node in enumerate(order):
             found[node] = StackedUpdate(Params(self._spec, block[row, : self._spec.nbytes]), losses[row])

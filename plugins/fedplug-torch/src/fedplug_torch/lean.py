@@ -129,11 +129,7 @@ class LeanSGD(LeanStep):
 
     def changed(self) -> str:
         """As `LeanStep.changed`."""
-        if why := self._attributes.changed():
-            return why
-        if any(p.grad is not None for p in self._moved):
-            return "the plan works with gradients by itself"
-        return ""
+        return self._attributes.changed()
 
 
 def _is_there(gradient: object) -> bool:

@@ -18,7 +18,7 @@ _OF_A_PLAN = frozenset(("_setup", "_model", "_optimizer", "_scheduler", "_tags",
 
 
 class Attributes:
-    """The attributes of a plan and of its model's modules, to see whether a training has changed one.
+    """The attributes of a plan, of its model's modules and parameters, to see whether a training has changed one.
 
     Args:
         plan: The plan.
@@ -29,15 +29,18 @@ class Attributes:
         holders = [vars(plan), *(vars(module) for module in model.modules())]
         holders += [vars(module)[kind] for module in model.modules() for kind in ("_parameters", "_buffers")]
         self._holders = [(holder, dict(holder)) for holder in holders]
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def changed(self) -> str:
-        """What is another object than it was, in words; empty if nothing."""
+        """What is another object than it was, or where gradients have been left, in words; empty if nothing."""
         for holder, before in self._holders:
             if holder.keys() != before.keys():
                 return "the plan or its model has got other attributes in training"
             for name, value in holder.items():
                 if value is not before[name] and name != "_setup":
                     return f"the plan or its model has changed its {name!r} in training"
+        if any(parameter.grad is not None for parameter in self._parameters):
+            return "the plan works with gradients by itself"
         return ""
 
 
