@@ -14,7 +14,7 @@ from fedplug.core.errors import KeysError
 from fedplug.core.keys import Doorkeeper, KeyPair, Refusal, fingerprint
 from fedplug.core.transport import MAX_BODY, TurnedAway
 
-_ADDRESS = "inproc://zeromq.zap.01"
+DOOR = "inproc://zeromq.zap.01"
 _DOMAIN = b"fedplug"
 _VERSION = b"1.0"
 _ENVELOPE = 64
@@ -75,7 +75,7 @@ class Door:
         self._keeper = keeper
         self.socket: zmq.Socket[bytes] = context.socket(zmq.REP)
         self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.bind(_ADDRESS)
+        self.socket.bind(DOOR)
 
     def answer(self) -> list[TurnedAway]:
         """Answer all who wait at the door. Returns those who were turned away."""
