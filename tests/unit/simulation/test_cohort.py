@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import types
 from typing import Any
 
 import cohort_plans as plans
@@ -17,8 +18,11 @@ from hypothesis import strategies as st
 
 from fedplug import Experiment, Monitor, QuorumStrategy
 from fedplug.core.errors import UsageError
+from fedplug.core.markers import hookimpl
 from fedplug.core.messages import TaskKey, TrainRequest
 from fedplug.core.plan_source import bundle_plan
+from fedplug.core.plugins import PluginHost
+from fedplug.core.trainer.hooks import make_hook
 from fedplug.simulation import IID, Dirichlet, Federation, Quantity, SerialEngine
 from fedplug.simulation.cohort import CohortEngine
 from fedplug.simulation.engines import Task
@@ -71,7 +75,9 @@ def run(plan: type, engine: Any, args: dict[str, Any] | None = None, partition: 
     x, y = rng.standard_normal((104, 5)).astype(np.float32), rng.integers(0, 3, 104)
     data = more.pop("data", (x, y))
     told = Progresses()
-    federation = Federation.from_arrays(*data, partition=partition or IID(4), seed=2, engine=engine)
+    federation = Federation.from_arrays(
+        *data, partition=partition or IID(4), seed=2, engine=engine, host=more.pop("host", None)
+    )
     with Experiment(
         tags="simulation", transport=federation, training_plan_class=plan, training_args={**ARGS, **(args or {})},
         round_limit=more.pop("rounds", 2), seed=5, progress="quiet", save_breakpoints=False, **more,
@@ -397,3 +403,22 @@ def test_without_a_gpu_the_own_loop_says_that_it_is_missing(said, monkeypatch) -
         "Chain trains by its own loop: use_gpu is set.",
     ]
     assert found.params == run(plans.Chain, SerialEngine(), {"use_gpu": True}, rounds=1).params
+
+
+@pytest.mark.parametrize("engine", [SerialEngine, CohortEngine])
+def test_a_plugin_that_listens_to_one_node_in_the_middle_is_heard(said, engine) -> None:
+    heard: list[str] = []
+
+    @hookimpl
+    def offer(info: Any) -> list[Any]:
+        def listen(ctx: Any) -> None:
+            heard.append(info.node_id)
+
+        return [make_hook(listen, "on_fit_end")] if info.node_id == "node-2" else []
+
+    host = PluginHost.discover(["torch", "scaffold"])
+    host.register(types.SimpleNamespace(fedplug_trainer_hooks=offer), "listener")
+    found = run(plans.Straight, engine(), host=host, rounds=1)
+    assert heard == ["node-2"]
+    assert any("a plugin adds hooks to the training loop" in line for line in lines(said))
+    assert_same(found, run(plans.Straight, SerialEngine(lean=False), rounds=1), 0.0)
