@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -20,7 +21,9 @@ import numpy.typing as npt
 from fedplug.core.errors import ParamsError
 from fedplug.core.params_spec import ParamsSpec, TensorSpec, dtype_named
 
-__all__ = ["ALIGNMENT", "BLOCK", "Array", "Params", "ParamsSpec", "TensorSpec", "allocate", "widened"]
+__all__ = [
+    "ALIGNMENT", "BLOCK", "LARGE", "Array", "Params", "ParamsSpec", "TensorSpec", "allocate", "large_block", "widened",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 
@@ -42,15 +45,20 @@ def allocate(nbytes: int) -> Array:
     behind, and a researcher would hold more models after each round.
     """
     if nbytes >= LARGE:
-        # private: by default Python makes anonymous memory shared, whose pages are small and slow to come
-        block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # a kernel without huge pages
-                block.madvise(mmap.MADV_HUGEPAGE)
-        return np.frombuffer(block, np.uint8)
+        return np.frombuffer(large_block(nbytes), np.uint8)
     raw = np.empty(nbytes + ALIGNMENT, dtype=np.uint8)
     start = -raw.__array_interface__["data"][0] % ALIGNMENT
     return raw[start : start + nbytes]
+
+
+def large_block(nbytes: int) -> mmap.mmap:
+    """Memory of ``nbytes``, zeroed, straight from the system."""
+    # private: by default Python makes anonymous memory shared, whose pages are small and slow to come
+    block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            block.madvise(mmap.MADV_HUGEPAGE)
+    return block
 
 
 class Params(Mapping[str, Array]):
@@ -324,14 +332,14 @@ def _scaled(array: Array, factor: float) -> Array:
 
 def _has_norm(array: Array, settle: Callable[[], None] | None = None) -> bool:
     """One pass over a vector: NaN and infinities survive a dot product, as do values whose squares overflow."""
-    for low in range(0, array.size, BLOCK):
-        part = array[low : low + BLOCK]
-        if array.dtype.kind != "f" or array.dtype.itemsize < 4:
-            part = part.astype(np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = np.dot(part, part)
-        if not np.isfinite(total):
-            return False
-        if settle is not None and low % (64 * BLOCK) == 63 * BLOCK:
-            settle()
+    widen = array.dtype.kind != "f" or array.dtype.itemsize < 4
+    with np.errstate(over="ignore", invalid="ignore"):
+        for low in range(0, array.size, BLOCK):
+            part = array[low : low + BLOCK]
+            if widen:
+                part = part.astype(np.float32)
+            if not math.isfinite(np.dot(part, part)):
+                return False
+            if settle is not None and low % (64 * BLOCK) == 63 * BLOCK:
+                settle()
     return True

@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from fedplug.core.block_stock import BlockStock
 from fedplug.core.dataset_type import DatasetRecord
 from fedplug.core.errors import CodecError, ConnectionLostError, UsageError
 from fedplug.core.local_state import MAX_VALUES, LocalState
@@ -25,7 +26,7 @@ from fedplug.core.messages import LogLine, Progress, TaskFailure, TrainReply, Tr
 from fedplug.core.params import Params, ParamsSpec
 from fedplug.node.isolation.layers import Layer
 from fedplug.node.policy.terms import Terms
-from fedplug.node.shared import BlockStock, SharedBuffer, share
+from fedplug.node.shared import SharedBuffer, share, shared_stock
 
 MAX_FRAME = 16 * 1024 * 1024
 """Largest frame in bytes: a plan may have 4 MiB of source, and its arguments come with it."""
@@ -210,7 +211,7 @@ def pack(params: Params, aux: Mapping[str, Params]) -> tuple[tuple[Block, ...], 
 
 
 def unpack(
-    blocks: Sequence[Block], fds: list[int], *, most: int | None = None, stock: BlockStock | None = None
+    blocks: Sequence[Block], fds: list[int], *, most: int | None = None, stock: BlockStock[SharedBuffer] | None = None
 ) -> tuple[Params, dict[str, Params]]:
     """The parameters that a frame describes, read-only and without a copy. Takes all of ``fds`` over.
 
@@ -224,7 +225,7 @@ def unpack(
         CodecError: Descriptions and memory do not fit, or there is too much.
         ParamsError: A table is impossible.
     """
-    stock = stock or BlockStock(keep=0)
+    stock = stock or shared_stock(keep=0)
     total = 0
     try:
         if len(blocks) != len(fds) or not blocks or blocks[0].name:
@@ -262,7 +263,7 @@ def unpack_state(block: StateBlock | None, fds: list[int], *, most: int | None =
         if not fds or len(block.values) > MAX_VALUES:
             raise CodecError("A state between rounds came without its memory, or is too large.")
         _check_table(block, block.spec.nbytes, most)
-        return LocalState(_attach(block, fds.pop(), BlockStock(keep=0)), block.values)
+        return LocalState(_attach(block, fds.pop(), shared_stock(keep=0)), block.values)
     except BaseException:
         close_all(fds)
         raise
@@ -278,7 +279,7 @@ def _check_table(block: Block | StateBlock, total: int, most: int | None) -> Non
         raise CodecError(f"The parameters have more than {most:,} bytes, which is the most that is taken.")
 
 
-def _attach(block: Block | StateBlock, fd: int, stock: BlockStock) -> Params:
+def _attach(block: Block | StateBlock, fd: int, stock: BlockStock[SharedBuffer]) -> Params:
     raw = stock.lend(SharedBuffer.attach(fd, block.offset + block.spec.nbytes))
     return Params(block.spec, raw[block.offset : block.offset + block.spec.nbytes])
 

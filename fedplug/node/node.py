@@ -22,7 +22,7 @@ from fedplug.node.lock import FolderLock
 from fedplug.node.policy.in_force import PolicyInForce
 from fedplug.node.policy.schema import OPEN, Policy
 from fedplug.node.runtime import Runtime
-from fedplug.node.shared import BlockStock
+from fedplug.node.shared import shared_stock
 from fedplug.node.status import LinkStatus, NodeStatus, StatusBoard
 from fedplug.node.store import NodeStore
 
@@ -230,7 +230,7 @@ class Node:
                 options,
                 holds=options.holds,
                 # What is received into shared memory reaches the worker without a copy.
-                allocate=BlockStock().allocate if self._worker_kind == "process" else None,
+                allocate=shared_stock().allocate if self._worker_kind == "process" else None,
                 retry=self._retry,
                 incarnation=incarnation,
                 earlier=self._journal.earlier(url),

@@ -10,18 +10,14 @@ import fcntl
 import mmap
 import os
 import tempfile
-import weakref
-from collections import deque
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedplug.core.block_stock import BlockStock
 from fedplug.core.errors import CodecError
-from fedplug.core.params import Array, Params
-
-_WORTH_KEEPING = 2**20
-"""Smaller blocks, in bytes, are made anew: their pages cost nothing."""
+from fedplug.core.params import Params
 
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 """Map all pages that exist at once, not one by one as they are touched; only Linux can."""
@@ -92,41 +88,13 @@ class SharedBuffer(mmap.mmap):
             self.fd = -1
 
 
-class BlockStock:
-    """Blocks whose arrays are gone, kept for the next ones of the same size.
-
-    A fresh page of shared memory costs several times what writing to it does, and a node needs blocks of the
-    same few sizes round after round. All methods may be called from any thread, and by the garbage collector.
+def shared_stock(keep: int = 2) -> BlockStock[SharedBuffer]:
+    """A stock of blocks for `Params` that will go to, or come from, a worker.
 
     Args:
         keep: Most blocks that are kept.
     """
-
-    def __init__(self, keep: int = 2) -> None:
-        self._free: deque[SharedBuffer] = deque(maxlen=keep)
-
-    def allocate(self, nbytes: int) -> Array:
-        """Writable bytes, not zeroed: for `Params` that will go to, or come from, a worker."""
-        block = self.take(nbytes) or SharedBuffer.create(nbytes)
-        return self.lend(block)[:nbytes]
-
-    def lend(self, block: SharedBuffer) -> Array:
-        """The bytes of a block, which comes (back) into the stock when the last array over it is gone."""
-        root = np.frombuffer(block, dtype=np.uint8)
-        if len(block) >= _WORTH_KEEPING:
-            weakref.finalize(root, self._free.append, block).atexit = False
-        return root
-
-    def take(self, nbytes: int) -> SharedBuffer | None:
-        """A block of exactly this size out of the stock, if there is one."""
-        # A deque's single operations are atomic; a lock could be wanted by a finalizer in the same thread.
-        for _ in range(len(self._free)):
-            with contextlib.suppress(IndexError):
-                block = self._free.popleft()
-                if len(block) == nbytes:
-                    return block
-                self._free.append(block)
-        return None
+    return BlockStock(SharedBuffer.create, keep)
 
 
 def share(params: Params) -> tuple[SharedBuffer, int]:

@@ -157,9 +157,9 @@ def _train(pipe: Any, start: Any, fds: list[int], train: Any, host: Any, cache: 
     from fedplug.core.plan_source import PlanBundle
     from fedplug.node.ipc import Done, Failed, Sign, pack, pack_state, unpack, unpack_state
     from fedplug.node.jobs import failure
-    from fedplug.node.shared import BlockStock, SharedBuffer
+    from fedplug.node.shared import SharedBuffer, shared_stock
 
-    stock = BlockStock(keep=0)
+    stock = shared_stock(keep=0)
     spare: list[SharedBuffer] = []
 
     last = time.monotonic()

@@ -30,7 +30,7 @@ from fedplug.node.isolation.usage import excess, usage
 from fedplug.node.jobs import Emit, Job, Trained, Worker, cancelled, failure
 from fedplug.node.plan_output import PlanOutput
 from fedplug.node.policy.schema import OPEN, ResourceRules
-from fedplug.node.shared import BlockStock
+from fedplug.node.shared import shared_stock
 from fedplug.node.signs import SignFilter, places, presentable, printable
 from fedplug.node.watchdog import Watchdog
 from fedplug.node.worker_environment import environment
@@ -260,7 +260,7 @@ class _Process:
         self.pipe: Pipe[Sign | Done | Failed] = Pipe(ours, Sign | Done | Failed)  # type: ignore[arg-type]
         assert self._popen.stdout is not None
         self.output = PlanOutput(self._popen.stdout)
-        self.stock = BlockStock()
+        self.stock = shared_stock()
         self._lock = threading.Lock()
         self._ending = threading.Lock()
         self._reaped = False

@@ -153,6 +153,7 @@ class DurableSpool(Spool):
 
     def stop(self, reason: str) -> None:
         """As `Spool.stop`. What stops the round says more than a disk that fails as well."""
+        super().stop(reason)
         with contextlib.suppress(StoreError):
             self._note(Stopped(reason=reason))
             self._journal.flush()

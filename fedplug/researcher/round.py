@@ -304,6 +304,7 @@ class Round:
         for key in self.pool.late():
             self.spool.late(key)
             self.monitor.message(f"The update of node {key.node_id} for round {key.round + 1} came too late.")
+        self.spool.stock.empty()  # nothing more comes, and the result needs memory
         params = self._fold.result(self.job, list(self._line))
         crash_point("aggregated")
         self._settling.patiently(lambda: self.spool.conclude(self._replies, params))

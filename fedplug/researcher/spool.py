@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fedplug.core.block_stock import BlockStock
 from fedplug.core.errors import DiskFullError, StoreError
 from fedplug.core.messages import TaskKey, TrainReply
-from fedplug.core.params import Array, Params, allocate
+from fedplug.core.params import LARGE, Array, Params, allocate, large_block
 from fedplug.core.pool import UpdateFetched
 
 
@@ -42,7 +43,7 @@ class Room:
         Raises:
             FedplugError: The disk has no room.
         """
-        return allocate(nbytes)
+        return self._spool.stock.allocate(nbytes) if nbytes >= LARGE else allocate(nbytes)
 
     def rest(self) -> None:
         """Nobody will look at the update for a while: its memory may be given back where a file stands behind it."""
@@ -107,6 +108,10 @@ class Spool:
     Args:
         folder: Where files go, if any are needed.
         budget: Bytes of memory that waiting updates may take together.
+
+    Attributes:
+        in_memory: Bytes of memory that they take now.
+        stock: Where large ones lie: one that was folded leaves its memory to the next.
     """
 
     durable = False
@@ -125,6 +130,7 @@ class Spool:
         self.folder = folder
         self.budget = budget
         self.in_memory = 0
+        self.stock = BlockStock(large_block, keep=1)
         self._refused: list[TaskKey] = []
 
     def fits(self, nbytes: int) -> bool:
@@ -185,6 +191,7 @@ class Spool:
 
     def stop(self, reason: str) -> None:
         """The round ends without a result; tasks that are open are given up."""
+        self.stock.empty()
 
 
 def reserve(file: int, start: int, nbytes: int) -> None:

@@ -21,7 +21,7 @@ from fedplug.node.datasets.memory import MemoryDataset
 from fedplug.node.ipc import pack, unpack
 from fedplug.node.jobs import Job, Trained
 from fedplug.node.plan_output import MAX_LINE, MAX_LINES
-from fedplug.node.shared import BlockStock, SharedBuffer, share
+from fedplug.node.shared import SharedBuffer, share, shared_stock
 from fedplug.node.worker_process import ProcessWorker
 
 HERE = Path(__file__).parent
@@ -207,7 +207,7 @@ def test_an_answer_that_does_not_fit_costs_the_worker_its_life_not_the_superviso
 def test_big_parameters_reach_the_worker_and_come_back_without_a_copy(worker, job):
     size = 16 * 2**20
     spec = Params.from_arrays({"w": np.zeros(size // 4, np.float32)}).spec
-    params = Params.build(spec, lambda name, out: out.fill(1.5), BlockStock().allocate(size))
+    params = Params.build(spec, lambda name, out: out.fill(1.5), shared_stock().allocate(size))
     outcome = worker.run(job("inodes", params=params), ignore)
     np.testing.assert_array_equal(outcome.params["w"][:: 2**16], np.float32(1.5))
     assert not outcome.params["w"].flags.writeable
@@ -230,7 +230,7 @@ def test_the_memory_of_a_result_is_used_again_when_nobody_holds_it_any_more(work
 
 
 def test_a_stock_gives_a_block_again_only_when_its_last_view_is_gone():
-    stock = BlockStock()
+    stock = shared_stock()
     array = stock.allocate(2**20)
     block = _inode_of(array)
     view = array[10:20].view(np.uint16)

@@ -33,7 +33,7 @@ from fedplug.core.context import RoundContext
 from fedplug.core.errors import DiskFullError, RoundError, TransportError, UsageError
 from fedplug.core.mean import WeightedMean
 from fedplug.core.messages import TaskFailure, TaskKey
-from fedplug.core.params import Params, ParamsSpec
+from fedplug.core.params import LARGE, Params, ParamsSpec
 from fedplug.core.pool import (
     Allocate,
     PoolEvent,
@@ -508,3 +508,45 @@ def test_a_quorum_out_of_reach_ends_the_round_with_all_reasons(tmp_path: Path) -
 def test_the_clock_of_a_round_runs(tmp_path: Path) -> None:
     with pytest.raises(RoundError, match="0 replies of the 1 needed had come by the deadline of 1e-06 s"):
         run(ScriptedPool(make_updates(2), []), tmp_path, strategy=QuorumStrategy(1, deadline=1e-6))
+
+
+LARGE_START = Params.from_arrays({"w": np.zeros(LARGE // 4, np.float32)})
+
+
+def _address(params: Params) -> int:
+    return int(params["w"].__array_interface__["data"][0])
+
+
+def test_large_updates_take_turns_in_the_same_memory_which_is_gone_before_the_result(tmp_path: Path) -> None:
+    places: list[int] = []
+    kept: list[object] = []
+
+    class Looks(Mean):
+        def accumulate(self, state: WeightedMean, update: Update) -> None:
+            places.append(_address(update.params))
+            super().accumulate(state, update)
+
+        def finalize(self, state: WeightedMean) -> Params:
+            kept.append(round_.spool.stock.take(LARGE))
+            return super().finalize(state)
+
+    updates = {f"node-{i}": Params.from_arrays({"w": np.full(LARGE // 4, i, np.float32)}) for i in range(3)}
+    pool = ScriptedPool(updates, [("offer", node) for node in updates])
+    round_ = make_round(pool, tmp_path, aggregator=Looks(), budget=0, start=LARGE_START)
+    result = round_.run()
+    assert len(places) == 3
+    assert len(set(places)) == 1
+    assert kept == [None]
+    mean = WeightedMean(LARGE_START.spec)
+    for index, params in enumerate(updates.values()):
+        mean.add(params, 10 + index)
+    assert result.params == mean.result()
+
+
+def test_a_failed_round_keeps_no_memory_for_updates(tmp_path: Path) -> None:
+    updates = {f"node-{i}": LARGE_START for i in range(2)}
+    pool = ScriptedPool(updates, [("offer", "node-0"), ("fetch", "node-0"), ("fail", "node-1")])
+    round_ = make_round(pool, tmp_path, budget=0, start=LARGE_START)
+    with pytest.raises(RoundError):
+        round_.run()
+    assert round_.spool.stock.take(LARGE) is None
