@@ -39,6 +39,7 @@ class CohortEngine(Engine):
     """
 
     together: ClassVar[bool] = True
+    tolerance: float = 1e-5
 
     def __init__(self, size: int | None = None, *, compile: bool = False, lean: bool = True) -> None:  # noqa: A002
         if size is not None and not is_whole(size, 2):

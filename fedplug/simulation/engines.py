@@ -71,11 +71,14 @@ class Engine(ABC):
 
     Attributes:
         together: Whether it trains several tasks at once, so that who gives it tasks should give it many. Of the class.
+        tolerance: How far its results may be from those of `SerialEngine`, over the largest value of each array: 0 if
+            they are the same to the bit. The conformance kit holds it to that. Known once it is open.
         data: The data of the nodes.
         host: The plugins to use.
     """
 
     together: ClassVar[bool] = False
+    tolerance: float = 0.0
     data: VirtualData
     host: PluginHost
 

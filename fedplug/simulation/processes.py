@@ -101,7 +101,7 @@ class ProcessEngine(Engine):
         if isinstance(inner, ProcessEngine):
             raise UsageError("Worker processes cannot have worker processes.", cure="E.g. ProcessEngine().")
         inner.close()
-        self._together = inner.together
+        self._together, self.tolerance = inner.together, inner.tolerance
         self._begin()
 
     def _begin(self) -> None:

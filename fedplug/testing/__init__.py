@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from fedplug.testing.cases import Case
     from fedplug.testing.components import check_offer
     from fedplug.testing.dataset_checks import DATASET_TYPE_CHECKS, check_dataset_type
+    from fedplug.testing.engine_case import EngineCase
+    from fedplug.testing.engine_checks import ENGINE_CHECKS, check_engine
     from fedplug.testing.kinds import checks_of
     from fedplug.testing.metric_checks import METRIC_CHECKS, check_metric
     from fedplug.testing.parametrize import parametrize_with_checks
@@ -31,12 +33,14 @@ _HOMES = {
     "AGG_OPTIMIZER_CHECKS": "agg_optimizer_checks",
     "DATA_MANAGER_CHECKS": "source_checks",
     "DATASET_TYPE_CHECKS": "dataset_checks",
+    "ENGINE_CHECKS": "engine_checks",
     "METRIC_CHECKS": "metric_checks",
     "STRATEGY_CHECKS": "strategy_checks",
     "TRAINING_PLAN_CHECKS": "plan_checks",
     "Case": "cases",
     "Check": "registry",
     "CheckResult": "registry",
+    "EngineCase": "engine_case",
     "LawBrokenError": "registry",
     "NotApplicableError": "registry",
     "PlanCase": "plan_case",
@@ -46,6 +50,7 @@ _HOMES = {
     "check_aggregator": "aggregator_checks",
     "check_data_manager": "source_checks",
     "check_dataset_type": "dataset_checks",
+    "check_engine": "engine_checks",
     "check_metric": "metric_checks",
     "check_offer": "components",
     "check_strategy": "strategy_checks",
@@ -63,12 +68,14 @@ __all__ = [
     "AGG_OPTIMIZER_CHECKS",
     "DATASET_TYPE_CHECKS",
     "DATA_MANAGER_CHECKS",
+    "ENGINE_CHECKS",
     "METRIC_CHECKS",
     "STRATEGY_CHECKS",
     "TRAINING_PLAN_CHECKS",
     "Case",
     "Check",
     "CheckResult",
+    "EngineCase",
     "LawBrokenError",
     "NotApplicableError",
     "PlanCase",
@@ -78,6 +85,7 @@ __all__ = [
     "check_aggregator",
     "check_data_manager",
     "check_dataset_type",
+    "check_engine",
     "check_metric",
     "check_offer",
     "check_strategy",

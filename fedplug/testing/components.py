@@ -9,7 +9,7 @@ tested::
             return [cls(0.1), cls(0.3)]
 
 It returns instances, `Subject` objects (with expected failures, or what nodes send beside the parameters), `PlanCase`
-objects for training plans, and `TransportCase` objects for transports.
+objects for training plans, `TransportCase` objects for transports, and `EngineCase` objects for engines.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ _DERIVED: dict[Kind, str] = {
     "data_manager": f"it is tested with some samples: {METHOD}() gives instances that hold some",
 }
 """Kinds that cannot be tested by themselves, and what to do about it."""
+
+_MADE_ANEW: tuple[Kind, ...] = ("transport", "engine")
+"""Kinds whose cases hold a function, which may make anything; the laws make one each time."""
 
 
 def check_offer(offer: Offer, profile: Profile = "quick") -> list[CheckResult]:
@@ -81,7 +84,8 @@ def _made(target: type, kind: Kind) -> list[Subject]:
     if kind in _DERIVED:
         raise _CannotBeMadeError(_DERIVED[kind])
     try:
-        return [Subject(target())]
+        made = target()
+        return [Subject(_engine_case(target) if kind == "engine" else made)]
     except Exception as error:  # noqa: BLE001 - as above
         words = f"{target.__name__}() raised {type(error).__name__}: {error}"
         raise _CannotBeMadeError(f"{' '.join(words.split())} ({METHOD}() may give instances)") from None
@@ -97,9 +101,16 @@ def _own_cases(method: Any, target: type, kind: Kind) -> list[Subject]:
     for subject in subjects:
         component = subject.component
         one = getattr(component, "plan_class", type(component))
-        if kind_of(component) != kind or (kind != "transport" and not issubclass(one, target)):
+        is_held = kind in _MADE_ANEW or issubclass(one, target)
+        if kind_of(component) != kind or not is_held:
             raise UsageError(f"it returned {component!r}, which is no {target.__name__}.")
     return subjects
+
+
+def _engine_case(target: Any) -> Any:
+    from fedplug.testing.engine_case import EngineCase
+
+    return EngineCase(target)
 
 
 def _loads(outcome: Any, reason: str = "") -> CheckResult:

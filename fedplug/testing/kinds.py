@@ -14,11 +14,19 @@ from fedplug.testing.registry import Check, Subject
 
 
 class _Home(NamedTuple):
-    """Where the base of a kind lies, and its laws; what the laws take, if it is not an instance of the base."""
+    """Where the base of a kind lies, and its laws; what the laws take, if it is not an instance of the base.
+
+    Attributes:
+        base: Module and name of the class that components derive from.
+        checks: The same of the tuples of laws.
+        case: The same of the class that holds what is tested; empty if that is an instance of the base.
+        needs: The first arguments of ``case``, for messages.
+    """
 
     base: str
     checks: tuple[str, ...]
     case: str = ""
+    needs: str = ""
 
 
 _HOMES: dict[Kind, _Home] = {
@@ -26,6 +34,7 @@ _HOMES: dict[Kind, _Home] = {
         "fedplug.core.training_plan:TrainingPlan",
         ("fedplug.testing.plan_checks:TRAINING_PLAN_CHECKS",),
         "fedplug.testing.plan_case:PlanCase",
+        "plan_class, data",
     ),
     "aggregator": _Home("fedplug.core.aggregator:Aggregator", ("fedplug.testing.aggregator_checks:AGGREGATOR_CHECKS",)),
     "agg_optimizer": _Home(
@@ -44,9 +53,15 @@ _HOMES: dict[Kind, _Home] = {
             "fedplug.testing.federation_checks:FEDERATION_CHECKS",
         ),
         "fedplug.testing.transport_case:TransportCase",
+        "make, make_url",
     ),
     "metric": _Home("fedplug.core.metrics:Metric", ("fedplug.testing.metric_checks:METRIC_CHECKS",)),
-    "engine": _Home("fedplug.simulation.engines:Engine", ()),
+    "engine": _Home(
+        "fedplug.simulation.engines:Engine",
+        ("fedplug.testing.engine_checks:ENGINE_CHECKS",),
+        "fedplug.testing.engine_case:EngineCase",
+        "make",
+    ),
 }
 
 
@@ -103,7 +118,7 @@ def name_of(subject: Subject) -> str:
     plan = getattr(component, "plan_class", None)
     if plan is not None:
         return str(plan.__name__)
-    if hasattr(component, "make_url"):
+    if any(home.case and _is_one(component, home.case) for home in _HOMES.values()):
         return type(component.make()).__name__
     return f"{type(component).__name__}{_arguments(component)}"
 
@@ -124,8 +139,8 @@ def _needs_more(component: Any, kind: Kind, home: _Home) -> UsageError:
     what = f"The {label(kind)} {name}"
     if home.case:
         case = home.case.partition(":")[2]
-        arguments = "plan_class, data" if kind == "training_plan" else "make, make_url"
-        return UsageError(f"{what} cannot be tested by itself.", cure=f"Give a {case}({arguments}, ...).")
+        article = "an" if case[0] in "AEIOU" else "a"
+        return UsageError(f"{what} cannot be tested by itself.", cure=f"Give {article} {case}({home.needs}, ...).")
     return UsageError(f"{what} is a class, and an instance is tested.", cure=f"Give {name}(...).")
 
 

@@ -70,8 +70,8 @@ def parametrize_with_checks(
 
     Args:
         components: Instances of any kind (aggregators, optimizers of the researcher, strategies, data sources,
-            metrics), `PlanCase` and `TransportCase`, each of them alone or in a `Subject`; or functions and classes
-            that make one when they are called without arguments.
+            metrics), `PlanCase`, `TransportCase` and `EngineCase`, each of them alone or in a `Subject`; or functions
+            and classes that make one when they are called without arguments.
         profile: ``"quick"`` or ``"full"``; None: what the environment variable FEDPLUG_CHECKS says, else ``"quick"``.
         expected_failures: Id of a law → why it is broken, and will be; or a function that gives this for a component.
             A component that has no such law is left alone. Subjects have their own.

@@ -15,7 +15,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "conformance-kit.md").rea
 
 
 def test_the_pages_program_runs_and_its_tests_pass(run_page, tmp_path):
-    printed = run_page("conformance-kit.md", 7)
+    printed = run_page("conformance-kit.md", 8)
     lines = printed.splitlines()
     assert lines[0] == "CutMean:"
     assert lines[1].startswith("  pass: tags, layout, inputs, few, arrival,")
@@ -28,6 +28,9 @@ def test_the_pages_program_runs_and_its_tests_pass(run_page, tmp_path):
     assert 0 < without < with_counts
     line = lines.index("Line:")
     assert lines[line + 3] == "  fail: none"
+    counted = lines.index("Counted:")
+    assert lines[counted + 1].startswith("  pass: results, order, tests,")
+    assert lines[counted + 2 : counted + 4] == ["  xfail: none", "  fail: none"]
     assert lines[-1] == "as exact as can be"
     options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
     done = subprocess.run(
@@ -46,6 +49,7 @@ def test_the_pages_program_runs_and_its_tests_pass(run_page, tmp_path):
         ("training_plan", "Training plans"),
         ("data_manager", "Data managers"),
         ("metric", "Metrics and transports"),
+        ("engine", "Engines of simulations"),
     ],
 )
 def test_every_law_is_in_the_table_of_its_kind(kind, heading):

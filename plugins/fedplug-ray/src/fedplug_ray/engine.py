@@ -95,7 +95,7 @@ class RayEngine(Engine):
         inner.close()
         if isinstance(inner, RayEngine):
             raise UsageError("Workers of a Ray cluster cannot have workers themselves.", cure="E.g. engine='serial'.")
-        self._is_together = inner.together
+        self._is_together, self.tolerance = inner.together, inner.tolerance
 
     @property
     def worker_pids(self) -> list[int]:
