@@ -175,8 +175,11 @@ def _digits(folder: Path) -> Path:
 
 
 def _lasting(thread: threading.Thread) -> bool:
-    """Tell whether pyzmq keeps this thread for the whole life of the interpreter, once something was sent uncopied."""
-    return type(thread).__module__ == "zmq.utils.garbage"
+    """Tell whether a library keeps this thread for the whole life of the interpreter.
+
+    pyzmq does once something was sent uncopied, and tqdm, which torch's compiler uses, once something was slow.
+    """
+    return type(thread).__module__ in ("zmq.utils.garbage", "tqdm._monitor")
 
 
 def _shared(process: psutil.Process) -> bool:

@@ -15,8 +15,9 @@ from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply, TrainR
 from fedplug.core.params import Array, Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.trainer.loop_plan import LoopPlan
+from fedplug.core.watched_setup import WatchedSetup
 from fedplug.simulation.columns import PickedRows, SharedColumns
-from fedplug.simulation.plan_checks import NotLeanError, WatchedSetup
+from fedplug.simulation.plan_checks import NotLeanError
 from fedplug.simulation.set_up_once import SetUpOnce
 from fedplug.simulation.virtual_data import VirtualData
 

@@ -21,7 +21,7 @@ from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.params import Array
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import TrainingPlan
-from fedplug.simulation.plan_checks import WatchedSetup
+from fedplug.core.watched_setup import WatchedSetup
 from fedplug.simulation.virtual_data import SharedRows, VirtualData
 
 _Found = tuple[BatchSource, Mapping[str, Any]]

@@ -7,8 +7,6 @@ known before is looked at before; the rest, after every training.
 
 from __future__ import annotations
 
-from typing import Any
-
 from fedplug.core.messages import TrainRequest
 from fedplug.core.rng import (
     NumpyState,
@@ -21,15 +19,14 @@ from fedplug.core.rng import (
 from fedplug.core.trainer import hooks_of
 from fedplug.core.trainer.methods import hooks_for
 from fedplug.core.training_args import TrainingArgs
-from fedplug.core.training_plan import PlanSetup, TrainingPlan
+from fedplug.core.training_plan import TrainingPlan
+from fedplug.core.watched_setup import WatchedSetup
 
 _OPEN = frozenset(
     ("init_model", "init_optimizer", "training_data", "training_step", "testing_step", "forward", "predict",
      "init_dependencies", "init_helpers", "default_dependencies")
 )  # fmt: skip
 """What a plan may define without its training being anything else than steps."""
-
-_OF_A_TASK = frozenset(("dataset", "node_id", "round", "total_rounds", "aux", "state", "noise_key"))
 
 
 class NotLeanError(Exception):
@@ -112,19 +109,3 @@ class Streams:
         write_numpy_stream(before[1])
         self._plan_class.write_stream(before[2])
         return True
-
-
-class WatchedSetup(PlanSetup):
-    """Notes in ``read`` what of a node and its round somebody asks for."""
-
-    @classmethod
-    def watching(cls, *args: Any, **kwargs: Any) -> tuple[WatchedSetup, set[str]]:
-        """One with these fields, and the set of what is asked for."""
-        setup, read = cls(*args, **kwargs), set[str]()
-        object.__setattr__(setup, "read", read)
-        return setup, read
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in _OF_A_TASK and (read := vars(self).get("read")) is not None:
-            read.add(name)
-        return super().__getattribute__(name)

@@ -21,10 +21,10 @@ from fedplug_torch import params as torch_params
 from fedplug_torch.cohort_batches import Rows, Run, repeated, schedule
 from fedplug_torch.cohort_compile import Compiler
 from fedplug_torch.cohort_memory import RowPool
-from fedplug_torch.cohort_purity import impure
 from fedplug_torch.cohort_rules import rule_for
 from fedplug_torch.cohort_steps import Stack, StackedSteps
 from fedplug_torch.plan_state import Attributes, own_state
+from fedplug_torch.purity import impure
 from fedplug_torch.whole_data import whole
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ from torch.func import functional_call, vmap
 from fedplug.core.cohort import CohortError
 from fedplug_torch.cohort_batches import Rows, Run
 from fedplug_torch.cohort_compile import AT_ONCE, Compiler
+from fedplug_torch.cohort_graph import simplify, take_steps
 from fedplug_torch.cohort_rules import PlainSGD, Rule
-from fedplug_torch.cohort_tape import Tape, program, simplify, take_steps
 from fedplug_torch.losses import no_loss
+from fedplug_torch.tape import Tape, TapeError, program
 
 if TYPE_CHECKING:
     from fedplug_torch.plan import TorchTrainingPlan
@@ -29,6 +30,11 @@ _CLOSE = 1e-4
 """How far a stacked step may be from the plan's own, over the largest value of each tensor. Rounding is 1e-6 of it."""
 
 _MOST_PROGRAMS = 256
+
+_SLOWER = dict.fromkeys(
+    ("convolution", "_convolution", "convolution_backward", "cudnn_convolution", "mkldnn_convolution"),
+    "the model has convolutions, which are slower stacked than one by one",
+)
 
 
 class StackedSteps:
@@ -138,7 +144,10 @@ class StackedSteps:
     def _prepare(
         self, key: Any, values: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor], rows: Rows
     ) -> Callable[..., Any]:
-        play = self._record(values, leaves, rows)
+        try:
+            play = self._record(values, leaves, rows)
+        except TapeError as why:
+            raise CohortError(str(why)) from why
         self._compare(play, len(leaves[0]), values, leaves, rows, all_nodes=not self._programs)
         if len(self._programs) >= _MOST_PROGRAMS:
             oldest = next(iter(self._programs))
@@ -163,7 +172,7 @@ class StackedSteps:
             return loss.reshape(())
 
         axes = (0,) * count + (None,) * len(self._fixed) + (0,) * len(leaves)
-        with torch.enable_grad(), Tape(inputs, [ones]) as tape, _no_loops():
+        with torch.enable_grad(), Tape(inputs, [ones], _SLOWER) as tape, _no_loops():
             losses = vmap(step, in_dims=axes, randomness="different")(*inputs)
             seeds = ones if losses.dtype == ones.dtype else ones.to(losses.dtype)
             found = torch.autograd.grad(losses, inputs[:count], grad_outputs=seeds, allow_unused=True)

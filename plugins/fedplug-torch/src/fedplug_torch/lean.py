@@ -20,6 +20,7 @@ from fedplug.core.params import Params, allocate
 from fedplug_torch import params as torch_params
 from fedplug_torch.losses import no_loss
 from fedplug_torch.plan_state import Attributes, own_state
+from fedplug_torch.recorded_step import RecordedSteps
 from fedplug_torch.whole_data import whole
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _PLAIN = {"maximize": False, "foreach": None, "differentiable": False, "fused": None}
 _NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
+_SETTINGS = (*_PLAIN, *_NUMBERS, "nesterov")
 _ONE = (torch.ones(()),)
 
 
@@ -43,7 +45,8 @@ class LeanSGD(LeanStep):
     """
 
     def __init__(self, plan: TorchTrainingPlan) -> None:
-        group = plan.optimizer().param_groups[0]
+        group = self._group = plan.optimizer().param_groups[0]
+        self._settings = {name: group[name] for name in _SETTINGS}
         model: nn.Module = plan.model()
         model.train()
         self._training_step = plan.training_step
@@ -60,6 +63,7 @@ class LeanSGD(LeanStep):
             tensors[name].data = view
         self._values = [p.detach() for p in self._moved]
         self._attributes = Attributes(plan, model)
+        self._steps = RecordedSteps(plan, model, self._moved, self._own)
 
     def whole(self, manager: DataManager) -> BatchSource | None:
         """As `LeanStep.whole`."""
@@ -73,10 +77,8 @@ class LeanSGD(LeanStep):
 
     def step(self, data: Any, target: Any) -> torch.Tensor:
         """As `LeanStep.step`."""
-        loss: object = self._training_step(data, target)
-        if not (isinstance(loss, torch.Tensor) and loss.numel() == 1 and loss.requires_grad):
-            raise no_loss(loss)
-        values, found = self._values, self._gradients(loss)
+        loss, found = self._steps.step(data, target)
+        values = self._values
         if not all(map(_is_there, found)):  # a parameter took no part; comparing tensors with None is slow
             values = [value for value, gradient in zip(values, found, strict=True) if _is_there(gradient)]
         gradients = [gradient for gradient in found if gradient is not None]
@@ -87,7 +89,14 @@ class LeanSGD(LeanStep):
                 numbers = [number for number, gradient in enumerate(found) if gradient is not None]
                 gradients = self._with_momentum(numbers, gradients)
             torch._foreach_add_(values, gradients, alpha=self._rate)
-        return loss.detach()
+        return loss
+
+    def _own(self, data: Any, target: Any) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
+        """Loss and gradients of a batch by the plan's own step."""
+        loss: object = self._training_step(data, target)
+        if not (isinstance(loss, torch.Tensor) and loss.numel() == 1 and loss.requires_grad):
+            raise no_loss(loss)
+        return loss.detach(), self._gradients(loss)
 
     def _with_momentum(self, numbers: list[int], gradients: list[torch.Tensor]) -> list[torch.Tensor]:
         """What the parameters of these numbers are moved by."""
@@ -129,6 +138,8 @@ class LeanSGD(LeanStep):
 
     def changed(self) -> str:
         """As `LeanStep.changed`."""
+        if {name: self._group[name] for name in _SETTINGS} != self._settings:
+            return "the plan changes its optimizer's settings in training"
         return self._attributes.changed()
 
 

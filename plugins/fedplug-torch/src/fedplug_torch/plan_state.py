@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,12 +14,20 @@ if TYPE_CHECKING:
 
 _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type)
 _FUNCTIONS = (FunctionType, BuiltinFunctionType)
+_LIBRARY = ("torch", "fedplug", "fedplug_torch", "builtins", "abc", "typing")
 _OF_A_MODULE = frozenset(vars(nn.Module()))
 _OF_A_PLAN = frozenset(("_setup", "_model", "_optimizer", "_scheduler", "_tags", "_imported"))
 
 
+def own_classes(plan: TorchTrainingPlan, model: nn.Module) -> list[type]:
+    """The classes of a plan and its model that no library has written."""
+    classes = {base for kind in {type(plan), *map(type, model.modules())} for base in kind.__mro__}
+    own = [kind for kind in classes if kind.__module__.partition(".")[0] not in _LIBRARY]
+    return sorted(own, key=lambda kind: kind.__qualname__)
+
+
 class Attributes:
-    """The attributes of a plan, of its model's modules and parameters, to see whether a training has changed one.
+    """The attributes of a plan, its model's modules and their classes, to see whether a training has changed one.
 
     Args:
         plan: The plan.
@@ -26,8 +35,9 @@ class Attributes:
     """
 
     def __init__(self, plan: TorchTrainingPlan, model: nn.Module) -> None:
-        holders = [vars(plan), *(vars(module) for module in model.modules())]
+        holders: list[Mapping[str, Any]] = [vars(plan), *(vars(module) for module in model.modules())]
         holders += [vars(module)[kind] for module in model.modules() for kind in ("_parameters", "_buffers")]
+        holders += [vars(kind) for kind in own_classes(plan, model)]
         self._holders = [(holder, dict(holder)) for holder in holders]
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 

@@ -1,12 +1,13 @@
 """Whether a step is nothing but arithmetic on its model and its batch, as far as its code tells.
 
 A recorded step is played back without its code being run. That is the same only if the code reads and writes nothing
-that could be another thing the next time. Attributes of the plan and its modules are watched elsewhere
-(`fedplug_torch.plan_state`); here it is global names and attributes of classes.
+that could be another thing the next time, and does nothing that somebody sees. Attributes of the plan, its modules and
+their classes are watched elsewhere (`fedplug_torch.plan_state`); here it is global names, and what is called by them.
 """
 
 from __future__ import annotations
 
+import builtins
 import dis
 from collections.abc import Iterator
 from types import CodeType, FunctionType, ModuleType
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from fedplug.core.training_plan import TrainingPlan
-from fedplug_torch.plan_state import is_immutable
+from fedplug_torch.plan_state import is_immutable, own_classes
 
 if TYPE_CHECKING:
     from fedplug_torch.plan import TorchTrainingPlan
@@ -27,24 +28,31 @@ _ARITHMETIC = frozenset(
 )  # fmt: skip
 """Packages whose functions do the same each time, random numbers aside, which are noticed elsewhere."""
 
-_LIBRARY = ("torch", "fedplug", "fedplug_torch")
+_HARMLESS = frozenset(
+    ("abs", "all", "any", "callable", "divmod", "format", "getattr", "hasattr", "isinstance", "issubclass", "iter",
+     "len", "max", "min", "next", "pow", "repr", "round", "sorted", "sum", "__build_class__")
+)  # fmt: skip
+"""Functions of Python that do nothing but give back a value, besides its types; `print` and `open` do more."""
+
 _DOCUMENTING = frozenset(("__annotations__", "__dict__", "__weakref__", "__abstractmethods__", "_abc_impl"))
 
 
 def impure(plan: TorchTrainingPlan, model: nn.Module) -> str:
     """What a plan's step depends on besides its model and its batch, in words; empty if nothing is seen."""
-    classes = {base for kind in {type(plan), *map(type, model.modules())} for base in kind.__mro__}
-    own = [kind for kind in classes if kind.__module__.partition(".")[0] not in (*_LIBRARY, "builtins", "abc")]
-    own.sort(key=lambda kind: kind.__qualname__)
     seen: set[FunctionType] = set()
-    for kind in own:
-        for name, value in vars(kind).items():
-            function = getattr(value, "__func__", value)
-            if isinstance(function, FunctionType):
-                if _is_of_step(kind, name) and (why := _of_function(function, seen)):
-                    return why
-            elif name not in _DOCUMENTING and not isinstance(value, property) and not _is_fixed(value):
-                return f"{kind.__name__}.{name} could change"
+    return next(filter(None, (_of_class(kind, seen) for kind in own_classes(plan, model))), "")
+
+
+def _of_class(kind: type, seen: set[FunctionType]) -> str:
+    for name, value in vars(kind).items():
+        function = getattr(value, "__func__", value)
+        if isinstance(value, property):
+            function = value.fget
+        if isinstance(function, FunctionType):
+            if _is_of_step(kind, name) and (why := _of_function(function, seen)):
+                return why
+        elif name not in _DOCUMENTING and not _is_fixed(value):
+            return f"{kind.__name__}.{name} could change"
     return ""
 
 
@@ -67,24 +75,36 @@ def _of_function(function: FunctionType, seen: set[FunctionType]) -> str:
         name = instruction.argval
         if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
             return f"its step changes the global {name!r}"
-        if instruction.opname not in ("LOAD_GLOBAL", "LOAD_NAME") or name not in function.__globals__:
+        if instruction.opname == "IMPORT_NAME" and not _is_arithmetic(name):
+            return f"its step imports {name!r}"
+        if instruction.opname not in ("LOAD_GLOBAL", "LOAD_NAME"):
             continue
-        value = function.__globals__[name]
-        if isinstance(value, ModuleType):
-            if value.__name__.partition(".")[0] not in _ARITHMETIC:
-                return f"its step uses the module {value.__name__!r}"
-        elif isinstance(value, FunctionType) and value.__globals__ is function.__globals__:
-            if why := _of_function(value, seen):
-                return why
-        elif not _is_fixed(value):
-            return f"its step uses the global {name!r}, which could change"
+        if name in function.__globals__:
+            why = _of_global(name, function.__globals__[name], seen)
+        else:
+            known = name in _HARMLESS or isinstance(getattr(builtins, name, None), type)
+            why = "" if known else f"its step calls {name}()"
+        if why:
+            return why
     return ""
+
+
+def _of_global(name: str, value: Any, seen: set[FunctionType]) -> str:
+    if isinstance(value, ModuleType):
+        return "" if _is_arithmetic(value.__name__) else f"its step uses the module {value.__name__!r}"
+    if isinstance(value, FunctionType | type) and not _is_arithmetic(value.__module__ or ""):
+        return _of_function(value, seen) if isinstance(value, FunctionType) else _of_class(value, seen)
+    return "" if _is_fixed(value) else f"its step uses the global {name!r}, which could change"
+
+
+def _is_arithmetic(module: str) -> bool:
+    return module.partition(".")[0] in _ARITHMETIC
 
 
 def _is_fixed(value: Any) -> bool:
     if is_immutable(value) or isinstance(value, type | torch.Tensor | FunctionType):
         return True
-    return callable(value) and type(value).__module__.partition(".")[0] in _ARITHMETIC
+    return callable(value) and _is_arithmetic(type(value).__module__)
 
 
 def _instructions(code: CodeType) -> Iterator[dis.Instruction]:
