@@ -269,6 +269,8 @@ MUTANTS = [
     TrainsBeforeItIsWrittenDown,
     OffersBeforeItIsOnDisk,
 ]
+RARE = {RefreshesLivenessFromStaleSessions: (1265,)}
+"""Seeds that find what hardly any other finds. If they do so no more, all are played, which takes half a minute."""
 ROLES = {
     ResearcherMachine: "researcher",
     NodeMachine: "node",
@@ -282,7 +284,7 @@ def test_a_planted_bug_is_found(mutant):
     role = next(role for base, role in ROLES.items() if issubclass(mutant, base))
 
     def play():
-        for seed in range(SEEDS):
+        for seed in [*RARE.get(mutant, ()), *range(SEEDS)]:
             Simulator(seed, **{role: mutant}).run()
 
     with pytest.raises(Violation):
