@@ -70,34 +70,31 @@ Report = Callable[[LoopPoint], object]
 
 def default_hooks(
     *,
-    log_interval: int = 0,
-    report: Report | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    reports: bool = False,
+    cancels: bool = False,
     scheduler_unit: str = "",
     measured: bool = False,
     talks: bool = False,
 ) -> list[Hook]:
-    """The loop's own hooks, of all phases.
+    """The loop's own hooks, of all phases. They belong to no trainer: what is a trainer's own they find in the context.
 
     Args:
-        log_interval: Report every so many steps, and at the first and the last; 0: never.
-        report: Takes the reports.
-        cancelled: Asked before every batch.
+        reports: Whether somebody takes reports.
+        cancels: Whether somebody may cancel the training, or the test.
         scheduler_unit: After what the scheduler steps; empty if there is none.
         measured: Whether the trainer has metrics to measure.
         talks: Whether the optimizer may talk with a counterpart at the researcher.
     """
-    every = (*TRAINING, Phase.EVAL)
     hooks = list(_ALWAYS)
     if talks:
         hooks.append(Hook(begin, Trigger.ON_FIT_START, (Phase.TRAIN,), "begin", OWNER, first=True))
         hooks.append(Hook(end, Trigger.ON_FIT_END, (Phase.TRAIN,), "end", OWNER))
     if measured:
         hooks.append(Hook(measure, Trigger.ON_BATCH_FORWARD, (Phase.EVAL,), "measure", OWNER))
-    if cancelled is not None:
-        hooks.append(Hook(_cancel(cancelled), Trigger.ON_BATCH_START, every, "cancel", OWNER))
-    if report is not None and log_interval > 0:
-        hooks.append(Hook(_reporter(report, log_interval), Trigger.ON_BATCH_END, TRAINING, "report", OWNER))
+    if cancels:
+        hooks.append(Hook(cancel, Trigger.ON_BATCH_START, (*TRAINING, Phase.EVAL), "cancel", OWNER))
+    if reports:
+        hooks.append(Hook(report, Trigger.ON_BATCH_END, TRAINING, "report", OWNER))
     if scheduler_unit:
         trigger, before = SCHEDULER_UNITS[scheduler_unit], _before(scheduler_unit)
         hooks.append(Hook(schedule, trigger, (Phase.TRAIN,), plugin=OWNER, before=before))
@@ -223,38 +220,36 @@ def collect_outputs(ctx: Context) -> None:
     probs.append(ctx.y_prob)
 
 
-# made for a task -------------------------------------------------------------------------------------------
+# for whoever waits for the training ------------------------------------------------------------------------
 
 
-def _cancel(cancelled: Callable[[], bool]) -> Callable[[Context], None]:
-    def cancel(ctx: Context) -> None:
-        if cancelled():
-            if ctx.cur_phase is Phase.EVAL:
-                raise TrainingCancelledError("The training was cancelled while it tested.")
-            raise TrainingCancelledError(
-                f"The training was cancelled after {ctx.num_steps} of {ctx.loop_plan.total} steps."
-            )
-
-    return cancel
+def cancel(ctx: Context) -> None:
+    """Ends the routine with an error where the trainer's ``cancelled`` says so."""
+    cancelled = ctx.trainer._cancelled
+    if cancelled is not None and cancelled():
+        if ctx.cur_phase is Phase.EVAL:
+            raise TrainingCancelledError("The training was cancelled while it tested.")
+        raise TrainingCancelledError(f"The training was cancelled after {ctx.num_steps} of {ctx.loop_plan.total} steps.")
 
 
-def _reporter(report: Report, interval: int) -> Callable[[Context], None]:
-    def report_progress(ctx: Context) -> None:
-        done = ctx.num_steps
-        if done == ctx.next_report:
-            total = ctx.loop_plan.total
-            seconds = time.perf_counter() - ctx.began
-            report(LoopPoint(done, total, ctx.cur_epoch_i + 1, ctx.num_samples, seconds, ctx.meter.since_last()))
-            ctx.next_report = min(done - done % interval + interval, max(total, done + 1))
-
-    return report_progress
+def report(ctx: Context) -> None:
+    """Tells the trainer's ``report`` how far it is: after the first step and the last, and every so many between."""
+    done = ctx.num_steps
+    if done != ctx.next_report:
+        return
+    trainer, total = ctx.trainer, ctx.loop_plan.total
+    interval = trainer._report_every
+    if trainer._report is not None and interval:
+        seconds = time.perf_counter() - ctx.began
+        point = LoopPoint(done, total, ctx.cur_epoch_i + 1, ctx.num_samples, seconds, ctx.meter.since_last())
+        trainer._report(point)
+        ctx.next_report = min(done - done % interval + interval, max(total, done + 1))
 
 
 def _before(scheduler_unit: str) -> tuple[str, ...]:
     return ("finish",) if scheduler_unit == "round" else ()
 
 
-# Made once: a trainer is set up for every task.
 _ALWAYS = (
     Hook(forward, Trigger.ON_BATCH_FORWARD, TRAINING, "forward", OWNER),
     Hook(regularizer, Trigger.ON_BATCH_FORWARD, TRAINING, "regularizer", OWNER),

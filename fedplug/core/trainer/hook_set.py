@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from fedplug.core.errors import PluginError, UnknownNameError, UsageError
@@ -171,6 +170,7 @@ class HookSet:
         twin = HookSet(self.phase)
         twin._lists = {trigger: list(there) for trigger, there in self._lists.items()}
         twin._installed = set(self._installed)
+        twin._plan = self._plan  # it is made anew when the set is edited
         return twin
 
     def compile(self) -> HookPlan:
@@ -199,14 +199,13 @@ class HookSet:
         lines = [f"  {t}: {', '.join(h.qualified for h in self[t])}" for t in Trigger if self._lists[t]]
         return "\n".join([f"HookSet({self.phase})", *lines])
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Refuse edits meanwhile; for the loop."""
+    def lock(self) -> None:
+        """Refuse edits until `unlock`, which is to be called as often; for the loop."""
         self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
+
+    def unlock(self) -> None:
+        """Take back a `lock`."""
+        self._running -= 1
 
     # helpers -----------------------------------------------------------------------------------------------
 

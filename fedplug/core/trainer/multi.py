@@ -103,6 +103,8 @@ class MultiModelTrainer(Trainer):
         if base_trainer is not None:
             self.hooks = {phase: hooks.copy() for phase, hooks in base_trainer.hooks.items()}
             self._plugins = list(base_trainer._plugins)
+            self._cancelled, self._report = base_trainer._cancelled, base_trainer._report
+            self._report_every = base_trainer._report_every
             if data is None:
                 self.ctx.data, self._sources = base_trainer.ctx.data, base_trainer._sources
         self.model_nums = model_nums

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from fedplug.core.data import BatchSource, LoaderArgs
@@ -18,6 +18,7 @@ from fedplug.core.rng import SeedTree
 from fedplug.core.trainer import split_data
 from fedplug.core.trainer.backend import Backend
 from fedplug.core.trainer.context import Context
+from fedplug.core.trainer.defaults import Report
 from fedplug.core.trainer.hook_set import HookSet
 from fedplug.core.trainer.loop import Feed, run_routine
 from fedplug.core.trainer.loop_plan import LoopPlan
@@ -45,6 +46,9 @@ class RoutineRunner(SeedNames):
     ctx: Context
     hooks: dict[Phase, HookSet]
     metrics: Mapping[str, Metric]
+    _cancelled: Callable[[], bool] | None
+    _report: Report | None
+    _report_every: int
 
     @abstractmethod
     def source(self, split: str) -> BatchSource | None:
@@ -75,33 +79,35 @@ class RoutineRunner(SeedNames):
         plan = self.make_plan(phase, split, batch_size)
         mode = ("val" if split == "val" else "test") if phase is Phase.EVAL else phase.value
         ctx = self.ctx
-        with ExitStack() as stack:
-            for each in [s for p in Phase for s in self._sets_of(p)]:
-                stack.enter_context(each.locked())
-            if hooks is not None:
-                stack.enter_context(hooks.locked())
-            before, known = ctx.save(), set(vars(ctx))
-            ctx.depth += 1
+        before, known = ctx.save(), set(vars(ctx))
+        locked = [each for every in Phase for each in self._sets_of(every)]
+        if hooks is not None:
+            locked.append(hooks)
+        for each in locked:
+            each.lock()
+        ctx.depth += 1
+        try:
             if ctx.depth == 1:
                 ctx.outbox = {}
-            try:
-                ctx.begin(phase, mode, split, plan)
-                cpu_began = time.process_time()
-                ctx.began = time.perf_counter()
-                feed = self._feed(phase, split, batch_size)
-                slots = self._drive(phase, feed, hooks)
-                timing = (time.perf_counter() - ctx.began, time.process_time() - cpu_began)
-                ctx.remember_split()
-                leaks = tuple(sorted(set(vars(ctx)) - known - ctx.frames.declared()))
-                result = dataclasses.replace(
-                    self._reduced(slots), aux=dict(ctx.outbox), seconds=timing[0], cpu_seconds=timing[1],
-                    stopped=ctx.stop_reason, leaks=leaks, params=self.get_params() if with_params else None,
-                )  # fmt: skip
-            finally:
-                ctx.depth -= 1
-                ctx.restore(before)
-                if ctx.depth == 0:
-                    self._discharge()
+            ctx.begin(phase, mode, split, plan)
+            cpu_began = time.process_time()
+            ctx.began = time.perf_counter()
+            feed = self._feed(phase, split, batch_size)
+            slots = self._drive(phase, feed, hooks)
+            timing = (time.perf_counter() - ctx.began, time.process_time() - cpu_began)
+            ctx.remember_split()
+            leaks = tuple(sorted(set(vars(ctx)) - known - ctx.frames.declared()))
+            result = dataclasses.replace(
+                self._reduced(slots), aux=dict(ctx.outbox), seconds=timing[0], cpu_seconds=timing[1],
+                stopped=ctx.stop_reason, leaks=leaks, params=self.get_params() if with_params else None,
+            )  # fmt: skip
+        finally:
+            ctx.depth -= 1
+            ctx.restore(before)
+            for each in locked:
+                each.unlock()
+            if ctx.depth == 0:
+                self._discharge()
         if phase is Phase.TRAIN:  # a fine-tuning must not change the order of what is trained after it
             self.routines += 1
         self._report_leaks(leaks)

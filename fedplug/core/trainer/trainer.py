@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -95,13 +96,13 @@ class Trainer(RoutineRunner, Closing):
         self._plugins: list[str] = []
         self._backend = backend
         self.ctx = Context(self, backend)
-        hooks = default_hooks(
-            log_interval=self.args.log_interval, report=report, cancelled=cancelled,
+        self._cancelled, self._report, self._report_every = cancelled, report, self.args.log_interval
+        sets = _default_sets(
+            only_for_eval, reports=report is not None and self._report_every > 0, cancels=cancelled is not None,
             scheduler_unit=backend.scheduler_unit if backend.has_scheduler() else "", measured=bool(self.metrics),
             talks=isinstance(backend.optimizer, PlanOptimizer),
         )  # fmt: skip
-        hooks = [h for h in hooks if not only_for_eval or Phase.EVAL in h.phases]
-        self.hooks: dict[Phase, HookSet] = {phase: HookSet(phase, hooks) for phase in Phase}
+        self.hooks: dict[Phase, HookSet] = {phase: hooks.copy() for phase, hooks in sets.items()}
         self.ctx.grad_clip = self.args.grad_clip or 0.0
         if not only_for_eval:
             for each in hooks_for(self.args):
@@ -283,6 +284,16 @@ class Trainer(RoutineRunner, Closing):
         problems = self.ctx.frames.clear()
         if problems:
             raise problems[0]
+
+
+@functools.lru_cache(maxsize=64)
+def _default_sets(only_for_eval: bool, **wanted: Any) -> Mapping[Phase, HookSet]:
+    """The sets that a trainer begins with a copy of; made, and put in order, once: there is a trainer for every task."""
+    hooks = [each for each in default_hooks(**wanted) if not only_for_eval or Phase.EVAL in each.phases]
+    sets = {phase: HookSet(phase, hooks) for phase in Phase}
+    for each in sets.values():
+        each.compile()
+    return sets
 
 
 def _as_args(args: Args) -> TrainingArgs:
