@@ -72,7 +72,8 @@ def main() -> None:
                 result.workload, result.what, f"{result.figure:.3f} {result.unit}",
                 "" if result.ceiling is None else f"{result.ceiling:.3f}",
                 "" if result.ratio is None else f"{result.ratio:.2f}",
-                f"<= {result.target:g}", "met" if result.met else "[red]missed[/red]",
+                "" if result.target is None else f"<= {result.target:g}",
+                "" if result.target is None else "met" if result.met else "[red]missed[/red]",
             )  # fmt: skip
     console.print(table)
     console.print(f"JSON lines: {path}")

@@ -29,7 +29,7 @@ class Result:
         figure: The figure, in ``unit``.
         unit: E.g. ``"ms/round"``.
         ceiling: The same work done by a bare loop in the same run, in ``unit``; None if there is none.
-        target: Largest ratio (or figure, without a ceiling) that was aimed at.
+        target: Largest ratio (or figure, without a ceiling) that was aimed at; None where it is only reported.
         details: Whatever else was seen.
     """
 
@@ -38,7 +38,7 @@ class Result:
     figure: float
     unit: str
     ceiling: float | None
-    target: float
+    target: float | None
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -51,8 +51,8 @@ class Result:
 
     @property
     def met(self) -> bool:
-        """Whether the target was met."""
-        return (self.figure if self.ratio is None else self.ratio) <= self.target
+        """Whether the target was met, if there is one."""
+        return self.target is None or (self.figure if self.ratio is None else self.ratio) <= self.target
 
     def as_json(self) -> str:
         """One line of JSON: the result with versions and machine."""
