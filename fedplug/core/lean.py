@@ -8,7 +8,7 @@ of one node's training reaches another's: a plan that was set up once must be as
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -29,6 +29,17 @@ class LeanStep(ABC):
             DatasetError: The data cannot be used.
         """
         return None
+
+    def guard(self, before_plan: Callable[[], None]) -> bool:
+        """Take what is to be called before the plan's own code runs; whether that will be done, each time.
+
+        A step that can do without that code, most of the time, saves its user what keeping watch over it costs. By
+        default nothing is called: every step may run the plan's code then.
+
+        Args:
+            before_plan: Makes the plan ready for the node whose training is under way; may be called twice.
+        """
+        return False
 
     @abstractmethod
     def load(self, params: Params) -> None:
@@ -56,7 +67,7 @@ class LeanStep(ABC):
 
     @abstractmethod
     def changed(self) -> str:
-        """What else than the parameters a training has changed, in words; empty if nothing."""
+        """What else than the parameters the plan's code has changed in a training, in words; empty if nothing."""
 
 
 class PlanLean:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fedplug.core.cohort import CohortError, CohortTrainer, NotStacked, StackedUpdate
-from fedplug.core.data import BatchSource, LoaderArgs
+from fedplug.core.data import BatchSource
 from fedplug.core.errors import FedplugError
 from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Array, Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.trainer.loop_plan import LoopPlan
 from fedplug.core.watched_setup import WatchedSetup
-from fedplug.simulation.columns import PickedRows, SharedColumns
+from fedplug.simulation.columns import Draw, PickedRows
 from fedplug.simulation.plan_checks import NotLeanError
 from fedplug.simulation.set_up_once import SetUpOnce
 from fedplug.simulation.virtual_data import VirtualData
@@ -82,7 +82,7 @@ class CohortTraining(SetUpOnce):
             raise CohortError(answer.reason)
         assert isinstance(answer, CohortTrainer)
         self._trainer = answer
-        self._columns = SharedColumns(self._plan, self.args, answer.whole)
+        self._share(answer.whole)
 
     def most(self, params: Params) -> int:
         """How many nodes are best trained together."""
@@ -95,7 +95,8 @@ class CohortTraining(SetUpOnce):
             CohortError: They must be trained one by one; nothing of it has an effect.
         """
         with self._plan.on_threads(self.args.threads):
-            began, before = time.perf_counter(), self._streams.read()
+            began = time.perf_counter()
+            self._streams.watch()
             try:
                 for request in requests:
                     self._check_hooks(request.key)
@@ -111,7 +112,7 @@ class CohortTraining(SetUpOnce):
             except Exception as error:
                 raise CohortError(f"it fails ({type(error).__name__})", for_good=False) from error
             finally:
-                drawn = self._streams.restore(before)
+                drawn = self._streams.settle()
             if drawn:
                 raise CohortError("training draws random numbers")
         count = len(requests)
@@ -134,40 +135,33 @@ class CohortTraining(SetUpOnce):
         return updates
 
     def _work(self, request: TrainRequest, data: VirtualData) -> _Work:
-        args, lines = self.args, list[LogLine]()
-        source, loader_args = self._source(request, data, lines)
-        loader = LoaderArgs.merge(args.loader_args, loader_args)
-        source = self._training_part(request, source, loader)
-        samples = len(source)
-        loop = LoopPlan.make(samples, loader, args)
-        batches = list(self._batches(request, samples, loader, loop))
-        if isinstance(source, PickedRows):
-            rows = source.rows
-            return _Work(source.whole, [rows[batch] for batch in batches], samples, loop, lines)
-        return _Work(source, batches, samples, loop, lines)
+        lines = list[LogLine]()
+        draw = self._shared_draw(request, data)
+        if draw is None:
+            key = request.key
+            self._plan._setup = self._setup_of(
+                request,
+                data.dataset(key.node_id),
+                lambda text: lines.append(LogLine(level="warning", text=text, key=key)),
+            )
+            draw = self._own_draw(request)
+        source, samples = draw.source, len(draw.source)
+        loop = LoopPlan.make(samples, draw.loader, self.args)
+        batches = list(self._batches(request, draw, loop))
+        return _Work(source.whole if isinstance(source, PickedRows) else source, batches, samples, loop, lines)
 
-    def _source(
-        self, request: TrainRequest, data: VirtualData, lines: list[LogLine]
-    ) -> tuple[BatchSource, Mapping[str, Any]]:
-        """A node's data as batches can be drawn from, and what its plan says about batches."""
-        found = self._columns.source(request, data)
-        if found is not None:
-            return found
-        key = request.key
-        self._plan._setup = self._setup_of(
-            request, data.dataset(key.node_id), lambda text: lines.append(LogLine(level="warning", text=text, key=key))
-        )
-        return self._own_data()
-
-    def _batches(self, request: TrainRequest, samples: int, loader: LoaderArgs, loop: LoopPlan) -> Iterator[Array]:
-        """The numbers of the samples of each batch, in the order in which the plan's own loop draws them."""
-        seeds, size = self._order_of(request), loader.batch_size
+    def _batches(self, request: TrainRequest, draw: Draw, loop: LoopPlan) -> Iterator[Array]:
+        """The row numbers of each batch, in the order in which the plan's own loop draws them."""
+        source, loader = draw
+        seeds, size, samples = self._order_of(request), loader.batch_size, len(source)
         for epoch in range(loop.epochs):
             order = (
                 seeds.child("epoch", epoch).generator().permutation(samples) if loader.shuffle else np.arange(samples)
             )
-            for low in range(0, loop.in_epoch(epoch) * size, size):
-                yield order[low : low + size]
+            drawn = order[: loop.in_epoch(epoch) * size]
+            rows = source.rows[drawn] if isinstance(source, PickedRows) else drawn
+            for low in range(0, len(rows), size):
+                yield rows[low : low + size]
 
     def _result(self, key: TaskKey, work: _Work, update: StackedUpdate, timing: dict[str, float]) -> CohortResult:
         """What the plan's own loop would have said."""

@@ -24,8 +24,17 @@ from fedplug.core.training_plan import TrainingPlan
 from fedplug.core.watched_setup import WatchedSetup
 from fedplug.simulation.virtual_data import SharedRows, VirtualData
 
-_Found = tuple[BatchSource, Mapping[str, Any]]
-"""Data that nodes share, and what a plan says about batches."""
+
+class Draw(NamedTuple):
+    """What batches are drawn from, and how.
+
+    Attributes:
+        source: The samples.
+        loader: How batches are drawn.
+    """
+
+    source: BatchSource
+    loader: LoaderArgs
 
 
 class ColumnAskedError(Exception):
@@ -224,19 +233,28 @@ class SharedColumns:
         args: Its training arguments.
         whole: Turns whole arrays, arranged as ``training_data`` does, into batches; None if it cannot without much
             memory.
+        before_plan: Called before the plan's own code runs.
     """
 
     def __init__(
-        self, plan: TrainingPlan, args: TrainingArgs, whole: Callable[[DataManager], BatchSource | None]
+        self,
+        plan: TrainingPlan,
+        args: TrainingArgs,
+        whole: Callable[[DataManager], BatchSource | None],
+        before_plan: Callable[[], None],
     ) -> None:
-        self._plan, self._args, self._whole = plan, args, whole
+        self._plan, self._args, self._whole, self._before_plan = plan, args, whole, before_plan
         self._arrays: Mapping[str, Array] = {}  # those that the following was found for
         self._wholes: dict[str, BatchSource | None] = {}  # by the columns that they are made of
-        self._sized: dict[int, _Found] = {}  # what all nodes of so many samples are to draw from
+        self._sized: dict[int, Draw] = {}  # what all nodes of so many samples are to draw from
         self._is_more = False  # the plan does more than to name columns
 
-    def source(self, request: TrainRequest, data: VirtualData) -> tuple[PickedRows, Mapping[str, Any]] | None:
-        """What a node's batches are drawn from, and what its plan says about them; None: it needs its data itself."""
+    def draw(self, request: TrainRequest, data: VirtualData) -> Draw | None:
+        """What a node's batches are drawn from; None: it needs its data itself.
+
+        Raises:
+            UsageError: The plan, or the researcher, says something about batches that makes no sense.
+        """
         node = request.key.node_id
         shared = None if self._is_more else data.shared(node)
         if shared is None:
@@ -249,14 +267,15 @@ class SharedColumns:
         if found is None:
             self._is_more = True
             return None
-        return PickedRows(found[0], shared.rows), found[1]
+        return Draw(PickedRows(found.source, shared.rows), found.loader)
 
-    def _find(self, request: TrainRequest, shared: SharedRows) -> _Found | None:
+    def _find(self, request: TrainRequest, shared: SharedRows) -> Draw | None:
         node, samples = request.key.node_id, len(shared.rows)
         dataset, said = StandInDataset(node, shared.arrays, samples, shared.target), list[str]()
         setup, read = WatchedSetup.watching(
             request.model_args, self._args, dataset, node, request.key.round, request.total_rounds, log=said.append
         )
+        self._before_plan()
         self._plan._setup = setup
         try:
             named = named_columns(dataset, self._plan.make_data())
@@ -271,7 +290,8 @@ class SharedColumns:
         whole = self._wholes[columns]
         if whole is None:
             return None
-        found = whole, named.loader_args
+        found = Draw(whole, LoaderArgs.merge(self._args.loader_args, named.loader_args))
+        whole.check_args(found.loader)
         if named.for_all and read <= {"dataset"}:
             self._sized[samples] = found
         return found

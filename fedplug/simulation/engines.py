@@ -123,18 +123,35 @@ class SerialEngine(Engine):
     def __init__(self, *, lean: bool = True) -> None:
         self._lean = lean
         self._last = LastSetUp(self._set_up)
+        self._waiting: dict[TaskKey, Task] = {}
+
+    def submit(self, task: Task) -> None:
+        """As `Engine.submit`."""
+        if self._lean:
+            self._waiting[task.request.key] = task
+
+    def cancel(self, key: TaskKey) -> None:
+        """As `Engine.cancel`."""
+        self._waiting.pop(key, None)
 
     def run(self, task: Task, emit: Emit) -> Trained:
         """As `Engine.run`."""
+        self._waiting.pop(task.request.key, None)
         if self._lean and task.request.train and not self._last.is_refused(task.request, task.plan):
             try:
                 training = self._last.get(task.request, task.plan)
-                reply, params = training.run(task.request, task.params, self.data, emit)
+                following = (each.request for each in self._waiting.values() if training.fits(each.request, each.plan))
+                reply, params = training.run(task.request, task.params, self.data, emit, following)
                 return Trained(reply, params, {})
             except NotLeanError as why:
                 self._last.refuse(task.request, task.plan)
                 self._last.tell(f"{task.plan.class_name} trains by its own loop: {why}.")
         return self._run_own(task, emit)
+
+    def close(self) -> None:
+        """As `Engine.close`."""
+        self._waiting.clear()
+        self._last.clear()
 
     def _set_up(self, request: TrainRequest, plan: PlanBundle) -> LeanTraining:
         training = LeanTraining(request, plan, self.host)

@@ -92,20 +92,35 @@ def set_up(plan: TrainingPlan, request: TrainRequest, args: TrainingArgs) -> Non
 
 
 class Streams:
-    """The global random streams, to see whether a training has drawn from them."""
+    """The global random streams, to see whether a training has drawn from them.
+
+    Args:
+        plan_class: Knows the stream of its framework.
+    """
 
     def __init__(self, plan_class: type[TrainingPlan]) -> None:
         self._plan_class = plan_class
+        self._before: tuple[PythonState, NumpyState, bytes] | None = None
 
-    def read(self) -> tuple[PythonState, NumpyState, bytes]:
-        """Their states."""
-        return read_python_stream(), read_numpy_stream(), self._plan_class.read_stream()
+    @property
+    def are_watched(self) -> bool:
+        """Whether it has been noted where they are, in the training under way."""
+        return self._before is not None
 
-    def restore(self, before: tuple[PythonState, NumpyState, bytes]) -> bool:
-        """Bring them back to where they were; whether they have moved."""
-        if self.read() == before:
+    def watch(self) -> None:
+        """Note where they are, unless that has been done in the training under way."""
+        if self._before is None:
+            self._before = self._read()
+
+    def settle(self) -> bool:
+        """At the end of a training, bring them back to where they were noted to be; whether they had moved."""
+        before, self._before = self._before, None
+        if before is None or self._read() == before:
             return False
         write_python_stream(before[0])
         write_numpy_stream(before[1])
         self._plan_class.write_stream(before[2])
         return True
+
+    def _read(self) -> tuple[PythonState, NumpyState, bytes]:
+        return read_python_stream(), read_numpy_stream(), self._plan_class.read_stream()

@@ -6,10 +6,10 @@ What such a plan may be stands in `fedplug.simulation.plan_checks`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from fedplug.core.data import BatchSource, LoaderArgs
+from fedplug.core.data import BatchSource, DataManager, LoaderArgs
 from fedplug.core.messages import TaskKey, TrainRequest
 from fedplug.core.node_dataset import NodeDataset
 from fedplug.core.plan_source import PlanBundle, load_plan
@@ -17,7 +17,9 @@ from fedplug.core.rng import SeedTree
 from fedplug.core.trainer import TrainerInfo
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import PlanSetup
+from fedplug.simulation.columns import Draw, SharedColumns
 from fedplug.simulation.plan_checks import NotLeanError, Streams, check_args, check_methods, is_same, set_up
+from fedplug.simulation.virtual_data import VirtualData
 
 if TYPE_CHECKING:
     from fedplug.core.plugins import PluginHost
@@ -63,21 +65,33 @@ class SetUpOnce:
         key = request.key
         return PlanSetup(request.model_args, self.args, dataset, key.node_id, key.round, request.total_rounds, log=log)
 
-    def _own_data(self) -> tuple[BatchSource, Mapping[str, Any]]:
-        """The data of the node that the plan knows of, copied, and what the plan says about batches."""
+    def _share(self, whole: Callable[[DataManager], BatchSource | None]) -> None:
+        """Draw batches from arrays that nodes share, where the plan only names columns; see `SharedColumns`."""
+        self._columns = SharedColumns(self._plan, self.args, whole, self._streams.watch)
+
+    def _shared_draw(self, request: TrainRequest, data: VirtualData) -> Draw | None:
+        """What a node trains on, drawn from arrays that nodes share; None if that cannot be."""
+        found = self._columns.draw(request, data)
+        return None if found is None else self._training_part(request, found)
+
+    def _own_draw(self, request: TrainRequest) -> Draw:
+        """What the node that the plan knows of trains on, copied."""
         manager = self._plan.make_data()
         if self._plan.pre_processes:
             raise NotLeanError("it changes batches or parameters by add_preprocess")
-        return self._host.wrap_data(manager, self._plan.framework), manager.loader_args
+        source = self._host.wrap_data(manager, self._plan.framework)
+        loader = LoaderArgs.merge(self.args.loader_args, manager.loader_args)
+        source.check_args(loader)
+        return self._training_part(request, Draw(source, loader))
 
-    def _training_part(self, request: TrainRequest, source: BatchSource, loader: LoaderArgs) -> BatchSource:
+    def _training_part(self, request: TrainRequest, draw: Draw) -> Draw:
         """What of a node's data is not held out, as the plan's own loop splits it."""
         args = self.args
-        source.check_args(loader)
-        if args.test_ratio:
-            root = SeedTree.root(request.seed if args.shuffle_testing_dataset else request.data_seed)
-            source, _ = source.split(args.test_ratio, root.child("split"), stratify=args.stratify_testing_dataset)
-        return source
+        if not args.test_ratio:
+            return draw
+        root = SeedTree.root(request.seed if args.shuffle_testing_dataset else request.data_seed)
+        part, _ = draw.source.split(args.test_ratio, root.child("split"), stratify=args.stratify_testing_dataset)
+        return Draw(part, draw.loader)
 
     def _order_of(self, request: TrainRequest) -> SeedTree:
         """The root of the orders in which a node's samples are drawn, epoch by epoch."""

@@ -7,7 +7,7 @@ arithmetic is that of ``torch.optim.SGD``, so the result is the same to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,11 +63,17 @@ class LeanSGD(LeanStep):
             tensors[name].data = view
         self._values = [p.detach() for p in self._moved]
         self._attributes = Attributes(plan, model)
+        self._before_plan: Callable[[], None] = _nothing
         self._steps = RecordedSteps(plan, model, self._moved, self._own)
 
     def whole(self, manager: DataManager) -> BatchSource | None:
         """As `LeanStep.whole`."""
         return whole(manager)
+
+    def guard(self, before_plan: Callable[[], None]) -> bool:
+        """As `LeanStep.guard`."""
+        self._before_plan = before_plan
+        return True
 
     def load(self, params: Params) -> None:
         """As `LeanStep.load`."""
@@ -93,6 +99,7 @@ class LeanSGD(LeanStep):
 
     def _own(self, data: Any, target: Any) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
         """Loss and gradients of a batch by the plan's own step."""
+        self._before_plan()
         loss: object = self._training_step(data, target)
         if not (isinstance(loss, torch.Tensor) and loss.numel() == 1 and loss.requires_grad):
             raise no_loss(loss)
@@ -141,6 +148,10 @@ class LeanSGD(LeanStep):
         if {name: self._group[name] for name in _SETTINGS} != self._settings:
             return "the plan changes its optimizer's settings in training"
         return self._attributes.changed()
+
+
+def _nothing() -> None:
+    """Nobody wants to be called."""
 
 
 def _is_there(gradient: object) -> bool:

@@ -87,12 +87,13 @@ class RecordedSteps:
                 return play(*leaves)  # type: ignore[no-any-return]
         if play is not None:
             return self._try(key, play, leaves, data, target)
+        found = self._own(data, target)
         seen = self._seen[key] = self._seen.get(key, 0) + 1
         if seen >= WORTH and len(self._records) < _MOST:
             self._begin(key, leaves, data, target)
         elif len(self._seen) > 16 * _MOST:
             self._seen.clear()
-        return self._own(data, target)
+        return found
 
     def _begin(self, key: Any, leaves: Sequence[torch.Tensor], data: Any, target: Any) -> None:
         try:
