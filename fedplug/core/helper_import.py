@@ -106,9 +106,14 @@ def forget(root: str) -> None:
 
 def remember(file: str, text: str) -> None:
     """Let tracebacks show the lines of a text that has no file."""
-    if file not in linecache.cache:
+    if not is_remembered(file):
         # Without a modification time, the entry is good until somebody clears the whole cache.
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+
+
+def is_remembered(file: str) -> bool:
+    """Whether tracebacks know the lines of a text by this name."""
+    return file in linecache.cache
 
 
 def top_of(name: str) -> str:

@@ -133,16 +133,18 @@ class HookCalls(ABC):
         return list(reversed(getattr(self._manager.hook, hook).get_hookimpls()))
 
     def _call(self, impl: Any, hook: str, arguments: Mapping[str, Any]) -> Any:
+        wanted = impl.argnames + impl.kwargnames
+        chosen = {name: value for name, value in arguments.items() if name in wanted}
+        if not self._trace:
+            return impl.function(**chosen)
         start, outcome = time.perf_counter(), "raised"
         try:
-            wanted = impl.argnames + impl.kwargnames
-            answer = impl.function(**{name: value for name, value in arguments.items() if name in wanted})
+            answer = impl.function(**chosen)
             outcome = type(answer).__name__
             return answer
         finally:
-            if self._trace:
-                spent = (time.perf_counter() - start) * 1000
-                print(f"fedplug: {hook} {impl.plugin_name} -> {outcome} ({spent:.1f} ms)", file=sys.stderr)  # noqa: T201
+            spent = (time.perf_counter() - start) * 1000
+            print(f"fedplug: {hook} {impl.plugin_name} -> {outcome} ({spent:.1f} ms)", file=sys.stderr)  # noqa: T201
 
     def _who(self, impl: Any) -> str:
         record = self._records[impl.plugin_name]

@@ -26,7 +26,7 @@ import msgspec
 from fedplug.core.class_source import class_attributes, class_source, free_names
 from fedplug.core.errors import FedplugWarning, PlanError, PlanSourceError
 from fedplug.core.foreign_names import cure_of
-from fedplug.core.helper_import import MAX_HELPERS, PlanImports, forget, name_problem, remember, top_of
+from fedplug.core.helper_import import MAX_HELPERS, PlanImports, forget, is_remembered, name_problem, remember, top_of
 from fedplug.core.helper_source import collect_helpers, folder_of, warn_of_neighbours
 from fedplug.core.line_ends import as_python_reads
 from fedplug.core.plan_methods import check_methods
@@ -290,7 +290,9 @@ def _dependencies(plan_class: type[TrainingPlan], helpers: Iterable[str]) -> Ite
 def _execute(bundle: PlanBundle) -> dict[str, Any]:
     """Run a bundle as a module of its own, which tracebacks and pickles can refer to; at most once."""
     with _LOCK:
-        remember(plan_file(bundle), bundle.code)
+        file = plan_file(bundle)
+        if not is_remembered(file):
+            remember(file, bundle.code)
         module = _module(bundle)
         if BUNDLE not in vars(module):
             try:

@@ -130,7 +130,7 @@ class TrainingArgs:
 
     def dict(self) -> Plain:
         """All arguments as plain data, a copy; ``from_dict`` of it gives an equal object."""
-        return {name: _copied(value) for name, value in self.__dict__.items()}
+        return _copied(self.__dict__)
 
     # the page's other ways to read them ----------------------------------------------------------------------
 
@@ -175,11 +175,11 @@ class TrainingArgs:
 
     def loader_arguments(self) -> Plain:
         """``loader_args``, a copy."""
-        return {name: _copied(value) for name, value in self.loader_args.items()}
+        return _copied(self.loader_args)
 
     def optimizer_arguments(self) -> Plain:
         """``optimizer_args``, a copy; ``lr`` is always there."""
-        return {name: _copied(value) for name, value in self.optimizer_args.items()}
+        return _copied(self.optimizer_args)
 
     def dp_arguments(self) -> Plain | None:
         """``dp_args``, a copy, defaults filled in; None if there is no differential privacy."""
@@ -238,11 +238,18 @@ _encoder = msgspec.msgpack.Encoder()
 _checked_before: dict[bytes, Plain] = {}
 
 
-def _copied(value: Any) -> Any:
+def _copied(plain: Plain) -> Plain:
     """A copy of checked, and so plain, data."""
+    return {key: _deep(each) if isinstance(each, _NESTED) else each for key, each in plain.items()}
+
+
+def _deep(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _copied(each) for key, each in value.items()}
-    return [_copied(each) for each in value] if isinstance(value, list) else value
+        return _copied(value)
+    return [_deep(each) for each in value] if isinstance(value, list) else value
+
+
+_NESTED = (dict, list)
 
 
 def _defaults() -> Plain:

@@ -229,7 +229,8 @@ def cancel(ctx: Context) -> None:
     if cancelled is not None and cancelled():
         if ctx.cur_phase is Phase.EVAL:
             raise TrainingCancelledError("The training was cancelled while it tested.")
-        raise TrainingCancelledError(f"The training was cancelled after {ctx.num_steps} of {ctx.loop_plan.total} steps.")
+        done = f"{ctx.num_steps} of {ctx.loop_plan.total} steps"
+        raise TrainingCancelledError(f"The training was cancelled after {done}.")
 
 
 def report(ctx: Context) -> None:

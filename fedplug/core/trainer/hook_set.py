@@ -167,7 +167,8 @@ class HookSet:
 
     def copy(self) -> HookSet:
         """Another set with the same hooks, which may be edited."""
-        twin = HookSet(self.phase)
+        twin = object.__new__(HookSet)
+        twin.phase, twin._running = self.phase, 0
         twin._lists = {trigger: list(there) for trigger, there in self._lists.items()}
         twin._installed = set(self._installed)
         twin._plan = self._plan  # it is made anew when the set is edited

@@ -288,7 +288,7 @@ class Trainer(RoutineRunner, Closing):
 
 @functools.lru_cache(maxsize=64)
 def _default_sets(only_for_eval: bool, **wanted: Any) -> Mapping[Phase, HookSet]:
-    """The sets that a trainer begins with a copy of; made, and put in order, once: there is a trainer for every task."""
+    """What trainers begin with copies of; put in order once, as there is a trainer for every task."""
     hooks = [each for each in default_hooks(**wanted) if not only_for_eval or Phase.EVAL in each.phases]
     sets = {phase: HookSet(phase, hooks) for phase in Phase}
     for each in sets.values():

@@ -84,6 +84,10 @@ class TensorData(BatchSource):
 
     def subset(self, indices: Array) -> TensorData:
         """The samples at ``indices``."""
+        if not len(indices):  # what is held out where nothing is to be tested
+            return TensorData(
+                _slice(self.data, slice(0)), None if self.target is None else _slice(self.target, slice(0))
+            )
         rows = torch.as_tensor(np.asarray(indices, np.int64))
         return TensorData(_rows(self.data, rows), None if self.target is None else _rows(self.target, rows))
 

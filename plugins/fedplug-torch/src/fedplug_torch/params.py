@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,13 @@ def names(module: nn.Module) -> dict[str, bool]:
     return {name: not isinstance(tensor, nn.Parameter) for name, tensor in tensors.items()}
 
 
+def every(module: nn.Module) -> Iterator[torch.Tensor]:
+    """All parameters and buffers of a module, those that are not part of its state too; some more than once."""
+    for part in module.modules():
+        for kept in (part._parameters, part._buffers):
+            yield from (tensor for tensor in kept.values() if tensor is not None)
+
+
 def read(
     module: nn.Module, allocate: Callable[[int], Any] | None = None, only: Collection[str] | None = None
 ) -> Params:
@@ -86,12 +93,13 @@ def write(module: nn.Module, params: Params, only: Collection[str] | None = None
     Raises:
         ParamsError: They are not laid out as the module's state.
     """
-    state = module.state_dict()
+    plain = _is_plain(module)
+    state = module.state_dict(keep_vars=plain)
     tensors, aliases = distinct(state)
     chosen = _chosen(tensors, only)
     params.require(spec_of(chosen))
     given = views(params)
-    if _is_plain(module):  # then load_state_dict would do the same, in three times the time
+    if plain:  # then load_state_dict would do the same, in three times the time
         with torch.no_grad():
             for name, tensor in chosen.items():
                 tensor.copy_(given[name])
@@ -110,15 +118,11 @@ def pack(tensors: Mapping[str, torch.Tensor], allocate: Callable[[int], Any] | N
     """
     spec = spec_of(tensors)
 
-    def fill(name: str, out: Array) -> None:
-        tensor = tensors[name]
-        if tensor.dtype == torch.bfloat16:  # NumPy knows it only through ml_dtypes, torch not at all
-            target = torch.from_numpy(out.reshape(-1).view(np.int16)).view(torch.bfloat16).reshape(out.shape)
-        else:
-            target = torch.from_numpy(out)
-        target.copy_(tensor)
+    def fill(out: Array) -> None:
+        for name, view in over(spec, torch.from_numpy(out)).items():
+            view.copy_(tensors[name])
 
-    return Params.build(spec, fill, None if allocate is None else allocate(spec.nbytes))
+    return Params.build_whole(spec, fill, None if allocate is None else allocate(spec.nbytes))
 
 
 def unpack(params: Params) -> dict[str, torch.Tensor]:
@@ -134,10 +138,14 @@ def views(params: Params) -> dict[str, torch.Tensor]:
 def over(spec: ParamsSpec, flat: torch.Tensor) -> dict[str, torch.Tensor]:
     """Views of ``flat``, the bytes of what ``spec`` describes, as tensors."""
     found: dict[str, torch.Tensor] = {}
-    for entry in spec.tensors:
-        dtype = _DTYPES[entry.dtype]
-        raw = flat[entry.offset : entry.offset + entry.size * dtype.itemsize]
-        found[entry.name] = raw.view(dtype).view(entry.shape)
+    for (kind, start, count), entries in zip(spec.runs, spec.in_runs, strict=True):
+        dtype = _DTYPES[kind]
+        run = flat[start : start + count * dtype.itemsize].view(dtype)
+        low = 0
+        for entry in entries:
+            high = low + entry.size
+            found[entry.name] = run[low:high].view(entry.shape)
+            low = high
     return found
 
 
@@ -204,6 +212,8 @@ def _spec(entries: tuple[tuple[str, torch.Size, torch.dtype], ...]) -> ParamsSpe
 
 def distinct(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The state without tensors that occur under an earlier name too, and those: name -> earlier name."""
+    if len({tensor.data_ptr() for tensor in state.values()}) == len(state):  # the common case, kept lean
+        return dict(state), {}
     tensors: dict[str, torch.Tensor] = {}
     aliases: dict[str, str] = {}
     first: dict[tuple[object, ...], str] = {}

@@ -207,7 +207,7 @@ class TorchTrainingPlan(TrainingPlan):
         if state.training_args.use_gpu and state.node_id and not self._on_gpu:
             state.log("use_gpu is set, but this node has no GPU that torch can use: training on the processor.")
         device = self.device
-        there = all(tensor.device == device for tensor in (*made.parameters(), *made.buffers()))
+        there = all(tensor.device == device for tensor in torch_params.every(made))
         return made if there and type(made).to is nn.Module.to else made.to(device)
 
     def _build_optimizer(self, optimizer_args: Mapping[str, Any]) -> torch.optim.Optimizer | PlanOptimizer:
