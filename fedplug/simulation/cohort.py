@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from fedplug.core.cohort import CohortError
@@ -52,7 +53,7 @@ class CohortEngine(Engine):
         self._serial = SerialEngine(lean=lean)
         self._last = LastSetUp(self._set_up)  # what it refuses is trained one by one for good
         self._waiting: dict[TaskKey, Task] = {}
-        self._sizes: dict[TaskKey, int] = {}  # of the data of those that wait, when it is known
+        self._groups: dict[TaskKey, list[Task]] = {}  # of those that wait, with whom each is to be trained
         self._done: dict[TaskKey, CohortResult] = {}
         self._alone: set[TaskKey] = set()  # what could not be trained with the others
 
@@ -68,21 +69,21 @@ class CohortEngine(Engine):
     def cancel(self, key: TaskKey) -> None:
         """As `Engine.cancel`."""
         self._waiting.pop(key, None)
-        self._sizes.pop(key, None)
+        self._groups.pop(key, None)
         self._done.pop(key, None)
         self._alone.discard(key)
 
     def run(self, task: Task, emit: Emit) -> Trained:
         """As `Engine.run`."""
         key = task.request.key
-        is_open = key not in self._done and key not in self._alone and _is_plain(task)
-        if is_open and not self._last.is_refused(task.request, task.plan):
-            self._waiting[key] = task
-            self._train_with(task)
-        found = self._done.get(key)
-        self.cancel(key)
+        found = self._done.pop(key, None)
         if found is None:
-            return self._serial.run(task, emit)
+            if key not in self._alone and _is_plain(task) and not self._last.is_refused(task.request, task.plan):
+                self._train_with(task)
+                found = self._done.pop(key, None)
+            if found is None:
+                self.cancel(key)
+                return self._serial.run(task, emit)
         for sign in found.signs:
             emit(sign)
         return Trained(found.reply, found.params, {})
@@ -90,7 +91,7 @@ class CohortEngine(Engine):
     def close(self) -> None:
         """As `Engine.close`."""
         self._waiting.clear()
-        self._sizes.clear()
+        self._groups.clear()
         self._done.clear()
         self._alone.clear()
         self._last.clear()
@@ -111,41 +112,50 @@ class CohortEngine(Engine):
             self._last.tell(f"{task.plan.class_name} trains {which} one by one: {why}.")
             return
         for each, result in zip(tasks, found, strict=True):
+            key = each.request.key
+            self._waiting.pop(key, None)
             if math.isfinite(result.reply.metrics["loss"]):
-                self._done[each.request.key] = result
+                self._done[key] = result
             else:  # the plan's own loop can say more about it
-                self._alone.add(each.request.key)
+                self._alone.add(key)
         self._last.tell(f"{task.plan.class_name} trains with stacked parameters, several nodes at once.")
 
     def _set_up(self, request: TrainRequest, plan: PlanBundle) -> CohortTraining:
         return CohortTraining(request, plan, self.host, compiled=self._compile)
 
     def _cohort(self, task: Task, training: CohortTraining) -> list[Task]:
-        """Those that are trained together with ``task``: from all that wait, nodes of about the same size."""
+        """Those that are trained together with ``task``: of all that wait, nodes of about the same size."""
         most = training.most(task.params)
         if most < 2:
             raise CohortError("the model is so large that several of them at once would not be faster")
+        key = task.request.key
+        if key not in self._groups or self._waiting.get(key) is not task:
+            self._groups.pop(key, None)
+            self._waiting[key] = task
+            self._divide(task, training, min(most, self._size or most))
+        group = self._groups[key]
+        for each in group:
+            self._groups.pop(each.request.key, None)
+        return [each for each in group if self._waiting.get(each.request.key) is each]
+
+    def _divide(self, task: Task, training: CohortTraining, most: int) -> None:
+        """Say with whom ``task`` and all others that can be trained together are to be trained; once for a round."""
         fitting = [
             each
             for key, each in self._waiting.items()
             if each.params is task.params
-            and key not in self._done
+            and key not in self._groups
             and key not in self._alone
             and _is_plain(each)
             and training.fits(each.request, each.plan)
         ]
-        fitting.sort(key=lambda each: (-self._size_of(each.request.key), each.request.key.node_id))
-        cohorts = -(-len(fitting) // min(most, self._size or most))
-        width = -(-len(fitting) // cohorts)
-        place = next(place for place, each in enumerate(fitting) if each is task)
-        low = place // width * width
-        return fitting[low : low + width]
-
-    def _size_of(self, key: TaskKey) -> int:
-        size = self._sizes.get(key)
-        if size is None:
-            size = self._sizes[key] = len(self.data.dataset(key.node_id))
-        return size
+        sizes = {each.request.key: len(self.data.dataset(each.request.key.node_id)) for each in fitting}
+        fitting.sort(key=lambda each: (-sizes[each.request.key], each.request.key.node_id))
+        count = -(-len(fitting) // most)
+        bounds = [number * len(fitting) // count for number in range(count + 1)]
+        for low, high in pairwise(bounds):
+            group = fitting[low:high]
+            self._groups.update((each.request.key, group) for each in group)
 
 
 def _is_plain(task: Task) -> bool:
