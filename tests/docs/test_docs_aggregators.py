@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from page_kit import run_program
 
 import fedplug_robust
@@ -31,6 +32,7 @@ def test_every_aggregator_of_ours_is_in_the_table():
         assert f'"{offer.name}"' in PAGE
 
 
+@pytest.mark.slow
 def test_the_script_behind_the_table_runs(tmp_path):
     script = ROOT / "examples" / "uneven-data" / "compare.py"
     code, told, errors = run_program(

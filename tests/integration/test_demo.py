@@ -132,7 +132,7 @@ def training(folder: Path) -> bool:
 @pytest.mark.parametrize(
     ("sent", "ignored"),
     [
-        pytest.param([signal.SIGINT], (), id="ctrl-c"),
+        pytest.param([signal.SIGINT], (), id="ctrl-c", marks=pytest.mark.slow),
         pytest.param([signal.SIGINT, signal.SIGINT], (), id="ctrl-c twice", marks=pytest.mark.slow),
         pytest.param([signal.SIGTERM], (), id="kill", marks=pytest.mark.slow),
         # a shell lets the jobs that it runs in the background ignore SIGINT

@@ -171,7 +171,7 @@ def test_a_round_is_charged_before_its_first_batch_and_stays_charged_when_the_no
 
         def kill() -> None:
             while not any(entry["event"] == "training-started" for entry in node.ask("audit", "show")):
-                pass
+                threading.Event().wait(0.05)  # the log is another process's, and each look at it takes some work
             node.send(signal.SIGKILL)
 
         killer = threading.Thread(target=kill)

@@ -227,6 +227,7 @@ def test_first_federated_round_in_one_process_and_over_tcp(wheel_env, tmp_path):
     check_training(wheel_env, tmp_path, TORCH_PLAN)
 
 
+@pytest.mark.slow  # docs/setting-up-a-node.md trains with it, and nothing of torch, in test_setting_up_a_node.py
 def test_scikit_learn_comes_without_torch_and_trains_over_tcp(sklearn_env, tmp_path):
     places = installed(sklearn_env)
     assert (

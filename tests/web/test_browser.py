@@ -442,6 +442,7 @@ def test_a_hospital_from_the_log_in_to_a_finished_training(browser, node, ui, re
     assert [error for error in tour.errors if not any(text in error for text in expected)] == []
 
 
+@pytest.mark.slow
 def test_everything_but_the_live_parts_works_without_scripts(browser, node, ui, researcher, tmp_path):
     tour = Tour(browser.new_context(java_script_enabled=False), ui.split("/login")[0], None)
     page = tour.page

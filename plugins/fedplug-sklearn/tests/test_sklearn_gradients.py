@@ -223,7 +223,7 @@ def law_of_sparse_data(make, estimator, x, y, weight):
 
 
 @every_model
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     seed=SEEDS,
     n=st.integers(1, 200),
