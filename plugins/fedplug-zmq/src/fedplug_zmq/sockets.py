@@ -93,7 +93,7 @@ class End:
         try:
             self._ear.setblocking(False)
             self._bell.setblocking(False)
-            configure(self.socket, options)
+            configure(self.socket, options, asks=kind == zmq.ROUTER)
             self._monitor = self.socket.get_monitor_socket(events)
             self._poller = zmq.Poller()
             self._poller.register(self._monitor, zmq.POLLIN)
@@ -198,17 +198,26 @@ class End:
         self._bell.close()
 
 
-def configure(socket: zmq.Socket[bytes], options: TransportOptions) -> None:
-    """What both ends have in common. ZeroMQ's own heartbeat finds dead lines below the sessions' one."""
+def configure(socket: zmq.Socket[bytes], options: TransportOptions, *, asks: bool) -> None:
+    """What both ends have in common. ZeroMQ's own heartbeat finds dead lines below the sessions' one.
+
+    Args:
+        socket: The socket.
+        options: What it is to be like.
+        asks: Whether this end asks the other one for signs of life. One of the two is enough: each question also says
+            after how long a silence the other end is to give up. If a thousand nodes asked as well, that would cost a
+            researcher nearly as much as the signs of their sessions.
+    """
     patience = int(7.5 * options.heartbeat * 1000)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, ROOM)
     socket.setsockopt(zmq.RCVHWM, ROOM)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_BODY)
     socket.setsockopt(zmq.HANDSHAKE_IVL, int(1000 * handshake_time(options)))
-    socket.setsockopt(zmq.HEARTBEAT_IVL, int(2.5 * options.heartbeat * 1000))
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, patience)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, patience)
+    if asks:
+        socket.setsockopt(zmq.HEARTBEAT_IVL, int(2.5 * options.heartbeat * 1000))
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, patience)
+        socket.setsockopt(zmq.HEARTBEAT_TTL, patience)
 
 
 def handshake_time(options: TransportOptions) -> float:
