@@ -288,6 +288,8 @@ class Runtime:
     def _keep_state(self, job: Job, outcome: Trained) -> Trained | TaskFailure:
         """Store what the training left, before anybody hears that it is done: the next round may depend on it."""
         request, key, state_id = job.request, job.key, ""
+        if outcome.state is None and not outcome.reply.state_id:
+            return outcome
         if outcome.state is not None:
             state_id = lineage(request, job.bundle.hash, job.params, job.aux, found=job.state is not None)
             where = (key.experiment_id, request.dataset_id, key.round, state_id)

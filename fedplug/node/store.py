@@ -27,6 +27,7 @@ from fedplug.node.migrations import APPLICATION_ID, MIGRATIONS
 STORE_FILE = "node.sqlite"
 DEFAULT_URL = "zmq://127.0.0.1:7400"
 _NODE_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}[a-z0-9]")
+_MAY_WRITE = "Check that this user may write the node's folder."
 
 
 @dataclass(frozen=True)
@@ -235,8 +236,11 @@ class NodeStore(DatasetStore, Closing):
 
     def read(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of one query."""
-        with self._lock, self._errors():
-            return self._db.execute(query, values).fetchall()
+        try:
+            with self._lock:
+                return self._db.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise self._error_of(error) from error
 
     @contextlib.contextmanager
     def transaction(self, *, flush: bool = True) -> Iterator[sqlite3.Connection]:
@@ -251,45 +255,42 @@ class NodeStore(DatasetStore, Closing):
         Raises:
             RuntimeError: It is to be flushed, and part of one that is not: a mistake of ours.
         """
-        with self._lock, self._errors():
-            if self._within:  # of this thread: any other waits for the lock
-                if flush and not self._flushes:
-                    raise RuntimeError("A transaction that is to be flushed is part of one that is not.")
-                yield self._db
-                return
-            if not flush:
-                self._db.execute("PRAGMA synchronous = NORMAL")
-            self._within, self._flushes = True, flush
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    if self._db.in_transaction:  # a full disk has rolled it back already
-                        self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
-            finally:
-                self._within = False
-                if not flush:
-                    self._db.execute("PRAGMA synchronous = FULL")
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
         try:
-            yield
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise DiskFullError(
-                    f"The disk is full: {self._path} cannot be written.", cure="Free some disk space; nothing is lost."
-                ) from error
-            raise StoreError(
-                f"{self._path} cannot be used: {error}.", cure="Check that this user may write the node's folder."
-            ) from error
-        except sqlite3.ProgrammingError as error:
-            raise StoreError(f"{self._path} has been closed: {error}") from error
+            with self._lock:
+                if self._within:  # of this thread: any other waits for the lock
+                    if flush and not self._flushes:
+                        raise RuntimeError("A transaction that is to be flushed is part of one that is not.")
+                    yield self._db
+                    return
+                if not flush:
+                    self._db.execute("PRAGMA synchronous = NORMAL")
+                self._within, self._flushes = True, flush
+                try:
+                    self._db.execute("BEGIN IMMEDIATE")
+                    try:
+                        yield self._db
+                    except BaseException:
+                        if self._db.in_transaction:  # a full disk has rolled it back already
+                            self._db.execute("ROLLBACK")
+                        raise
+                    self._db.execute("COMMIT")
+                finally:
+                    self._within = False
+                    if not flush:
+                        self._db.execute("PRAGMA synchronous = FULL")
         except sqlite3.DatabaseError as error:
-            raise self._corrupt() from error
+            raise self._error_of(error) from error
+
+    def _error_of(self, error: sqlite3.DatabaseError) -> StoreError:
+        """What an error of SQLite means for who uses the store."""
+        if isinstance(error, sqlite3.OperationalError):
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                text = f"The disk is full: {self._path} cannot be written."
+                return DiskFullError(text, cure="Free some disk space; nothing is lost.")
+            return StoreError(f"{self._path} cannot be used: {error}.", cure=_MAY_WRITE)
+        if isinstance(error, sqlite3.ProgrammingError):
+            return StoreError(f"{self._path} has been closed: {error}")
+        return self._corrupt()
 
     def _corrupt(self) -> StoreError:
         return StoreError(
@@ -312,9 +313,7 @@ def _connect(path: str | Path) -> sqlite3.Connection:
             db.close()
             raise
     except sqlite3.OperationalError as error:
-        raise StoreError(
-            f"{path} cannot be opened: {error}.", cure="Check that this user may write the node's folder."
-        ) from error
+        raise StoreError(f"{path} cannot be opened: {error}.", cure=_MAY_WRITE) from error
     except sqlite3.DatabaseError as error:
         raise StoreError(
             f"{path} is not a store of FedPlug: {error}.",

@@ -143,7 +143,8 @@ class HookSet:
             later = [i for i, h in enumerate(there) if h.plugin in self._installed and h.plugin > plugin]
             there.insert(later[0] if later else len(there), new)
         self._installed.add(plugin)
-        self._plan = None
+        if made:
+            self._plan = None
 
     def uninstall(self, plugin: str) -> None:
         """Remove the hooks of a plugin.

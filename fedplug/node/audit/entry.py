@@ -142,11 +142,12 @@ def verify_chain(entries: Iterable[Entry], expected_head: str = "") -> Verdict:
 
 def bounded(value: Any, depth: int = 0) -> Any:
     """``value`` as plain data of bounded size: long texts are cut, and so are long lists."""
+    if isinstance(value, str):  # most are: it comes before the slow questions
+        return value if len(value) <= _MOST_TEXT else value[: _MOST_TEXT - 1] + "…"
     if value is None or isinstance(value, bool | int | float):
         return value if not isinstance(value, int) or abs(value) < 2**63 else str(value)
     if isinstance(value, Mapping) and depth < _MOST_DEPTH:
         return {str(key)[:_MOST_TEXT]: bounded(each, depth + 1) for key, each in list(value.items())[:_MOST_ITEMS]}
     if isinstance(value, list | tuple | set | frozenset) and depth < _MOST_DEPTH:
         return [bounded(each, depth + 1) for each in list(value)[:_MOST_ITEMS]]
-    text = str(value)
-    return text if len(text) <= _MOST_TEXT else text[: _MOST_TEXT - 1] + "…"
+    return bounded(str(value))

@@ -58,6 +58,8 @@ class MemoryDataset(NodeDataset):
         self.tags = tuple(tags)
         self.description = description
         self._arrays = MappingProxyType(views)
+        # Asked for by every task: NumPy takes long to name a dtype.
+        self._dtypes = tuple(view.dtype.name for view in views.values())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_arrays": dict(self._arrays)}  # what is read-only cannot be pickled
@@ -83,7 +85,7 @@ class MemoryDataset(NodeDataset):
             shape=largest.shape,
             description=self.description,
             columns=tuple(self._arrays),
-            dtypes=tuple(array.dtype.name for array in self._arrays.values()),
+            dtypes=self._dtypes,
             target=self.target,
         )
 
