@@ -111,21 +111,29 @@ class TrainingArgs:
         Raises:
             TrainingArgsError: As in `from_dict`.
         """
+        # Each caller gets values of its own: a plan may write into what it is given.
+        args = cls.__new__(cls)
+        args.__dict__.update(_copied(cls.of_request(values).__dict__))
+        return args
+
+    @classmethod
+    def of_request(cls, values: Mapping[str, Any]) -> TrainingArgs:
+        """As `from_request`, for whoever only reads: one object for all who ask about the same arguments.
+
+        Raises:
+            TrainingArgsError: As in `from_dict`.
+        """
         try:
             key = _encoder.encode(values)
         except (TypeError, ValueError, OverflowError, RecursionError):
             return cls.from_dict(values)
-        clean = _checked_before.get(key)
-        if clean is None:
+        args = _checked_before.get(key)
+        if args is None:
             args = cls.from_dict(values)
             if len(key) <= _MOST_KEY:
                 if len(_checked_before) >= _MOST_CHECKED:
                     _checked_before.clear()
-                _checked_before[key] = args.dict()
-            return args
-        # Each caller gets values of its own: a plan may write into what it is given.
-        args = cls.__new__(cls)
-        args.__dict__.update(_copied(clean))
+                _checked_before[key] = args
         return args
 
     def dict(self) -> Plain:
@@ -235,7 +243,7 @@ _MOST_KEY = 64 * 1024
 """So many tables of arguments, of so many bytes each, are known to be right."""
 
 _encoder = msgspec.msgpack.Encoder()
-_checked_before: dict[bytes, Plain] = {}
+_checked_before: dict[bytes, TrainingArgs] = {}
 
 
 def _copied(plain: Plain) -> Plain:

@@ -111,7 +111,7 @@ class Budget:
             with self._store.transaction(flush=False):
                 begin()
             return None
-        args = TrainingArgs.from_request(task.request.training_args)
+        args = TrainingArgs.of_request(task.request.training_args)
         charge = cost(args, training_samples(card, args))
         rules, keys = effective_rules(self._policy, card.name)
         which = (str(task.request.key), _digest(task))

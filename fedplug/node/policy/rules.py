@@ -92,7 +92,7 @@ class _Check:
         self.policy = policy
         self.task = task
         self.card = card
-        self.args = TrainingArgs.from_request(task.request.training_args)
+        self.args = TrainingArgs.of_request(task.request.training_args)
         self.rules, self.keys = effective_rules(policy, card.name)
 
     def rows(self) -> None:

@@ -194,6 +194,19 @@ def test_the_arguments_of_a_request_are_checked_once_and_each_time_ones_own():
     assert given["loader_args"]["extra"] == [1, {"a": 2.0}]
 
 
+def test_who_only_reads_the_arguments_of_a_request_is_given_what_nobody_else_can_change():
+    given = {"optimizer_args": {"lr": 0.5, "betas": [0.9, {"a": 2.0}]}}
+    read = TrainingArgs.of_request(given)
+    assert read == TrainingArgs.from_dict(given)
+    assert TrainingArgs.of_request(dict(given)) is read
+    for copied in (TrainingArgs.from_request(given), TrainingArgs.from_request(given)):
+        copied.optimizer_args["betas"][1]["a"] = 3.0
+        copied.loader_args["batch_size"] = 1
+    given["optimizer_args"]["betas"][1]["a"] = 4.0
+    assert read.optimizer_args["betas"] == [0.9, {"a": 2.0}]
+    assert "batch_size" not in read.loader_args
+
+
 @pytest.mark.parametrize(("one", "other"), [(1, 1.0), (1, True), (0, False)])
 def test_values_that_are_equal_and_not_the_same_are_told_apart(one, other):
     for value in (one, other):
