@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from fedplug.core.messages import TrainReply
 from fedplug.core.params import Params
 from fedplug.core.rng import SeedTree
@@ -35,8 +37,7 @@ class RoundContext:
     buffers: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class RollEntry:
+class RollEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """What happened to one node in a round.
 
     Attributes:

@@ -3,6 +3,9 @@
 Arrays do not stand in a message: a message names them (`TrainRequest.aux` is a tuple of names), and they
 travel beside it. How a message becomes bytes is the business of `fedplug.wire`; how it reaches the other
 side, of `fedplug.protocol`.
+
+Those that come for each node and round are ``gc=False``: they hold texts and numbers, so they are in no circle of
+references, and the collector of such circles need not look at them.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of all messages."""
 
 
-class TaskKey(Message, frozen=True, kw_only=True, array_like=True):
+class TaskKey(Message, frozen=True, kw_only=True, array_like=True, gc=False):
     """The name of one training: at most once finished, at most once aggregated."""
 
     experiment_id: str
@@ -122,7 +125,7 @@ class TrainRequest(Message, frozen=True, kw_only=True):
     train: bool = True
 
 
-class TrainReply(Message, frozen=True, kw_only=True):
+class TrainReply(Message, frozen=True, kw_only=True, gc=False):
     """A finished training. The parameters travel beside it and become, with it, an `Update`.
 
     Attributes:
@@ -163,7 +166,7 @@ class TaskFailure(Message, frozen=True, kw_only=True):
     details: str = ""
 
 
-class Progress(Message, frozen=True, kw_only=True):
+class Progress(Message, frozen=True, kw_only=True, gc=False):
     """A sign of life from a training; may be lost on the way.
 
     Attributes:
@@ -187,7 +190,7 @@ class Progress(Message, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
 
 
-class LogLine(Message, frozen=True, kw_only=True):
+class LogLine(Message, frozen=True, kw_only=True, gc=False):
     """A line of a node's log that concerns the researcher; may be lost on the way."""
 
     level: str

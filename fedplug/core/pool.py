@@ -96,11 +96,6 @@ class TaskFailed:
     failure: TaskFailure
 
 
-def offer_of(event: UpdateFetched) -> UpdateOffered:
-    """The offer that stands for an update whose arrays came without one."""
-    return UpdateOffered(event.reply, event.params.spec, {name: params.spec for name, params in event.aux.items()})
-
-
 PoolEvent = NodeJoined | NodeLost | DatasetsFound | PlanAnswered | UpdateOffered | UpdateFetched | TaskFailed
 Watcher = Callable[[Progress | LogLine, str], None]
 """Called with signs of life and the id of the node they came from."""

@@ -256,7 +256,7 @@ def judge_all(state: RoundState, patience: float) -> Decision:
         state: The round.
         patience: Seconds to wait for a node that is lost or stalled.
     """
-    if state.outcomes and state.number("replied") == len(state.outcomes):  # the usual case, quickly
+    if state.number("replied") == len(state.outcomes):  # the usual case, quickly
         return Decision("enough" if len(state.outcomes) == len(state.selected) else "wait")
     again, away = state.restarted, state.away
     out = [node for node in state.dropped if node not in again and node not in away]

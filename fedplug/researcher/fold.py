@@ -28,14 +28,19 @@ class RoundTask:
     offer: UpdateOffered | None = None
     offered_at: float = 0.0  # monotonic seconds
     room: Room | None = None
-    update: Update | None = None
+    update: Update | None = None  # until it is folded
     counted: bool = False  # whether its turn has come, and all but a non-streaming aggregator have had it
     folded: bool = False
 
-    def let_go(self, start: Params) -> None:
-        """The update is in the sum (or out of the round): forget its arrays, in whose place ``start`` stands."""
-        if self.folded and self.update is not None:
-            self.update = Update(self.update.node_id, start, self.update.sample_count, self.update.steps)
+    @property
+    def has_come(self) -> bool:
+        """Whether its update has come and was found valid."""
+        return self.update is not None or self.folded
+
+    def let_go(self) -> None:
+        """The update is in the sum (or out of the round): forget its arrays."""
+        if self.folded:
+            self.update = None
         if self.room is not None:
             self.room.release()
             self.room = None
@@ -59,6 +64,7 @@ class Fold:
         self.latest = time.monotonic()
         self._job = job
         self._state: Any = None
+        self._counts: list[Update] = []  # of what is in the sum, for privacy: with the start in place of the arrays
 
     def begin(self) -> None:
         """Make the sum that is zero.
@@ -86,9 +92,12 @@ class Fold:
         if self.streaming is not None:
             with blamed("Aggregator", self.streaming, "accumulate"):
                 self.streaming.accumulate(self._state, task.update)
+            if self._job.privacy is not None:
+                update = task.update
+                self._counts.append(Update(update.node_id, self._job.params, update.sample_count, update.steps))
             task.folded = True
             self.latest = time.monotonic()
-            task.let_go(self._job.params)
+            task.let_go()
 
     def result(self, job: RoundPlan, tasks: Collection[RoundTask]) -> Params:
         """The new global parameters.
@@ -100,11 +109,12 @@ class Fold:
         Raises:
             RoundError: The aggregator or the optimizer fails.
         """
-        updates = [task.update for task in tasks if task.update is not None]
         if self.streaming is not None:
+            updates = self._counts
             with blamed("Aggregator", self.streaming, "finalize"):
                 params = self.streaming.finalize(self._state)
         else:
+            updates = [task.update for task in tasks if task.update is not None]
             with blamed("Aggregator", job.aggregator, "aggregate"):
                 params = job.aggregator.aggregate(job.params, updates, job.ctx)
         self.forget()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fedplug.core.context import RoundContext, RoundResult
+from fedplug.core.context import RollEntry, RoundContext, RoundResult
 from fedplug.core.messages import TrainReply
 
 TEST_GLOBAL, TEST_LOCAL, TRAIN, PRIVACY = "test_global", "test_local", "train", "privacy"
@@ -25,7 +25,7 @@ _MAX_DEPTH = 12
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
-class NodeEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NodeEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """What one node did in a round. Metrics and values by the names that the node gave them."""
 
     samples: Count
@@ -50,15 +50,6 @@ class NodeEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         }
 
 
-class RollRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One line of a round's roll: when, who, what, why. As `fedplug.core.context.RollEntry`."""
-
-    seconds: float
-    node_id: str
-    event: str
-    reason: str = ""
-
-
 class RoundEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What came out of a round; ``trained`` is false for an evaluation without training."""
 
@@ -70,7 +61,7 @@ class RoundEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     values: dict[str, Any] = {}
     seconds: float = 0.0
     traffic: dict[str, int] = {}
-    roll: list[RollRow] = []
+    roll: tuple[RollEntry, ...] = ()
 
     @classmethod
     def build(cls, ctx: RoundContext, result: RoundResult, trained: bool) -> RoundEntry:
@@ -85,7 +76,7 @@ class RoundEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             values=common,
             seconds=float(result.seconds),
             traffic={str(name): int(count) for name, count in result.traffic.items()},
-            roll=[RollRow(each.seconds, each.node_id, each.event, each.reason) for each in result.roll],
+            roll=tuple(result.roll),
         )
 
     def slim(self) -> RoundEntry:

@@ -131,4 +131,4 @@ class Line:
 
     def _may_offer(self, task: RoundTask) -> bool:
         """Whether an offer is still to come."""
-        return task.offer is None and task.update is None and not self._roll.is_given_up(task.key.node_id)
+        return task.offer is None and not task.has_come and not self._roll.is_given_up(task.key.node_id)

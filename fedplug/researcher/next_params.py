@@ -33,7 +33,7 @@ def next_params(job: RoundPlan, aggregated: Params, updates: Sequence[Update]) -
     Args:
         job: The round.
         aggregated: What the aggregator made of the updates.
-        updates: The updates that are in it; their counts are of interest, their parameters may be gone.
+        updates: The updates that are in it, for privacy: their counts are of interest, their parameters may be gone.
 
     Raises:
         RoundError: The aggregator or the optimizer failed, or made something that are no parameters of this model.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -13,9 +13,9 @@ from fedplug.core.aggregator import StreamingAggregator
 from fedplug.core.context import RoundContext
 from fedplug.core.error_places import place_of
 from fedplug.core.errors import FedplugError, RoundError, UpdateRejectedError
+from fedplug.core.messages import TrainReply
 from fedplug.core.metrics.sums import TEST_AUX, check_layout
-from fedplug.core.params import Params
-from fedplug.core.pool import UpdateOffered
+from fedplug.core.params import Params, ParamsSpec
 from fedplug.core.strategy import Decision, RoundState
 from fedplug.core.update import Update
 
@@ -26,23 +26,26 @@ MOST_SMALL_AUX = 64 * 1024 * 1024
 """... and this many besides."""
 
 
-def check_offer(offer: UpdateOffered, model: Params, samples: int | None = None) -> None:
-    """Refuse an offer before a byte of its arrays is fetched.
+def check_reply(
+    reply: TrainReply, spec: ParamsSpec, aux: Mapping[str, ParamsSpec], model: Params, samples: int | None = None
+) -> None:
+    """Refuse an update by what is known of it before a byte of its arrays is fetched.
 
     Args:
-        offer: What is offered.
-        model: What its update must be laid out as.
+        reply: The reply.
+        spec: How its parameters are laid out.
+        aux: How its extra arrays are, by name.
+        model: What its parameters must be laid out as.
         samples: How many samples the node has registered; None if that is not known.
 
     Raises:
         UpdateRejectedError: The layout is not the model's, or the counts are impossible.
     """
-    reply = offer.reply
-    difference = model.spec.difference(offer.spec)
+    difference = model.spec.difference(spec)
     if difference:
         raise UpdateRejectedError(f"its update does not fit the model: {difference}.")
-    if TEST_AUX in offer.aux:
-        check_layout(offer.aux[TEST_AUX])
+    if TEST_AUX in aux:
+        check_layout(aux[TEST_AUX])
     if not 1 <= reply.sample_count < 2**53:
         raise UpdateRejectedError(f"its sample count of {reply.sample_count} is impossible.")
     if samples is not None and reply.sample_count > samples:
@@ -55,7 +58,7 @@ def check_offer(offer: UpdateOffered, model: Params, samples: int | None = None)
     for name, value in reply.timing.items():
         if not (math.isfinite(value) and value >= 0):
             raise UpdateRejectedError(f"its timing {name!r} is {value}.")
-    extra = sum(spec.nbytes for spec in offer.aux.values())
+    extra = sum(each.nbytes for each in aux.values())
     if extra > MOST_AUX * model.nbytes + MOST_SMALL_AUX:
         raise UpdateRejectedError(f"it offers {extra:,} bytes of extra arrays, far more than a model of this size has.")
 

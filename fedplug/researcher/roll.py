@@ -86,7 +86,6 @@ class Roll:
             self.selected.append(node_id)
             self.added.append(node_id)
             self._shown = None
-        self._since[node_id] = self._clock()
         self._uncount(node_id)
         self.outcomes.pop(node_id, None)
         self.reasons.pop(node_id, None)
@@ -108,7 +107,6 @@ class Roll:
         self._uncount(node_id)
         self.outcomes[node_id] = outcome
         self._counts[outcome] = self._counts.get(outcome, 0) + 1
-        self._since[node_id] = self._clock()
         if outcome == "replied":
             self.reasons.pop(node_id, None)
         else:
@@ -123,13 +121,12 @@ class Roll:
         self._part("outcomes", "reasons", "_since", "_counts")
         self._uncount(node_id)
         del self.outcomes[node_id], self.reasons[node_id]
-        self._since[node_id] = self._clock()
         self._note(node_id, "back")
         return True
 
     def left_out(self, node_id: str, reason: str) -> str:
         """The round ends without a node that still trains."""
-        self._part("reasons")
+        self._part("reasons", "_since")
         self.reasons[node_id] = block(reason) or "the round was complete without it"
         self._note(node_id, "left out", self.reasons[node_id])
         return self.reasons[node_id]
@@ -179,8 +176,10 @@ class Roll:
             self._counts[before] -= 1
 
     def _note(self, node_id: str, event: str, reason: str = "") -> None:
+        """Write an event down; from now on `RoundState.since` counts from it."""
+        now = self._since[node_id] = self._clock()
         if len(self.entries) < MOST_ENTRIES:
-            self.entries.append(RollEntry(round(self.elapsed, 3), node_id, event, reason))
+            self.entries.append(RollEntry(round(now - self._began, 3), node_id, event, reason))
 
 
 def _references(owner: object, name: str) -> int:

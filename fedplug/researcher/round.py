@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fedplug.core.context import RoundResult
@@ -21,7 +21,7 @@ from fedplug.core.errors import FedplugError, ParamsError, UpdateRejectedError
 from fedplug.core.messages import LogLine, Progress, TrainReply
 from fedplug.core.metrics import TEST_AUX, Findings
 from fedplug.core.monitor import Monitor
-from fedplug.core.params import Params
+from fedplug.core.params import Params, ParamsSpec
 from fedplug.core.pool import (
     NodeJoined,
     NodeLost,
@@ -30,7 +30,6 @@ from fedplug.core.pool import (
     TaskFailed,
     UpdateFetched,
     UpdateOffered,
-    offer_of,
 )
 from fedplug.core.strategy import Outcome
 from fedplug.core.update import Update
@@ -39,7 +38,7 @@ from fedplug.researcher.line import Line
 from fedplug.researcher.next_params import check_for
 from fedplug.researcher.node_tests import weighted_metrics
 from fedplug.researcher.progress.text import block
-from fedplug.researcher.refusals import blamed, check_ask, check_decision, check_offer, check_update, given_up
+from fedplug.researcher.refusals import blamed, check_ask, check_decision, check_reply, check_update, given_up
 from fedplug.researcher.roll import Roll, outcome_of
 from fedplug.researcher.round_plan import RoundPlan
 from fedplug.researcher.settling import Settling
@@ -219,9 +218,12 @@ class Round:
             return False
         if isinstance(event, NodeJoined):
             return self._welcome_back(event.node.node_id)
-        if not isinstance(event, UpdateOffered | UpdateFetched | TaskFailed):
+        if isinstance(event, TaskFailed):
+            key = event.failure.key
+        elif isinstance(event, (UpdateFetched, UpdateOffered)):
+            key = event.reply.key
+        else:
             return False
-        key = event.failure.key if isinstance(event, TaskFailed) else event.reply.key
         task = self._line.get(key.node_id)
         if task is None or task.key != key:
             self.pool.commit(key)  # a leftover of an earlier round or attempt: its node may forget it
@@ -237,8 +239,8 @@ class Round:
             if isinstance(event, UpdateOffered):
                 self._on_offer(task, event)
                 return False
-            if task.offer is None:
-                self._check(task, offer_of(event))
+            if task.offer is None:  # its arrays came without one
+                self._check(event.reply, event.params.spec, {name: aux.spec for name, aux in event.aux.items()})
             if self._on_update(task, event):
                 self._settling.take(event)
         except (UpdateRejectedError, ParamsError) as error:
@@ -248,16 +250,16 @@ class Round:
 
     def _on_offer(self, task: RoundTask, offer: UpdateOffered) -> None:
         self._welcome_back(task.key.node_id)
-        if task.offer is None and task.update is None and not task.folded:
-            self._check(task, offer)
+        if task.offer is None and not task.has_come:
+            self._check(offer.reply, offer.spec, offer.aux)
             self._line.offered(task, offer)
 
-    def _check(self, task: RoundTask, offer: UpdateOffered) -> None:
-        check_offer(offer, self.job.expected, self.job.samples.get(task.key.node_id))
+    def _check(self, reply: TrainReply, spec: ParamsSpec, aux: Mapping[str, ParamsSpec]) -> None:
+        check_reply(reply, spec, aux, self.job.expected, self.job.samples.get(reply.key.node_id))
 
     def _on_update(self, task: RoundTask, event: UpdateFetched) -> bool:
         """Whether the update is one that was not here before; it is valid."""
-        if task.update is not None or task.folded:
+        if task.has_come:
             return False
         reply = event.reply
         update = Update(
@@ -309,14 +311,14 @@ class Round:
         crash_point("aggregated")
         self._settling.patiently(lambda: self.spool.conclude(self._replies, params))
         for task in self._line:
-            task.let_go(self.job.params)
+            task.let_go()
         return params
 
     def _drop(self, node_id: str, outcome: Outcome, reason: str) -> None:
         reason = self.roll.close(node_id, outcome, reason)
         task = self._line.get(node_id)
         if task is not None and (self.roll.is_given_up(node_id) or outcome == "interrupted"):
-            task.let_go(self.job.params)
+            task.let_go()
         self.monitor.dropped(node_id, reason)
 
     def _give_up(self, reason: str) -> None:
@@ -330,4 +332,4 @@ class Round:
                 with contextlib.suppress(FedplugError):  # the pool may be what has failed
                     self.pool.cancel(task.key, reason)
             task.update = None
-            task.let_go(self.job.params)
+            task.let_go()
