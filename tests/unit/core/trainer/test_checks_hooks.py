@@ -272,3 +272,23 @@ def test_a_hook_that_a_class_gets_later_is_found_too():
 
     Plan.second = second
     assert [each.name for each in hooks_of(Plan())] == ["first", "second"]
+
+
+def test_trainers_that_are_alike_have_hooks_of_their_own():
+    one, other = kit.trainer(), kit.trainer()
+    before = str(other.describe())
+    for hooks in one.hooks.values():
+        hooks.clear("on_fit_end")
+        hooks.add(noop, T, name="mine")
+    one.install("empty", [])
+    one.install("theirs", [Hook(noop, T, name="theirs")])
+    assert one.hooks_in_train.names(T) == ("mine", "theirs")
+    assert one.hooks_in_train.names("on_fit_end") == ()
+    assert str(other.describe()) == str(kit.trainer().describe()) == before
+
+
+def test_trainers_that_are_alike_tell_those_who_wait_for_them():
+    told = {"one": [], "other": []}
+    for name, interval in (("one", 1), ("other", 2)):
+        kit.trainer(report=lambda point, name=name: told[name].append(point.step), log_interval=interval).train()
+    assert told == {"one": [1, 2, 3, 4], "other": [1, 2, 4]}

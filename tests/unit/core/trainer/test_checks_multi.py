@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedplug.core.errors import FedplugError, ParamsError, UsageError
+from fedplug.core.errors import FedplugError, ParamsError, TrainingCancelledError, UsageError
 from fedplug.core.trainer import MultiModelTrainer
 
 _spec = importlib.util.spec_from_file_location("trainer_kit", Path(__file__).with_name("trainer_kit.py"))
@@ -239,3 +239,14 @@ def test_what_models_share_is_there_for_one_routine():
     t.evaluate()
     assert seen[-1] == {"who": [0, 1]}
     assert t.shared == {}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_who_waits_for_the_trainer_of_one_model_is_told_of_several(mode):
+    told, asked = [], []
+    t = multi(mode, report=lambda point: told.append(point.step), cancelled=lambda: asked.append(1), log_interval=1)
+    t.train()
+    assert (sorted(told), len(asked)) == ([1, 1, 2, 2], 4)
+    stopped = multi(mode, cancelled=lambda: True)
+    with pytest.raises(TrainingCancelledError, match="after 0 of 2 steps"):
+        stopped.train()
