@@ -88,6 +88,10 @@ class CohortEngine(Engine):
             emit(sign)
         return Trained(found.reply, found.params, {})
 
+    def has_result(self, key: TaskKey) -> bool:
+        """As `Engine.has_result`."""
+        return key in self._done
+
     def close(self) -> None:
         """As `Engine.close`."""
         self._waiting.clear()

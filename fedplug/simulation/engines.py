@@ -105,6 +105,10 @@ class Engine(ABC):
             EngineError: No training can go on; the experiment ends with it.
         """
 
+    def has_result(self, key: TaskKey) -> bool:
+        """Whether the result of a task that was submitted is there already, so that `run` need not train."""
+        return False
+
     def close(self) -> None:
         """Give back what was taken; may be called twice."""
 

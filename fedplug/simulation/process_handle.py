@@ -44,6 +44,8 @@ class WorkerHandle:
         assigned: Numbers of its tasks, in order.
         plans: Numbers of the plans that it has.
         arrays: Numbers of the arrays that it has.
+        common: Number of what its next tasks have in common, as far as it has been told; 0 for nothing.
+        latest: How many tasks it was given together last.
         is_ready: Whether it has begun to serve.
     """
 
@@ -52,6 +54,7 @@ class WorkerHandle:
         self.assigned: dict[int, None] = {}
         self.plans: set[int] = set()
         self.arrays: set[int] = set()
+        self.common = self.latest = 0
         self.is_ready = False
         self.results = ResultReader()
         block = data.block

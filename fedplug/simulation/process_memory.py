@@ -32,8 +32,10 @@ _FIRST_SLOTS = 4
 """Of the first segment; each further one doubles the slots. Those that were never used take no memory."""
 
 
-_Results = tuple[int, SharedBuffer, Array]
-"""Number, memory and flags of a segment."""
+_Results = tuple[int, SharedBuffer, int]
+"""Number of a segment, its memory, and how many slots it has: a flag for each, which is not 0 as long as it is taken,
+and then the slots.
+"""
 
 _Slot = tuple[_Results, int, tuple[Segment, SharedBuffer] | None]
 
@@ -200,9 +202,9 @@ class ResultWriter:
         if total > self._stride:
             self._segments.clear()
             self._stride = -(-total // _PAGE) * _PAGE
-        (number, block, flags), slot, new = self._free() or self._grow()
-        flags[slot] = 1
-        low = _begin(len(flags)) + slot * self._stride
+        (number, block, slots), slot, new = self._free() or self._grow()
+        block[slot] = 1
+        low = _begin(slots) + slot * self._stride
         for each in arrays:
             block[low : low + each.nbytes] = each.buffer
             low += _aligned(each.nbytes)
@@ -210,16 +212,16 @@ class ResultWriter:
 
     def _free(self) -> _Slot | None:
         for segment in self._segments:
-            flags = segment[2]
-            slot = int(flags.argmin())  # the first that is free: its pages are there already
-            if not flags[slot]:
+            _, block, slots = segment
+            slot = block.find(b"\0", 0, slots)  # the first that is free: its pages are there already
+            if slot >= 0:
                 return segment, slot, None
         return None
 
     def _grow(self) -> _Slot:
-        slots = max(_FIRST_SLOTS, sum(len(flags) for _, _, flags in self._segments))
+        slots = max(_FIRST_SLOTS, sum(slots for _, _, slots in self._segments))
         block = SharedBuffer.create(_begin(slots) + slots * self._stride)
-        segment = self._count, block, np.frombuffer(block, np.uint8, slots)
+        segment = self._count, block, slots
         self._count += 1
         self._segments.append(segment)
         return segment, 0, (Segment(segment[0], slots, self._stride), block)
@@ -229,7 +231,8 @@ class ResultReader:
     """Reads the slots of one worker without a copy; the researcher's side."""
 
     def __init__(self) -> None:
-        self._segments: dict[int, tuple[SharedBuffer, Array, int, int]] = {}
+        self._segments: dict[int, tuple[SharedBuffer, int, int]] = {}
+        self._leases: dict[Place, weakref.ref[Array]] = {}
 
     def add(self, segment: Segment, fd: int) -> None:
         """There is a new segment. Takes ``fd`` over.
@@ -239,18 +242,18 @@ class ResultReader:
         """
         begin = _begin(segment.slots)
         block = SharedBuffer.attach(fd, begin + segment.slots * segment.stride, writable=True, populate=False)
-        if any(stride != segment.stride for _, _, stride, _ in self._segments.values()):
+        if any(stride != segment.stride for _, stride, _ in self._segments.values()):
             self._segments.clear()  # the worker writes into none of them any more
-        flags = np.frombuffer(block, np.uint8, segment.slots)
-        self._segments[segment.number] = block, flags, segment.stride, begin
+            self._leases.clear()
+        self._segments[segment.number] = block, segment.stride, begin
 
     def read(self, place: Place | None, specs: Iterable[ParamsSpec]) -> list[Params]:
         """The arrays of a slot, which is free again when all of them are gone."""
         if place is None:
             return [Params(spec, b"") for spec in specs]
-        block, flags, stride, begin = self._segments[place.segment]
+        block, stride, begin = self._segments[place.segment]
         root = np.frombuffer(block, np.uint8, stride, begin + place.slot * stride)
-        weakref.finalize(root, flags.__setitem__, place.slot, 0).atexit = False
+        self._leases[place] = weakref.ref(root, lambda _: block.__setitem__(place.slot, 0))
         low, found = 0, []
         for spec in specs:
             found.append(Params(spec, root[low : low + spec.nbytes]))

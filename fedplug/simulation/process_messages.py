@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fedplug.core.messages import LogLine, Progress, TrainReply, TrainRequest
+from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params_spec import ParamsSpec
 from fedplug.simulation.process_engines import InnerEngine
 
@@ -107,31 +107,69 @@ class Forget(_Message, frozen=True):
     numbers: tuple[int, ...]
 
 
-class Job(_Message, frozen=True):
-    """A task.
+class Common(_Message, frozen=True):
+    """What the tasks that follow have in common, until there is another one.
 
     Attributes:
-        number: The name of it between the processes.
-        request: What to do.
+        request: What to do: that of one of them, which holds for all but in what a `Job` says.
         args: The request's ``model_args`` and ``training_args``, pickled, where msgpack would not give them back as
             they are; else empty.
         plan: Number of the plan.
         params: Number of the global parameters.
         aux: Numbers of extra arrays by name.
-        state: `LocalState.values` of the state that it goes on from, and the number of its arrays.
-        data: The node's data.
-        ends_group: Whether it is the last of those that are to be trained together.
     """
 
-    number: int
     request: TrainRequest
     args: bytes
     plan: int
     params: int
     aux: dict[str, int]
-    state: tuple[bytes, int] | None
+
+
+class Job(msgspec.Struct, frozen=True, array_like=True):
+    """What a task has for itself.
+
+    Attributes:
+        number: The name of it between the processes.
+        node_id: The node; this and the next five are as in its request.
+        dataset_id: The node's data set.
+        seed: Root of its seeds for this round.
+        data_seed: Root of what does not change between rounds.
+        acked_round: The last round that the node's update was taken of.
+        acked_state: What it has kept of that.
+        data: The node's data.
+        state: `LocalState.values` of the state that it goes on from, and the number of its arrays.
+        ends_group: Whether it is the last of those that are to be trained together.
+    """
+
+    number: int
+    node_id: str
+    dataset_id: str
+    seed: int
+    data_seed: int
+    acked_round: int
+    acked_state: str
     data: Rows | Own
+    state: tuple[bytes, int] | None
     ends_group: bool
+
+
+class Jobs(_Message, frozen=True):
+    """Tasks, in order."""
+
+    jobs: tuple[Job, ...]
+
+
+def request_of(common: TrainRequest, job: Job) -> TrainRequest:
+    """The request of a task, from that of another one with which it has all else in common."""
+    key = TaskKey(
+        experiment_id=common.key.experiment_id, round=common.key.round, node_id=job.node_id,
+        attempt=common.key.attempt,
+    )  # fmt: skip
+    return msgspec.structs.replace(
+        common, key=key, dataset_id=job.dataset_id, seed=job.seed, data_seed=job.data_seed,
+        acked_round=job.acked_round, acked_state=job.acked_state,
+    )  # fmt: skip
 
 
 class Drop(_Message, frozen=True):
@@ -140,7 +178,7 @@ class Drop(_Message, frozen=True):
     numbers: tuple[int, ...]
 
 
-ToWorker = Begin | Share | Plan | Forget | Job | Drop
+ToWorker = Begin | Share | Plan | Forget | Common | Jobs | Drop
 
 
 # from the worker -----------------------------------------------------------------------------------------------
@@ -206,6 +244,7 @@ class Done(_Message, frozen=True):
         spec: Of the parameters; None: that of the global ones.
         aux: Names and tables of extra arrays.
         state: What the node is to keep: `LocalState.values`, and the table of its arrays.
+        said: What was to be said of the task, and has not been sent yet.
     """
 
     number: int
@@ -215,6 +254,7 @@ class Done(_Message, frozen=True):
     spec: ParamsSpec | None
     aux: tuple[tuple[str, ParamsSpec], ...]
     state: tuple[bytes, ParamsSpec] | None
+    said: tuple[Sign | Output, ...]
 
 
 class Failed(_Message, frozen=True):

@@ -20,8 +20,13 @@ _MOST_AHEAD = 64
 _MEMORY = 0.98
 """How much of the weight of earlier tasks stays when the time of another one is counted in."""
 
-_MOST = 16
-"""Most tasks in a group. More are no faster at once, and the last group would be waited for longer."""
+_MOST = 24
+"""Most tasks in a group. More are no faster at once, and their results would have to be kept until it is their turn."""
+
+_LAST = 8
+"""Tasks in the last group of a worker: the fewer they are, the less is left to do when all workers have come to their
+end; but small groups take more time for a task.
+"""
 
 
 class TaskQueue:
@@ -41,8 +46,7 @@ class TaskQueue:
         self._together = together
         self._loose: list[int] = []  # tasks that are not in a group yet
         self._submitted = 0  # since the last time that a result was asked for
-        self._has_formed = False  # whether some of these are in groups
-        self._size = 0  # of groups that are formed while there may come more tasks; 0 for none
+        self._sizes: list[int] = []  # of groups that are formed while there may come more tasks, the next one first
         self._weight = self._seconds = 0.0  # of tasks so far: how many, and how long
 
     def add(self, number: int) -> None:
@@ -52,23 +56,28 @@ class TaskQueue:
             return
         self._loose.append(number)
         self._submitted += 1
-        if len(self._loose) == self._size:
-            self._form(self._size)
-            self._has_formed = True
+        if self._sizes and len(self._loose) == self._sizes[0]:
+            self._form(self._sizes[:1])
+            self._sizes = self._sizes[1:]
 
     def seal(self) -> None:
         """The result of one is asked for: what has been submitted is to be trained without waiting for more."""
         if not self._submitted:
             return
-        size = group_size(self._submitted, self._workers)
-        self._form(self._size if self._has_formed else size)
-        self._size = size if size > 1 else 0
-        self._submitted, self._has_formed = 0, False
+        self._form(group_sizes(len(self._loose), self._workers))
+        sizes = group_sizes(self._submitted, self._workers)
+        self._sizes = sizes if sizes[0] > 1 else []
+        self._submitted = 0
 
-    def portion(self, has: int) -> int:
-        """How many of the next groups a worker that has so many tasks is to get now."""
+    def portion(self, has: int, latest: int) -> int:
+        """How many of the next groups a worker is to get now.
+
+        Args:
+            has: How many tasks it has.
+            latest: How many of them are those of the last group that it got.
+        """
         if self._together:  # one group to train and one to go on with
-            return 1 if has <= len(self.groups[0]) else 0
+            return 1 if has <= latest else 0
         ahead = 2
         if self._seconds:
             ahead = min(max(2, 1 + math.ceil(_WINDOW * self._weight / self._seconds)), _MOST_AHEAD)
@@ -101,12 +110,25 @@ class TaskQueue:
                 return True
         return False
 
-    def _form(self, size: int) -> None:
-        self.groups.extend(self._loose[low : low + size] for low in range(0, len(self._loose), size))
-        self._loose = []
+    def _form(self, sizes: Sequence[int]) -> None:
+        for size in sizes:
+            self.groups.append(self._loose[:size])
+            self._loose = self._loose[size:]
 
 
-def group_size(tasks: int, workers: int) -> int:
-    """How many of ``tasks`` are trained together: as many as can be, if all workers are to have equally many groups."""
-    each = math.ceil(tasks / workers)
-    return math.ceil(each / math.ceil(each / _MOST))
+def group_sizes(tasks: int, workers: int) -> list[int]:
+    """How many of ``tasks`` are trained together, group by group, if all workers are to have about equally many.
+
+    Each worker has large groups first, and a small one at the end.
+    """
+    sizes: list[int] = []
+    left = tasks
+    while left:
+        each = math.ceil(left / workers)  # for every worker, that still has to do
+        size = each if each < 2 * _LAST else min(_MOST, each - _LAST)
+        for _ in range(workers):
+            size = min(size, left)
+            if size:
+                sizes.append(size)
+            left -= size
+    return sizes

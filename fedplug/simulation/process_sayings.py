@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 
 from fedplug.simulation.engines import Emit
 from fedplug.simulation.process_messages import Output, Remark, Sign
@@ -21,19 +22,21 @@ class Sayings:
     def begin(self, number: int, emit: Emit) -> None:
         """It is the turn of a task; tells what is there already."""
         self._awaited, self._emit = number, emit
-        for message in [*self._held.pop(0, ()), *self._held.pop(number, ())]:
-            self._tell(message)
+        for each in (0, number):
+            for message in self._held.pop(each, ()):
+                self._tell(message)
 
     def end(self) -> None:
         """It is nobody's turn."""
         self._awaited, self._emit = 0, None
 
-    def take(self, message: Sign | Output) -> None:
-        """Tell it, or keep it until its turn. What comes without a task goes with the one whose turn it is."""
-        if self._emit is not None and message.number in (0, self._awaited):
-            self._tell(message)
+    def take(self, number: int, said: Sequence[Sign | Output]) -> None:
+        """Tell it, or keep it until its task's turn. What comes without a task goes with the one whose turn it is."""
+        if self._emit is not None and number in (0, self._awaited):
+            for message in said:
+                self._tell(message)
         else:
-            self._held.setdefault(message.number, []).append(message)
+            self._held.setdefault(number, []).extend(said)
 
     def forget(self, number: int) -> None:
         """What a task has said is of no interest any more."""

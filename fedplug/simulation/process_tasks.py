@@ -3,44 +3,98 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
 import msgspec
 
 from fedplug.core import errors
 from fedplug.core.errors import EngineError, FedplugError, PlanRunError, UsageError
 from fedplug.core.local_state import LocalState
-from fedplug.core.messages import TrainRequest
+from fedplug.core.messages import TaskKey, TrainRequest
 from fedplug.core.params import Params
 from fedplug.simulation.engines import Task, Trained
 from fedplug.simulation.process_channel import Parcel
 from fedplug.simulation.process_handle import WorkerHandle
 from fedplug.simulation.process_memory import SharedArrays, copied, pack
-from fedplug.simulation.process_messages import Done, Failed, Forget, Job, Plan, Share
+from fedplug.simulation.process_messages import Common, Done, Failed, Forget, Job, Jobs, Plan, Share
+
+_OWN = {"key", "dataset_id", "seed", "data_seed", "acked_round", "acked_state"}
+"""What of a request is the node's, and stands in its `Job`; of the key, that is the node's id."""
+
+_ARGS = ("model_args", "training_args")
+
+_common_part = attrgetter(
+    *(f"key.{name}" for name in TaskKey.__struct_fields__ if name != "node_id"),
+    *(name for name in TrainRequest.__struct_fields__ if name not in _OWN and name not in _ARGS),
+)
+"""All of a request that is neither the node's nor arguments."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Pending:
-    """A task that has no result yet.
+    """A task whose result nobody has taken yet.
 
     Attributes:
+        number: Its name between the processes.
         task: The task.
-        args: Its arguments, pickled, if they must be; see `Job.args`.
-        arrays: Numbers of the parameters and extra arrays that it needs.
+        common: What it has in common with others; None if workers cannot have it.
         deaths: How many workers have died of it.
         wanted: Whether anybody still waits for it.
+        result: What has come out, when it has.
     """
 
+    number: int
     task: Task
-    args: bytes = b""
-    arrays: list[int] = field(default_factory=list)
+    common: InCommon | None = None
     deaths: int = 0
     wanted: bool = True
+    result: Trained | FedplugError | None = None
 
 
-@dataclass(eq=False)
-class _Shared:
-    """Arrays that tasks have in common."""
+@dataclass(eq=False, slots=True)
+class InCommon:
+    """What tasks have in common.
+
+    Attributes:
+        number: Its name in this process.
+        first: The first of them.
+        message: Tells it to workers.
+        arrays: Numbers of the parameters and extra arrays that they need.
+        users: How many of them have no result yet.
+    """
+
+    number: int
+    first: Task
+    message: Common
+    arrays: list[int]
+    users: int = 0
+
+    def fits(self, task: Task) -> bool:
+        """Whether a task is one of them. Arguments and arrays are the same if they are the same objects."""
+        first = self.first
+        one, other = task.request, first.request
+        return (
+            task.plan is first.plan
+            and task.params is first.params
+            and _is_copy(task.aux, first.aux)
+            and _is_copy(one.training_args, other.training_args)
+            and _is_copy(one.model_args, other.model_args)
+            and _common_part(one) == _common_part(other)
+        )
+
+
+@dataclass(eq=False, slots=True)
+class _Arrays:
+    """Parameters that workers have, or extra arrays.
+
+    Attributes:
+        params: They.
+        parcel: Tells them to a worker.
+        users: How many `InCommon` need them.
+    """
 
     params: Params
     parcel: Parcel
@@ -50,7 +104,7 @@ class _Shared:
 class TaskTable:
     """Tasks without a result by number, and what workers must have for them.
 
-    The global parameters of a round are one object, which all its tasks name: it is shared once.
+    What the tasks of a round have in common, with the global parameters, is told to each worker once.
 
     Args:
         data: The data of the nodes.
@@ -62,80 +116,119 @@ class TaskTable:
     def __init__(self, data: SharedArrays) -> None:
         self.pending: dict[int, Pending] = {}
         self._data = data
-        self._count = 0  # numbers that were given out, to tasks, plans and arrays
+        self._count = 0  # numbers that were given out, to tasks, plans, arrays, and what tasks have in common
+        self._last: InCommon | None = None  # what the task before had in common with others
         self._plans: dict[str, tuple[int, bytes]] = {}
-        self._shared: dict[int, _Shared] = {}
+        self._arrays: dict[int, _Arrays] = {}
         self._by_id: dict[int, int] = {}  # id of the `Params` → number
-        self._idle: dict[int, None] = {}  # shared arrays that no task needs
-        self._plain: object = None  # the last training_args that need not be pickled
+        self._idle: dict[int, None] = {}  # arrays that no task needs
 
-    def add(self, task: Task) -> int:
-        """Take in a task; the number that it gets."""
-        number = self._next()
-        self.pending[number] = Pending(task)
-        return number
+    def add(self, task: Task) -> Pending:
+        """Take in a task; one that workers cannot have has a result at once, which says why."""
+        pending = Pending(self._next(), task)
+        try:
+            common = self._last
+            if common is None or not common.fits(task):
+                common = self._last = self._common_of(task)
+        except FedplugError as error:
+            pending.result = error
+            return pending
+        common.users += 1
+        pending.common = common
+        self.pending[pending.number] = pending
+        return pending
 
-    def prepare(self, number: int) -> None:
-        """Look at what workers must have for a task.
-
-        Raises:
-            FedplugError: They cannot have it.
-        """
-        pending = self.pending[number]
-        request = pending.task.request
-        # the nodes of a round are asked with the same training_args
-        if not (request.training_args is self._plain and _is_plain(request.model_args)):
-            pending.args = _pickled(request)
-            self._plain = None if pending.args else request.training_args
-        for params in (pending.task.params, *pending.task.aux.values()):
-            pending.arrays.append(self._share(params))
-
-    def finish(self, number: int) -> None:
+    def finish(self, pending: Pending) -> None:
         """A task has a result, or needs none."""
-        pending = self.pending.pop(number, None)
-        if pending is None:
+        common = pending.common
+        if self.pending.pop(pending.number, None) is None or common is None:
             return
-        for each in pending.arrays:
-            shared = self._shared[each]
-            shared.users -= 1
-            if not shared.users:
-                self._idle[each] = None
+        common.users -= 1
+        if common.users:
+            return
+        if self._last is common:
+            self._last = None
+        self._release(common.arrays)
 
-    def forget(self, handle: WorkerHandle) -> list[Parcel]:
-        """Tell a worker which of its arrays no task will need any more."""
-        forgotten = handle.arrays - self._shared.keys()
-        handle.arrays -= forgotten
-        return [(Forget(tuple(forgotten)), ())] if forgotten else []
+    def parcels(self, handle: WorkerHandle, groups: Iterable[Sequence[int]]) -> list[Parcel]:
+        """Tasks, and before them what the worker does not have yet, which it is then said to have.
 
-    def parcels(self, handle: WorkerHandle, number: int, *, ends_group: bool) -> list[Parcel]:
-        """A task, and before it what the worker does not have yet, which it is then said to have.
+        Args:
+            handle: The worker.
+            groups: Numbers of the tasks, by who is trained together.
 
         Raises:
             EngineError: There is no memory for it.
         """
-        pending = self.pending[number]
-        task, parcels, state = pending.task, list[Parcel](), None
-        if task.base is not None:
-            arrays, place = task.base.arrays, self._next()
-            data, blocks = pack(arrays)
-            parcels.append((Share(place, arrays.spec, data), blocks))
-            state = task.base.values, place
-        plan, bundle = self._plan(task)
+        parcels, jobs = self._forgotten(handle), list[Job]()
+        for group in groups:
+            for number in group:
+                pending = self.pending[number]
+                common = pending.common
+                assert common is not None
+                if handle.common != common.number:
+                    if jobs:
+                        parcels.append((Jobs(tuple(jobs)), ()))
+                        jobs = []
+                    parcels += self._told(handle, common)
+                state = None
+                if pending.task.base is not None:
+                    parcel, state = self._state(pending.task.base)
+                    parcels.append(parcel)
+                request = pending.task.request
+                node = request.key.node_id
+                jobs.append(
+                    Job(number, node, request.dataset_id, request.seed, request.data_seed, request.acked_round,
+                        request.acked_state, self._data.of(node), state, number == group[-1])
+                )  # fmt: skip
+        parcels.append((Jobs(tuple(jobs)), ()))
+        return parcels
+
+    def _forgotten(self, handle: WorkerHandle) -> list[Parcel]:
+        """Tells a worker which of its arrays no task will need any more."""
+        forgotten = handle.arrays - self._arrays.keys()
+        handle.arrays -= forgotten
+        return [(Forget(tuple(forgotten)), ())] if forgotten else []
+
+    def _told(self, handle: WorkerHandle, common: InCommon) -> list[Parcel]:
+        """Tells a worker what the next tasks have in common."""
+        parcels: list[Parcel] = []
+        plan, bundle = self._plan(common.first)
         if plan not in handle.plans:
             handle.plans.add(plan)
             parcels.append((Plan(plan, bundle), ()))
-        for each in pending.arrays:
+        for each in common.arrays:
             if each not in handle.arrays:
                 handle.arrays.add(each)
-                parcels.append(self._shared[each].parcel)
+                parcels.append(self._arrays[each].parcel)
+        handle.common = common.number
+        return [*parcels, (common.message, ())]
+
+    def _state(self, base: LocalState) -> tuple[Parcel, tuple[bytes, int]]:
+        number = self._next()
+        data, blocks = pack(base.arrays)
+        return (Share(number, base.arrays.spec, data), blocks), (base.values, number)
+
+    def _common_of(self, task: Task) -> InCommon:
+        """What a task may have in common with those that follow.
+
+        Raises:
+            FedplugError: Workers cannot have it.
+        """
         request = task.request
-        if pending.args:
+        args = _pickled(request)
+        if args:
             request = msgspec.structs.replace(request, model_args={}, training_args={})
-        params, *aux = pending.arrays
+        arrays: list[int] = []
+        try:
+            arrays.extend(map(self._share, (task.params, *task.aux.values())))
+        except EngineError:
+            self._release(arrays)
+            raise
+        params, *aux = arrays
         names = dict(zip(task.aux, aux, strict=True))
-        mine = self._data.of(request.key.node_id)
-        parcels.append((Job(number, request, pending.args, plan, params, names, state, mine, ends_group), ()))
-        return parcels
+        message = Common(request, args, self._plan(task)[0], params, names)
+        return InCommon(self._next(), task, message, arrays)
 
     def _next(self) -> int:
         self._count += 1
@@ -148,18 +241,26 @@ class TaskTable:
         return known
 
     def _share(self, params: Params) -> int:
-        """The number of ``params``, which one more task needs."""
+        """The number of ``params``, which one more `InCommon` needs."""
         number = self._by_id.get(id(params))
         if number is None:
             for idle in self._idle:  # those of an earlier round
-                del self._by_id[id(self._shared.pop(idle).params)]
+                del self._by_id[id(self._arrays.pop(idle).params)]
             self._idle.clear()
             data, blocks = pack(params)
             number = self._by_id[id(params)] = self._next()
-            self._shared[number] = _Shared(params, (Share(number, params.spec, data), blocks))
-        self._shared[number].users += 1
+            self._arrays[number] = _Arrays(params, (Share(number, params.spec, data), blocks))
+        self._arrays[number].users += 1
         self._idle.pop(number, None)
         return number
+
+    def _release(self, numbers: Iterable[int]) -> None:
+        """Arrays that one `InCommon` less needs; workers have them until there are others."""
+        for number in numbers:
+            arrays = self._arrays[number]
+            arrays.users -= 1
+            if not arrays.users:
+                self._idle[number] = None
 
 
 def trained(handle: WorkerHandle, task: Task, done: Done) -> Trained:
@@ -208,6 +309,13 @@ def _pickled(request: TrainRequest) -> bytes:
             f"model_args hold something that cannot be given to worker processes: {error}.",
             cure="Give numbers, texts, arrays, and lists and dicts of them; or use engine='serial'.",
         ) from error
+
+
+def _is_copy(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two mappings hold the same objects under the same names."""
+    if one is other:
+        return True
+    return len(one) == len(other) and all(name in other and other[name] is value for name, value in one.items())
 
 
 def _is_plain(value: object) -> bool:

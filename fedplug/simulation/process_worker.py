@@ -38,12 +38,14 @@ from fedplug.simulation.process_channel import Channel, Parcel
 from fedplug.simulation.process_memory import ResultWriter, TaskData, unpack
 from fedplug.simulation.process_messages import (
     Begin,
+    Common,
     Done,
     Drop,
     Dropped,
     Failed,
     Forget,
     Job,
+    Jobs,
     Output,
     Plan,
     Ready,
@@ -51,6 +53,7 @@ from fedplug.simulation.process_messages import (
     Share,
     Sign,
     ToWorker,
+    request_of,
 )
 
 _HOLD = 0.001
@@ -73,6 +76,7 @@ class Worker:
     def __init__(self, channel: Channel[ToWorker]) -> None:
         self._channel = channel
         self._out: list[Parcel] = []
+        self._said: list[Sign | Output] = []  # of the task that runs
         self._sent = self._looked = time.monotonic()
         self._engine: Engine
         self._data: TaskData | None = None
@@ -80,6 +84,8 @@ class Worker:
         self._plans: dict[int, bytes | PlanBundle] = {}
         self._arrays: dict[int, Params] = {}
         self._args: tuple[bytes, tuple[dict[str, Any], dict[str, Any]]] | None = None
+        self._common: Common | None = None  # what the next tasks have in common
+        self._like: Task | None = None  # a task of that kind, when there was one
         self._coming: dict[int, Task] = {}  # of a group that is not complete yet
         self._groups: deque[dict[int, Task]] = deque()  # that wait, in order
         self._tasks: dict[int, Task] = {}  # of the group that the engine has, in order
@@ -99,7 +105,7 @@ class Worker:
                     self._data.clear()
                 self._flush()
             is_idle = not self._tasks and not self._groups
-            if is_idle or not self._groups or time.monotonic() - self._looked > _HOLD:
+            if is_idle or time.monotonic() - self._looked > _HOLD:
                 for message, fds in self._channel.receive(wait=is_idle):
                     self._take(message, fds)
                 self._looked = time.monotonic()
@@ -113,14 +119,17 @@ class Worker:
 
     def _take(self, message: ToWorker, fds: list[int]) -> None:
         match message:
-            case Job():
-                try:
-                    self._job(message)
-                except Exception as error:  # noqa: BLE001 - one task must not end the others
-                    self._put(_failed(message.number, 0.0, error), _HOLD)
-                if message.ends_group:
-                    self._groups.append(self._coming)
-                    self._coming = {}
+            case Jobs():
+                for job in message.jobs:
+                    try:
+                        self._job(job)
+                    except Exception as error:  # noqa: BLE001 - one task must not end the others
+                        self._put(_failed(job.number, 0.0, error))
+                    if job.ends_group:
+                        self._groups.append(self._coming)
+                        self._coming = {}
+            case Common():
+                self._common, self._like = message, None
             case Share():
                 self._arrays[message.number] = unpack(message.spec, message.data, fds)
             case Plan():
@@ -153,14 +162,20 @@ class Worker:
         if job.state is not None:
             values, arrays = job.state
             state = LocalState(self._arrays.pop(arrays), values)
-        aux = {name: self._arrays[number] for name, number in job.aux.items()}
-        request = self._whole(job.request, job.args)
+        like = self._like
+        if like is None:
+            like = self._like = self._first_of(self._common)
         assert self._data is not None
-        self._data.put(request.key.node_id, job.data)
-        plan = self._plans[job.plan]
+        self._data.put(job.node_id, job.data)
+        self._coming[job.number] = Task(request_of(like.request, job), like.plan, like.params, like.aux, state)
+
+    def _first_of(self, common: Common | None) -> Task:
+        assert common is not None
+        aux = {name: self._arrays[number] for name, number in common.aux.items()}
+        plan = self._plans[common.plan]
         if isinstance(plan, bytes):
-            plan = self._plans[job.plan] = PlanBundle.decode(plan)
-        self._coming[job.number] = Task(request, plan, self._arrays[job.params], aux, state)
+            plan = self._plans[common.plan] = PlanBundle.decode(plan)
+        return Task(self._whole(common.request, common.args), plan, self._arrays[common.params], aux)
 
     def _drop(self, number: int) -> None:
         """Forget a task that has not begun."""
@@ -182,6 +197,8 @@ class Worker:
         return msgspec.structs.replace(request, model_args=model_args, training_args=training_args)
 
     def _train(self, number: int, task: Task) -> None:
+        if self._engine.together and not self._engine.has_result(task.request.key):
+            self._flush()  # what was trained together is told together, and not after the next are trained too
         self._now = self._at[0] = number
         began = time.perf_counter()
         answer: Done | Failed
@@ -191,7 +208,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - one task must not end the others
             answer = _failed(number, time.perf_counter() - began, error)
         self._now = 0
-        self._put(answer, _HOLD)
+        self._put(answer)
 
     def _done(self, number: int, task: Task, trained: Trained, seconds: float) -> Done:
         reply, params, aux, kept = trained
@@ -201,27 +218,33 @@ class Worker:
             self._out.append((segment[0], (segment[1],)))
         spec = None if params.spec == task.params.spec else params.spec
         state = None if kept is None else (kept.values, kept.arrays.spec)
-        return Done(number, seconds, reply, place, spec, tuple((name, each.spec) for name, each in aux.items()), state)
+        extra = tuple((name, each.spec) for name, each in aux.items())
+        with self._lock:
+            said, self._said = self._said, []
+        return Done(number, seconds, reply, place, spec, extra, state, tuple(said))
 
     def _emit(self, sign: Progress | LogLine) -> None:
-        if isinstance(sign, Progress):
-            self._put(Sign(self._now, sign, None), _HOLD_SIGNS)
-        else:
-            self._put(Sign(self._now, None, sign), _HOLD_SIGNS)
+        self.say(Sign(self._now, sign, None) if isinstance(sign, Progress) else Sign(self._now, None, sign))
 
-    def say(self, message: Output | Remark) -> None:
-        """Pass on what a plan has printed, or the library has logged; from the thread that trains."""
-        self._put(message, _HOLD_SIGNS)
+    def say(self, message: Sign | Output | Remark) -> None:
+        """Pass on a sign, what a plan has printed, or the library has logged; from the thread that trains."""
+        with self._lock:
+            if self._now and not isinstance(message, Remark):
+                self._said.append(message)
+            else:
+                self._out.append((message, ()))
+        if time.monotonic() - self._sent > _HOLD_SIGNS:
+            self._flush()
 
     @property
     def now(self) -> int:
         """The task that runs; 0 if none does."""
         return self._now
 
-    def _put(self, message: msgspec.Struct, hold: float) -> None:
+    def _put(self, answer: Done | Failed) -> None:
         with self._lock:
-            self._out.append((message, ()))
-        if time.monotonic() - self._sent > hold:
+            self._out += [*self._rest(), (answer, ())]
+        if time.monotonic() - self._sent > _HOLD:
             self._flush()
 
     def _flush(self) -> None:
@@ -230,17 +253,26 @@ class Worker:
 
     def flush_old(self) -> None:
         """Write what has waited long; from a thread of its own."""
-        if self._out and time.monotonic() - self._sent > _HOLD_SIGNS and self._lock.acquire(blocking=False):
+        if (
+            (self._out or self._said)
+            and time.monotonic() - self._sent > _HOLD_SIGNS
+            and self._lock.acquire(blocking=False)
+        ):
             try:
                 self._write()
             finally:
                 self._lock.release()
 
     def _write(self) -> None:
-        out, self._out = self._out, []
+        out, self._out = [*self._out, *self._rest()], []
         if out:
             self._channel.send(out, wait=True)
         self._sent = time.monotonic()
+
+    def _rest(self) -> list[Parcel]:
+        """What was said of the task that runs, as messages of their own."""
+        said, self._said = self._said, []
+        return [(each, ()) for each in said]
 
 
 class _Remarks(logging.Handler):

@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import select
+import time
 import weakref
 from collections import deque
 from collections.abc import Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from fedplug.core.errors import ConnectionLostError, EngineError, FedplugError, UsageError
@@ -37,7 +39,7 @@ from fedplug.simulation.process_messages import (
 )
 from fedplug.simulation.process_queue import TaskQueue
 from fedplug.simulation.process_sayings import Sayings
-from fedplug.simulation.process_tasks import TaskTable, death_of, error_of, trained
+from fedplug.simulation.process_tasks import Pending, TaskTable, death_of, error_of, trained
 from fedplug.simulation.virtual_data import VirtualData
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ _LOG = logging.getLogger("fedplug.simulation")
 
 _EARLY = 8
 """So many groups are collected before a worker that is not idle gets more, while there may come others."""
+
+_LOOK = 0.001
+"""Seconds between two looks whether workers need more, while results are there that nobody has taken yet."""
 
 _GRACE = 0.5
 """Seconds that a process which has hung up gets to end by itself, so that its own exit code is known."""
@@ -106,38 +111,34 @@ class ProcessEngine(Engine):
 
     def _begin(self) -> None:
         self._table = TaskTable(self._shared_data)
-        self._numbers: dict[TaskKey, int] = {}
+        self._asked: dict[TaskKey, Pending] = {}
         self._queue = TaskQueue(self.workers, together=self._together)
-        self._results: dict[int, Trained | FedplugError] = {}
+        self._looked = 0.0  # when messages of workers were last looked for
         self._sayings = Sayings()
         self._inbox: deque[tuple[WorkerHandle, FromWorker, list[int]]] = deque()
 
     def submit(self, task: Task) -> None:
         """As `Engine.submit`; a worker that has nothing to do begins at once."""
-        number = self._numbers[task.request.key] = self._table.add(task)
-        try:
-            self._table.prepare(number)
-        except FedplugError as error:
-            self._settle(number, error)
+        pending = self._asked[task.request.key] = self._table.add(task)
+        if pending.result is not None:
             return
-        self._queue.add(number)
+        self._queue.add(pending.number)
         if len(self._queue.groups) >= _EARLY or (self._queue.groups and self._is_one_idle()):
             self._pump(0)
             self._feed()
 
     def cancel(self, key: TaskKey) -> None:
         """As `Engine.cancel`. A training that has begun comes to its end, and its result is dropped."""
-        number = self._numbers.pop(key, None)
-        if number is None:
-            return
-        self._results.pop(number, None)
-        self._sayings.forget(number)
-        pending = self._table.pending.get(number)
+        pending = self._asked.pop(key, None)
         if pending is None:
+            return
+        number = pending.number
+        self._sayings.forget(number)
+        if pending.result is not None:
             return
         pending.wanted = False
         if self._queue.remove(number):
-            self._table.finish(number)
+            self._table.finish(pending)
             return
         for handle in list(self._handles.values()):
             if number in handle.assigned:
@@ -146,18 +147,18 @@ class ProcessEngine(Engine):
     def run(self, task: Task, emit: Emit) -> Trained:
         """As `Engine.run`."""
         key = task.request.key
-        if key not in self._numbers:
+        if key not in self._asked:
             self.submit(task)
-        number = self._numbers[key]
+        pending = self._asked[key]
         self._queue.seal()
         try:
-            self._sayings.begin(number, emit)
-            if self._queue.groups or number not in self._results:
+            self._sayings.begin(pending.number, emit)
+            if self._queue.groups and time.monotonic() - self._looked > _LOOK:
                 self._pump(0)
                 self._feed()
-            while number not in self._results:
-                self._pump(None)
+            while pending.result is None:
                 self._feed()
+                self._pump(None)
         except Exception:
             self.cancel(key)
             raise
@@ -166,11 +167,15 @@ class ProcessEngine(Engine):
             raise
         finally:
             self._sayings.end()
-        del self._numbers[key]
-        result = self._results.pop(number)
-        if isinstance(result, FedplugError):
-            raise result
-        return result
+        del self._asked[key]
+        if isinstance(pending.result, FedplugError):
+            raise pending.result
+        return pending.result
+
+    def has_result(self, key: TaskKey) -> bool:
+        """As `Engine.has_result`."""
+        pending = self._asked.get(key)
+        return pending is not None and pending.result is not None
 
     def close(self) -> None:
         """End the processes; they are started again if there is anything to train."""
@@ -192,7 +197,7 @@ class ProcessEngine(Engine):
             if len(self._handles) < self.workers and all(each.assigned for each in self._handles.values()):
                 self._start()
             handle = min(self._handles.values(), key=lambda each: len(each.assigned))
-            count = self._queue.portion(len(handle.assigned))
+            count = self._queue.portion(len(handle.assigned), handle.latest)
             if not count:
                 return
             self._give(handle, count)
@@ -208,16 +213,17 @@ class ProcessEngine(Engine):
         self._poll.register(handle.channel.fileno(), select.POLLIN)
 
     def _give(self, handle: WorkerHandle, count: int) -> None:
-        parcels = self._table.forget(handle)
-        for _ in range(count):
-            group = self._queue.groups.popleft()
+        groups = [self._queue.groups.popleft() for _ in range(count)]
+        if not self._together:  # an engine may still look at what comes next
+            groups = [list(chain.from_iterable(groups))]
+        for group in groups:
             handle.assigned |= dict.fromkeys(group)
-            try:
-                for number in group:
-                    parcels += self._table.parcels(handle, number, ends_group=number == group[-1])
-            except EngineError:
-                self._end(handle)  # it has not got what it is said to have
-                raise
+            handle.latest = len(group)
+        try:
+            parcels = self._table.parcels(handle, groups)
+        except EngineError:
+            self._end(handle)  # it has not got what it is said to have
+            raise
         self._send(handle, parcels)
 
     def _send(self, handle: WorkerHandle, parcels: list[Parcel]) -> None:
@@ -248,25 +254,28 @@ class ProcessEngine(Engine):
                     self._lost(handle)
         while self._inbox:
             self._take(*self._inbox.popleft())
+        self._looked = time.monotonic()
 
     def _take(self, handle: WorkerHandle, message: FromWorker, fds: list[int]) -> None:
         match message:
             case Done():
                 if handle.take_back(message.number):
                     self._queue.count_in(message.seconds)
-                    task = self._table.pending[message.number].task
-                    self._settle(message.number, trained(handle, task, message))
+                    pending = self._table.pending[message.number]
+                    if message.said and pending.wanted:
+                        self._sayings.take(message.number, message.said)
+                    self._settle(pending, trained(handle, pending.task, message))
             case Failed():
                 if handle.take_back(message.number):
                     self._queue.count_in(message.seconds)
-                    self._settle(message.number, error_of(message))
+                    self._settle(self._table.pending[message.number], error_of(message))
             case Dropped():
                 if handle.take_back(message.number):
-                    self._table.finish(message.number)
+                    self._table.finish(self._table.pending[message.number])
             case Sign() | Output():
-                pending = self._table.pending.get(message.number)
-                if not message.number or (pending is not None and pending.wanted):
-                    self._sayings.take(message)
+                number = message.number
+                if not number or (number in self._table.pending and self._table.pending[number].wanted):
+                    self._sayings.take(number, [message])
             case Remark():
                 self._sayings.remark(handle.index, message)
             case Segment():
@@ -274,10 +283,10 @@ class ProcessEngine(Engine):
             case Ready():
                 handle.is_ready = True
 
-    def _settle(self, number: int, result: Trained | FedplugError) -> None:
-        if self._table.pending[number].wanted:
-            self._results[number] = result
-        self._table.finish(number)
+    def _settle(self, pending: Pending, result: Trained | FedplugError) -> None:
+        if pending.wanted:
+            pending.result = result
+        self._table.finish(pending)
 
     # losing ----------------------------------------------------------------------------------------------------
 
@@ -293,7 +302,7 @@ class ProcessEngine(Engine):
             pending = self._table.pending[number]
             pending.deaths += 1
             if pending.deaths > 1 and self._queue.remove(number):
-                self._settle(number, death_of(pending.task, how, began=handle.is_ready))
+                self._settle(pending, death_of(pending.task, how, began=handle.is_ready))
 
     def _remove(self, handle: WorkerHandle) -> None:
         self._poll.unregister(handle.channel.fileno())
@@ -303,7 +312,7 @@ class ProcessEngine(Engine):
         """Put the tasks of a process that is gone at the front of the queue; their numbers."""
         left = [number for number in handle.assigned if self._table.pending[number].wanted]
         for number in handle.assigned.keys() - left:
-            self._table.finish(number)
+            self._table.finish(self._table.pending[number])
         for number in left:
             self._sayings.forget(number)
         self._queue.put_back(left)

@@ -176,7 +176,7 @@ def test_arguments_of_no_use_are_refused_before_there_is_a_cluster(arguments, wo
 
 
 @pytest.mark.parametrize(
-    ("tasks", "sizes"), [(1, [1]), (10, [5, 5]), (11, [6, 5]), (100, [13] * 7 + [9]), (64, [16] * 4)]
+    ("tasks", "sizes"), [(1, [1]), (10, [5, 5]), (11, [6, 5]), (100, [24, 24, 18, 18, 8, 8]), (64, [24, 24, 8, 8])]
 )
 def test_who_is_trained_together_follows_from_the_order_of_the_tasks(tasks, sizes):
     engine = RayEngine(2, engine="cohort")

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedplug.core.errors import CodecError, ConnectionLostError
+from fedplug.core.messages import TaskKey, TrainRequest
 from fedplug.core.params import Params
+from fedplug.core.plan_source import PlanBundle
+from fedplug.core.rng import SeedTree
 from fedplug.node.shared import SharedBuffer
+from fedplug.simulation import IID
+from fedplug.simulation.engines import Task
 from fedplug.simulation.process_channel import Channel
-from fedplug.simulation.process_memory import ResultReader, ResultWriter, pack, unpack
-from fedplug.simulation.process_messages import Drop, Forget, Plan
-from fedplug.simulation.process_queue import TaskQueue
+from fedplug.simulation.process_memory import ResultReader, ResultWriter, SharedArrays, pack, unpack
+from fedplug.simulation.process_messages import Common, Drop, Forget, Jobs, Plan, Rows, ToWorker, request_of
+from fedplug.simulation.process_queue import TaskQueue, group_sizes
+from fedplug.simulation.process_tasks import TaskTable
+from fedplug.simulation.virtual_data import SharedData
 
 Message = Drop | Forget | Plan
 
@@ -116,6 +125,77 @@ def some(value: float, size: int = 3000) -> Params:
     return Params.from_arrays({"w": np.full(size, value, np.float32), "n": np.array([7], np.int64)})
 
 
+KEYS = st.builds(
+    TaskKey, experiment_id=st.sampled_from("ab"), round=st.integers(0, 1), node_id=st.sampled_from(["n", "m"]),
+    attempt=st.integers(0, 1),
+)  # fmt: skip
+ARGS = st.sampled_from([{}, {"lr": 1}, {"lr": 1.0}, {"lr": True}, {"shape": (2, 2)}, {"names": {"a", "b"}}])
+REQUESTS = st.builds(
+    TrainRequest, key=KEYS, dataset_id=st.sampled_from("de"), plan_class=st.sampled_from("PQ"), model_args=ARGS,
+    training_args=ARGS, seed=st.integers(0, 2**63 - 1), data_seed=st.integers(0, 2**63 - 1),
+    acked_round=st.integers(-1, 1), acked_state=st.sampled_from(["", "s"]), total_rounds=st.integers(0, 1),
+    aux=st.sampled_from([(), ("c",)]), train=st.booleans(),
+)  # fmt: skip
+
+
+class Told:
+    """A worker that does nothing with what it is told, but to make out the requests."""
+
+    def __init__(self) -> None:
+        self.arrays: set[int] = set()
+        self.plans: set[int] = set()
+        self.common = 0
+        self.commons = 0
+        self.found: list[tuple[int, TrainRequest, Common]] = []
+
+    def take(self, parcels: list[Any]) -> None:
+        encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(ToWorker)
+        common = None
+        for message, _ in parcels:
+            message = decoder.decode(encoder.encode(message))
+            if isinstance(message, Common):
+                common, self.commons = message, self.commons + 1
+            elif isinstance(message, Jobs):
+                assert common is not None
+                self.found += [(job.number, request_of(common.request, job), common) for job in message.jobs]
+
+
+def table() -> TaskTable:
+    data = SharedData({"x": np.zeros((4, 2))}, IID(2), SeedTree.root(1), (), "")
+    return TaskTable(SharedArrays(data))
+
+
+GLOBAL, PLAN = Params.from_arrays({"w": np.zeros(3, np.float32)}), PlanBundle("P", "class P: pass")
+
+
+@given(requests=st.lists(REQUESTS, min_size=1, max_size=6), same=st.booleans())
+def test_a_worker_makes_out_each_request_though_it_is_told_what_several_have_in_common_once(requests, same) -> None:
+    tasks, told = table(), Told()
+    tasks._data.of = lambda node: Rows(0, 1)  # type: ignore[method-assign]
+    if same:
+        requests = [
+            msgspec.structs.replace(
+                requests[0], key=msgspec.structs.replace(requests[0].key, node_id=each.key.node_id),
+                dataset_id=each.dataset_id, seed=each.seed, data_seed=each.data_seed, acked_round=each.acked_round,
+                acked_state=each.acked_state, model_args=dict(requests[0].model_args),
+            ) for each in requests
+        ]  # fmt: skip
+    pending = [tasks.add(Task(request, PLAN, GLOBAL, {})) for request in requests]
+    told.take(tasks.parcels(told, [[each.number] for each in pending]))  # type: ignore[arg-type]
+    for each, request, (number, found, common) in zip(pending, requests, told.found, strict=True):
+        assert number == each.number
+        args = pickle.loads(common.args) if common.args else (found.model_args, found.training_args)
+        assert repr(args) == repr((request.model_args, request.training_args))
+        without = {"model_args": {}, "training_args": {}}
+        assert msgspec.structs.replace(found, **without) == msgspec.structs.replace(request, **without)
+    if same:
+        assert told.commons == 1
+    for each in pending:
+        tasks.finish(each)
+    assert not tasks.pending
+    assert set(tasks._idle) == set(tasks._arrays), "nobody needs the arrays any more"
+
+
 def test_slots_are_used_again_when_nobody_holds_their_arrays_and_not_before() -> None:
     slots = Slots()
     held = [slots.carry(some(n), some(-n, 5)) for n in range(9)]
@@ -170,9 +250,17 @@ def test_groups_hold_each_task_once_and_depend_on_nothing_but_the_order_of_the_t
     found = groups(0)
     assert [number for group in found for number in group] == list(range(1, sum(rounds) + 1))
     assert found == groups(taken)
-    assert max(map(len, found)) <= 16
-    count = min(rounds[0], workers)
-    assert len([group for group in found if group[0] <= rounds[0]]) >= count or rounds[0] // workers <= 16
+    assert max(map(len, found)) <= 24
+
+
+@given(tasks=st.integers(1, 3000), workers=st.integers(1, 20))
+def test_no_worker_has_more_than_its_share_and_the_last_groups_are_small(tasks, workers) -> None:
+    sizes = group_sizes(tasks, workers)
+    assert sum(sizes) == tasks
+    assert sizes == sorted(sizes, reverse=True)
+    assert max(sizes) <= 24
+    assert max(sum(sizes[worker::workers]) for worker in range(workers)) == -(-tasks // workers)
+    assert sizes[-1] < 16
 
 
 @given(left=st.integers(1, 500), workers=st.integers(1, 16), has=st.integers(0, 70), seconds=st.floats(1e-6, 10))
@@ -181,7 +269,7 @@ def test_portions_are_small_for_long_tasks_and_leave_something_for_the_others(le
     for number in range(left):
         queue.add(number)
     queue.count_in(seconds)
-    portion = queue.portion(has)
+    portion = queue.portion(has, 1)
     assert 0 <= portion <= -(-left // (2 * workers))
     assert has + portion <= max(64, has)
     assert portion or has >= 1, "who has nothing gets something"

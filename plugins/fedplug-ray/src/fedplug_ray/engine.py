@@ -18,7 +18,7 @@ from fedplug.core.numbers import is_number, is_whole
 from fedplug.core.plugins import PluginHost
 from fedplug.simulation.engines import Emit, Engine, Task, Trained
 from fedplug.simulation.process_engines import InnerEngine, plugins_of
-from fedplug.simulation.process_queue import group_size
+from fedplug.simulation.process_queue import group_sizes
 from fedplug.simulation.virtual_data import VirtualData
 from fedplug_ray.cluster import Cluster, lost
 from fedplug_ray.crew import Crew, Job, Outfit
@@ -229,9 +229,11 @@ class RayEngine(Engine):
         """
         loose = [job for job in self._waiting.values() if job.group < 0]
         if loose and self._is_together:
-            size = group_size(len(loose), workers)
-            for place, job in enumerate(loose):
-                job.group = loose[0].number + place // size
+            rest = iter(loose)
+            for size in group_sizes(len(loose), workers):
+                group = list(itertools.islice(rest, size))
+                for job in group:
+                    job.group = group[0].number
 
     def _result(self, job: Job) -> Trained:
         assert job.result is not None
