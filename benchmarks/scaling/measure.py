@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ from fedplug.core.context import RoundContext, RoundResult
 from fedplug.core.mean import WeightedMean
 from fedplug.core.params import Params
 from fedplug.core.plugins import default_host
+from fedplug.protocol import Limits, ResearcherEndpoint
 from fedplug.testing.echo_nodes import ECHO_TAG, KeyRing
 from fedplug.transports.registry import open_transport
 
@@ -141,14 +143,16 @@ def _researcher(shape: Shape, *, keyed: bool, durable: bool, rounds: int) -> Rou
     keys = KeyRing.make(open_transport(URL, default_host()), nodes) if keyed else None
     options = keys.researcher_options() if keys else None
     strategy = RandomStrategy(count=sampled)
+    # a sign of life is to cost what it costs: the heartbeat is held, however many nodes there are
+    limits = Limits(signs=math.inf)
     with (
+        ResearcherEndpoint(open_transport(URL, default_host()), URL, options, limits=limits) as pool,
         experiment(
-            values, tensors, nodes, URL, options=options, node_selection_strategy=strategy, save_breakpoints=durable,
+            values, tensors, nodes, pool, node_selection_strategy=strategy, save_breakpoints=durable,
             round_limit=10_000, aggregator=Stirred(),
         ) as exp,
         ExitStack() as stack,
     ):  # fmt: skip
-        pool = exp.pool()
         exp.params()
         gc.collect()
         base, files, clocks, clock = rss(), _descriptors(), ThreadClocks(), time.process_time()

@@ -21,9 +21,7 @@ import numpy.typing as npt
 from fedplug.core.errors import ParamsError
 from fedplug.core.params_spec import ParamsSpec, TensorSpec, dtype_named
 
-__all__ = [
-    "ALIGNMENT", "BLOCK", "LARGE", "Array", "Params", "ParamsSpec", "TensorSpec", "allocate", "large_block", "widened",
-]  # fmt: skip
+__all__ = ["ALIGNMENT", "BLOCK", "Array", "Params", "ParamsSpec", "TensorSpec", "allocate", "large_block", "widened"]
 
 Array = npt.NDArray[Any]
 

@@ -186,7 +186,8 @@ class TransportOptions:
 
     Attributes:
         insecure_plaintext: Allow unencrypted traffic beyond this machine.
-        heartbeat: Seconds between signs of life on an idle connection; three missed mean it is gone.
+        heartbeat: Seconds between signs of life on an idle connection; three missed mean it is gone. Where very many
+            nodes are connected, their sessions use a multiple of it.
         keys: This end's keys. With them everything is encrypted, and the other end must prove who it is; a
             researcher then needs ``enrolled``, a node ``peer_key``.
         peer_key: At a node: the public key of the researcher it trusts. It talks to nobody else.

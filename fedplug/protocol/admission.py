@@ -72,7 +72,7 @@ def outranked(peer: Peer, hello: Hello, node: Node, limits: Limits, now: float) 
         limits: Figures.
         now: The time.
     """
-    if now - node.heard > limits.silence or (peer.key and hello.session[0] > node.session[0]):
+    if now - node.heard > node.heartbeat * limits.missed or (peer.key and hello.session[0] > node.session[0]):
         return None
     if peer.key:
         return replaced(limits)

@@ -8,10 +8,10 @@ from typing import Any
 
 from fedplug.core.errors import CodecError
 from fedplug.core.params import Params, ParamsSpec
-from fedplug.core.transport import MAX_BODY
+from fedplug.core.transport import MAX_BODY, Buffer
 from fedplug.protocol.limits import Limits
 from fedplug.wire import Blob, BlobRef, Tables, decode_table, encode_header, params_of, start_digest
-from fedplug.wire.headers import Chunk, Get, Offer, Session, Task
+from fedplug.wire.headers import MOST_SUMS, UNTOLD, Chunk, Get, Offer, Session, Sums, Task
 
 PLAN = "plan"
 PARAMS = "params"
@@ -121,17 +121,31 @@ def place(data: memoryview, dest: Any) -> Any:
     return dest[: data.nbytes]
 
 
-def chunks(blob: Blob, header: Get, session: Session, limits: Limits) -> Iterator[tuple[bytes, memoryview]]:
-    """The CHUNK frames that answer a GET.
+def chunks(blob: Blob, header: Get, session: Session, limits: Limits, *, bare: bool) -> Iterator[tuple[bytes, Buffer]]:
+    """The frames that answer a GET: CHUNK, or SUMS.
+
+    Args:
+        blob: What is asked for.
+        header: The question.
+        session: Goes into the answer.
+        limits: Figures.
+        bare: Whether the other side does without a crc32 in each chunk.
 
     Raises:
         CodecError: It asks for more than the credit allows, or for chunks that do not exist.
     """
     count = -(-blob.nbytes // limits.chunk)
     asked = sum(number for _, number in header.ranges)
-    if asked > limits.peer_credit or any(first + number > count for first, number in header.ranges):
-        raise CodecError(f"GET asks for {asked} chunks of a blob of {count}; {limits.peer_credit} are the most.")
+    most = MOST_SUMS if header.sums else limits.peer_credit
+    if asked > most or any(first + number > count for first, number in header.ranges):
+        raise CodecError(f"GET asks for {asked} chunks of a blob of {count}; {most} are the most.")
     for first, number in header.ranges:
-        for index in range(first, first + number):
-            body, crc = blob.chunk(index, limits.chunk)
-            yield encode_header(Chunk(session=session, blob=blob.id, index=index, crc=crc)), body
+        indices = range(first, first + number)
+        if header.sums:
+            crcs = tuple(blob.crc(index, limits.chunk) for index in indices)
+            yield encode_header(Sums(session=session, blob=blob.id, first=first, crcs=crcs)), b""
+            continue
+        for index in indices:
+            crc = UNTOLD if bare else blob.crc(index, limits.chunk)
+            frame = encode_header(Chunk(session=session, blob=blob.id, index=index, crc=crc))
+            yield frame, blob.chunk(index, limits.chunk)

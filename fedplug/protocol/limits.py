@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from fedplug.wire.headers import SLOWEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +14,8 @@ class Limits:
 
     Attributes:
         heartbeat: A side that has said nothing for so long says that it is alive.
+        signs: Signs of life a second that a researcher takes from all nodes together. Where that is too few for so many
+            nodes, each speaks more rarely: see `pace`.
         missed: So many heartbeats may fail to arrive before the other side counts as lost.
         patience: While chunks are due the silence may be this many times longer, because heartbeats queue
             behind them on a slow line.
@@ -35,6 +40,7 @@ class Limits:
     """
 
     heartbeat: float = 2.0
+    signs: float = 250.0
     missed: int = 3
     patience: float = 5.0
     strangers: float = 10.0
@@ -59,6 +65,11 @@ class Limits:
     def silence(self) -> float:
         """Seconds of silence after which the other side is lost."""
         return self.heartbeat * self.missed
+
+    def pace(self, nodes: int) -> float:
+        """Seconds between two signs of life of each of so many connected nodes: the heartbeat, or a multiple of it."""
+        most = max(1.0, SLOWEST / self.heartbeat)
+        return self.heartbeat * min(max(1, math.ceil(nodes / (self.signs * self.heartbeat))), most)
 
     @property
     def sweep(self) -> float:

@@ -63,6 +63,7 @@ class Membership(ABC):
         self._jobs: dict[TaskKey, Job] = {}
         self._ends = Ledger(self._limits.remembered)
         self._capabilities = CAPABILITIES if earlier is None else (*CAPABILITIES, JOURNAL)
+        self._shared: tuple[str, ...] = ()  # capabilities that the researcher has as well
         for key, how in earlier.ends.items() if earlier else ():
             self._ends.close(key, how)
         for task in earlier.finished if earlier else ():
@@ -92,6 +93,7 @@ class Membership(ABC):
             h.Task: self._on_task,
             h.Get: self._on_get,
             h.Chunk: self._on_chunk,
+            h.Sums: self._on_sums,
             h.Committed: self._on_committed,
             h.Cancel: self._on_cancel,
             h.Error: self._on_error,
@@ -219,6 +221,7 @@ class Membership(ABC):
         self._puller.adopt(self._limits)
         self.phase = ON
         self._trouble = None
+        self._shared = header.capabilities
         self._query = self._cards = None
         self._plan_asked = self._plan_answer = None
         self._puller.drop("", lambda token: token[0] is None)
@@ -248,7 +251,9 @@ class Membership(ABC):
         self._greet(now)
 
     def _on_hb(self, header: h.Hb, body: memoryview, now: float) -> None:
-        """That it came is all it says."""
+        """That it came says most; there may be more nodes now, or fewer, so that signs are to come at another pace."""
+        if header.heartbeat:
+            self._limits = replace(self._limits, heartbeat=header.heartbeat)
 
     def _on_bye(self, header: h.Bye, body: memoryview, now: float) -> None:
         self._lost(f"the researcher said goodbye{': ' + header.reason if header.reason else ''}")
@@ -301,8 +306,8 @@ class Membership(ABC):
 
     def _grant(self, now: float) -> None:
         if self.phase == ON:
-            for _, blob, ranges in self._puller.grant():
-                self._tell(h.Get(session=self.session, blob=blob, ranges=ranges), now)
+            for _, blob, ranges, sums in self._puller.grant():
+                self._tell(h.Get(session=self.session, blob=blob, ranges=ranges, sums=sums), now)
 
     @abstractmethod
     def _on_search(self, header: h.Search, body: memoryview, now: float) -> None: ...
@@ -314,6 +319,8 @@ class Membership(ABC):
     def _on_get(self, header: h.Get, body: memoryview, now: float) -> None: ...
     @abstractmethod
     def _on_chunk(self, header: h.Chunk, body: memoryview, now: float) -> None: ...
+    @abstractmethod
+    def _on_sums(self, header: h.Sums, body: memoryview, now: float) -> None: ...
     @abstractmethod
     def _on_committed(self, header: h.Committed, body: memoryview, now: float) -> None: ...
     @abstractmethod

@@ -22,6 +22,7 @@ from fedplug.protocol.bodies import PARAMS, PLAN, Assembly, Slot, chunks, place,
 from fedplug.protocol.jobs import FETCHING, FINISHED, RUNNING, Job
 from fedplug.protocol.membership import Membership
 from fedplug.protocol.pulls import Arrived
+from fedplug.protocol.sessions import CHUNK_SUMS
 from fedplug.wire import encode_header, plan_of
 from fedplug.wire import headers as h
 from fedplug.wire.checks import MAX_DETAILS, MAX_LINE, check_header
@@ -191,15 +192,15 @@ class NodeMachine(Membership):
                 self._puller.add("", entry.ref, entry.spec, self._memory(slot, entry.ref.nbytes), (job.key, slot))
 
     def _on_chunk(self, header: h.Chunk, body: memoryview, now: float) -> None:
-        arrived = self._puller.on_chunk("", header.blob, header.index, header.crc, body)
-        if arrived is not None:
-            self._arrived(arrived, now)
+        self._arrived(self._puller.on_chunk("", header.blob, header.index, header.crc, body), now)
+        self._grant(now)
+
+    def _on_sums(self, header: h.Sums, body: memoryview, now: float) -> None:
+        self._arrived(self._puller.on_sums("", header.blob, header.first, header.crcs), now)
         self._grant(now)
 
     def _on_error(self, header: h.Error, body: memoryview, now: float) -> None:
-        arrived = self._puller.fail("", header.blob, f"the researcher does not have it: {header.text}")
-        if arrived is not None:
-            self._arrived(arrived, now)
+        self._arrived(self._puller.fail("", header.blob, f"the researcher does not have it: {header.text}"), now)
 
     def _on_get(self, header: h.Get, body: memoryview, now: float) -> None:
         for job in self._jobs.values():
@@ -210,7 +211,7 @@ class NodeMachine(Membership):
             if self.backlog > self._limits.peer_backlog:
                 self.stats["gets_ignored"] += 1
                 return
-            for frame in chunks(blob, header, self.session, self._limits):
+            for frame in chunks(blob, header, self.session, self._limits, bare=CHUNK_SUMS in self._shared):
                 self._do(Send(b"", *frame))
             return
         text = "The node holds no such update."
@@ -234,7 +235,9 @@ class NodeMachine(Membership):
 
     # -- tasks --------------------------------------------------------------------------------------------------
 
-    def _arrived(self, arrived: Arrived, now: float) -> None:
+    def _arrived(self, arrived: Arrived | None, now: float) -> None:
+        if arrived is None:
+            return
         for (key, slot), dest in arrived.pull.waiting:
             if key is None:
                 self._plan_arrived(slot, dest, arrived.problem, now)

@@ -1,7 +1,8 @@
 """One blob on its way to its receiver: where its chunks go, which are here, and whether the whole is right.
 
 The digest of the whole decides whether the bytes are right. The crc32 of a chunk only tells which one is wrong, so
-it is computed once there is something to find, and from then on for each chunk of that blob as it comes.
+neither side computes it before there is something to find: then the holder is asked for the crc32 of all chunks, and
+each one that comes from then on is checked. A holder that is older sends it along with each chunk.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from fedplug.core.params import ParamsSpec
 from fedplug.wire import BlobRef, start_digest
+from fedplug.wire.headers import MOST_SUMS, UNTOLD
 
 Token = Any
 """What the one who asked for a blob wants to get back with it."""
@@ -55,7 +57,9 @@ class Pull:
         self._have = bytearray(self.count)
         self._fresh = 0  # first chunk that was never asked for
         self._todo: deque[int] = deque()  # before that: what is to be asked for again
-        self._crcs: dict[int, int] = {}  # what was announced, of the chunks that are here
+        self._crcs: dict[int, int] = {}  # what the holder says of its chunks
+        self.wants_sums = False  # whether it is to say so of all
+        self._sums_asked: tuple[int, int] | None = None
         self._begin_digest()
         self.missing = self.count
 
@@ -83,10 +87,36 @@ class Pull:
     @property
     def idle(self) -> bool:
         """Whether there is nothing left to ask for."""
-        return not self._todo and self._fresh == self.count
+        return not self._todo and self._fresh == self.count and self._span() is None
+
+    @property
+    def due(self) -> int:
+        """How many answers are under way."""
+        return len(self.asked) + (self._sums_asked is not None)
+
+    def next_sums(self) -> tuple[int, int] | None:
+        """The chunks, as (first, count), whose crc32 is to be asked for; None if there are none, or they were asked."""
+        span = self._span()
+        self._sums_asked = span or self._sums_asked
+        return span
+
+    def take_sums(self, first: int, crcs: tuple[int, ...]) -> bool:
+        """What the holder says of its chunks; whether it was asked."""
+        if self._sums_asked != (first, len(crcs)):
+            return False
+        self._sums_asked = None
+        self._crcs.update(enumerate(crcs, first))
+        self.wants_sums = self.lacks_sums
+        return True
+
+    @property
+    def lacks_sums(self) -> bool:
+        """Whether the holder has not said of each chunk what its crc32 is."""
+        return len(self._crcs) < self.count
 
     def forget_asked(self) -> None:
         """The connection is gone, and with it what was under way."""
+        self._sums_asked = None
         self._todo.extendleft(sorted(self.asked, reverse=True))
         self.asked.clear()
 
@@ -103,13 +133,21 @@ class Pull:
         """Size of a chunk."""
         return min(self.chunk, self.ref.nbytes - index * self.chunk)
 
+    def fits(self, index: int, crc: int, body: memoryview) -> bool:
+        """Whether a chunk has its size, and, where that is checked, its crc32."""
+        if len(body) != self.length(index):
+            return False
+        crc = self._crcs.get(index, UNTOLD) if crc == UNTOLD else crc
+        return not self.doubted or crc == UNTOLD or zlib.crc32(body) == crc
+
     def store(self, index: int, crc: int, body: memoryview) -> None:
         """Write a chunk and hash as far as there is no hole."""
         start = index * self.chunk
         self._view[start : start + len(body)] = body
         self.asked.discard(index)
         self._have[index] = 1
-        self._crcs[index] = crc
+        if crc != UNTOLD:
+            self._crcs[index] = crc
         self.missing -= 1
         while self._hashed < self.count and self._have[self._hashed]:
             self._digest.update(self._bytes(self._hashed))
@@ -122,17 +160,22 @@ class Pull:
     def discard_damaged(self) -> int:
         """Ask again for the chunks that are not what their crc32 says; how many these are. All is hashed anew then.
 
-        Call it when nothing is missing and the digest is wrong.
+        Call it when nothing is missing, the digest is wrong, and `lacks_sums` is false.
         """
         damaged = [index for index, crc in sorted(self._crcs.items()) if zlib.crc32(self._bytes(index)) != crc]
         for index in damaged:
             self._have[index] = 0
-            del self._crcs[index]
             self._todo.append(index)
         self.missing += len(damaged)
         if damaged:
             self._begin_digest()
         return len(damaged)
+
+    def _span(self) -> tuple[int, int] | None:
+        if not self.wants_sums or self._sums_asked is not None:
+            return None
+        first = next(index for index in range(self.count) if index not in self._crcs)
+        return first, min(MOST_SUMS, self.count - first)
 
     def _begin_digest(self) -> None:
         self._digest = start_digest(self.spec)

@@ -7,11 +7,10 @@ the connection is lost, the bitmap stays and only what is missing is asked for a
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedplug.core.errors import CodecError
 from fedplug.core.params import ParamsSpec
@@ -30,8 +29,13 @@ class Arrived:
     problem: str = ""
 
 
-Request = tuple[str, str, tuple[tuple[int, int], ...]]
-"""From whom, which blob, which chunks as (first, count)."""
+class Request(NamedTuple):
+    """From whom, which blob, which chunks as (first, count); and whether their crc32 is asked for, or they."""
+
+    owner: str
+    blob: str
+    ranges: tuple[tuple[int, int], ...]
+    sums: bool = False
 
 
 @dataclass(slots=True)
@@ -152,7 +156,7 @@ class Puller:
         state.asked -= 1
         state.moved = True
         self._free += 1
-        if len(body) != pull.length(index) or (pull.doubted and zlib.crc32(body) != crc):
+        if not pull.fits(index, crc, body):
             pull.again(index)
             return self._damaged(pull, 1)
         pull.store(index, crc, body)
@@ -160,6 +164,18 @@ class Puller:
         if self._unsettled >= _SETTLE_BYTES:
             self._settle()
         return self._completed(pull) if pull.missing == 0 else None
+
+    def on_sums(self, owner: str, blob: str, first: int, crcs: tuple[int, ...]) -> Arrived | None:
+        """Take in what the holder says of its chunks. Returns the pull if that was its end."""
+        state = self._owners.get(owner)
+        pull = state.pulls.get(blob) if state else None
+        if state is None or pull is None or not pull.take_sums(first, crcs):
+            self._stats["chunks_unasked"] += 1
+            return None
+        state.asked -= 1
+        state.moved = True
+        self._free += 1
+        return self._completed(pull) if not pull.wants_sums else None
 
     def fail(self, owner: str, blob: str, problem: str) -> Arrived | None:
         """The holder does not have it."""
@@ -181,13 +197,17 @@ class Puller:
             self._turn.rotate(-1)
             state = self._owners[pull.owner]
             # Asking at half-empty keeps the line full with a request per several chunks.
-            if state.active and not pull.idle and len(pull.asked) <= share // 2:
+            if state.active and (span := pull.next_sums()) is not None:
+                state.asked += 1
+                self._free -= 1
+                requests.append(Request(pull.owner, pull.ref.id, (span,), sums=True))
+            elif state.active and not pull.idle and len(pull.asked) <= share // 2:
                 room = min(share - len(pull.asked), self._limits.peer_credit - state.asked, self._free)
                 indices = self._take(pull, room)
                 if indices:
                     state.asked += len(indices)
                     self._free -= len(indices)
-                    requests.append((pull.owner, pull.ref.id, _ranges(indices)))
+                    requests.append(Request(pull.owner, pull.ref.id, _ranges(indices)))
             if self._free <= 0:
                 break
         return requests
@@ -211,6 +231,9 @@ class Puller:
         if pull.intact():
             pull.waiting = pull.spread()
             return self._remove(pull)
+        if pull.lacks_sums:
+            pull.wants_sums = True
+            return None
         if damaged := pull.discard_damaged():
             return self._damaged(pull, damaged)
         self._stats["blobs_damaged"] += 1
@@ -231,9 +254,9 @@ class Puller:
 
     def _remove(self, pull: Pull, problem: str = "") -> Arrived:
         state = self._owners[pull.owner]
-        state.asked -= len(pull.asked)
-        self._free += len(pull.asked)
-        pull.asked.clear()
+        state.asked -= pull.due
+        self._free += pull.due
+        pull.forget_asked()
         del state.pulls[pull.ref.id]
         self._turn.remove(pull)
         return Arrived(pull, problem)

@@ -210,9 +210,7 @@ class ResearcherMachine(Roster):
         failure = header.failure
         if failure is None:
             if header.blob:
-                arrived = self._puller.fail(node.node_id, header.blob, f"the node does not have it: {header.text}")
-                if arrived is not None:
-                    self._arrived(arrived, now)
+                self._arrived(self._puller.fail(node.node_id, header.blob, f"the node lacks it: {header.text}"), now)
             return
         if failure.key.node_id != node.node_id:
             raise CodecError(f"It reported the failure of another node's task ({failure.key}).")
@@ -233,9 +231,11 @@ class ResearcherMachine(Roster):
         self._serve(node, blob, header)
 
     def _on_chunk(self, node: Node, header: h.Chunk, body: memoryview, now: float) -> None:
-        arrived = self._puller.on_chunk(node.node_id, header.blob, header.index, header.crc, body)
-        if arrived is not None:
-            self._arrived(arrived, now)
+        self._arrived(self._puller.on_chunk(node.node_id, header.blob, header.index, header.crc, body), now)
+        self._grant(now)
+
+    def _on_sums(self, node: Node, header: h.Sums, body: memoryview, now: float) -> None:
+        self._arrived(self._puller.on_sums(node.node_id, header.blob, header.first, header.crcs), now)
         self._grant(now)
 
     def _on_held(self, node: Node, held: tuple[TaskKey, ...]) -> None:
@@ -279,7 +279,9 @@ class ResearcherMachine(Roster):
                 self.stats["tasks_repeated"] += 1
                 self._send_task(node, task, now)
 
-    def _arrived(self, arrived: Arrived, now: float) -> None:
+    def _arrived(self, arrived: Arrived | None, now: float) -> None:
+        if arrived is None:
+            return
         for (key, slot), dest in arrived.pull.waiting:
             task = self._node(key.node_id).tasks.get(key)
             if task is None:

@@ -18,7 +18,7 @@ from fedplug.protocol.bodies import chunks
 from fedplug.protocol.limits import Limits
 from fedplug.protocol.pulls import Puller
 from fedplug.protocol.questions import Question
-from fedplug.protocol.sessions import VERSIONS, Node, Peer, negotiate
+from fedplug.protocol.sessions import CHUNK_SUMS, Node, Peer, welcome
 from fedplug.protocol.strikes import Strikes
 from fedplug.protocol.visitors import Visitors
 from fedplug.wire import AnyHeader, Blob, VersionError, decode_header, encode_header
@@ -74,6 +74,7 @@ class Roster(ABC):
             h.Event: self._on_event,
             h.Get: self._on_get,
             h.Chunk: self._on_chunk,
+            h.Sums: self._on_sums,
         }
 
     # -- the driver's side --------------------------------------------------------------------------------------
@@ -111,13 +112,14 @@ class Roster(ABC):
         # If this process was held up, the nodes' messages wait to be read: that is no silence of theirs.
         pause = now - self.deadline if self._swept else 0.0
         self._swept = now
-        heartbeat, silence = self._limits.heartbeat, self._limits.silence
+        pace = self._limits.pace(len(self.nodes))
         questions = [question for question in (self._search, self._plan_question) if question.is_posed]
         for node in self._present():
             if node.peer is None:
                 continue
-            if pause > heartbeat:
+            if pause > self._limits.heartbeat:
                 node.heard = max(node.heard, min(now, node.heard + pause))
+            silence = node.heartbeat * self._limits.missed
             if now - node.heard > silence and not (
                 self._puller.busy(node.node_id) and now - node.heard <= silence * self._limits.patience
             ):
@@ -125,9 +127,10 @@ class Roster(ABC):
                 node.peer.node, node.peer.opened = None, now
                 self._lose(node, f"nothing was heard of it for {now - node.heard:.1f} s")
                 continue
-            if now - node.told >= heartbeat:
+            if now - node.told >= node.heartbeat:
                 self._seq += 1
-                self._tell(node, h.Hb(session=node.session, seq=self._seq), now)
+                new_pace = node.new_pace(pace, now)
+                self._tell(node, h.Hb(session=node.session, seq=self._seq, heartbeat=new_pace), now)
             for question in questions:
                 if question.is_due(node, now):
                     self._ask(question, node, now, again=True)
@@ -216,6 +219,7 @@ class Roster(ABC):
         node.known_plan = node.known_params = ""
         node.strangers.clear()
         self.nodes[node.node_id] = hello.node
+        node.heartbeat = self._limits.pace(len(self.nodes))
         self._welcome(node, hello, now)
         if new:
             self._do(Deliver(NodeJoined(hello.node)))
@@ -226,17 +230,7 @@ class Roster(ABC):
         self._grant(now)
 
     def _welcome(self, node: Node, hello: h.Hello, now: float) -> None:
-        limits = self._limits
-        welcome = h.Welcome(
-            session=node.session,
-            version=negotiate(hello.versions) or VERSIONS[1],
-            chunk=limits.chunk,
-            credit=limits.peer_credit,
-            heartbeat=limits.heartbeat,
-            epoch=self._epoch,
-            researcher=self._name,
-        )
-        self._tell(node, welcome, now)
+        self._tell(node, welcome(node, hello, self._limits, epoch=self._epoch, researcher=self._name), now)
 
     def _refuse(self, peer: Peer, session: h.Session, no: No) -> None:
         self.stats[f"refused_{no.code}"] += 1
@@ -317,13 +311,13 @@ class Roster(ABC):
         if self.backlog.get(node.peer.token, 0) > self._limits.peer_backlog:
             self.stats["gets_ignored"] += 1
             return
-        for frame in chunks(blob, header, node.session, self._limits):
+        for frame in chunks(blob, header, node.session, self._limits, bare=CHUNK_SUMS in node.capabilities):
             self._do(Send(node.peer.token, *frame))
 
     def _grant(self, now: float) -> None:
-        for node_id, blob, ranges in self._puller.grant():
-            node = self._node(node_id)
-            self._tell(node, h.Get(session=node.session, blob=blob, ranges=ranges), now)
+        for owner, blob, ranges, sums in self._puller.grant():
+            node = self._node(owner)
+            self._tell(node, h.Get(session=node.session, blob=blob, ranges=ranges, sums=sums), now)
 
     @abstractmethod
     def _resume_tasks(self, node: Node, held: frozenset[TaskKey], now: float) -> None: ...
@@ -347,3 +341,5 @@ class Roster(ABC):
     def _on_get(self, node: Node, header: h.Get, body: memoryview, now: float) -> None: ...
     @abstractmethod
     def _on_chunk(self, node: Node, header: h.Chunk, body: memoryview, now: float) -> None: ...
+    @abstractmethod
+    def _on_sums(self, node: Node, header: h.Sums, body: memoryview, now: float) -> None: ...

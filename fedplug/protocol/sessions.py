@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from fedplug.core.messages import NodeInfo, TaskKey
 from fedplug.wire import VERSION
-from fedplug.wire.headers import Session
+from fedplug.wire.headers import Hello, Session, Welcome
 
 if TYPE_CHECKING:
+    from fedplug.protocol.limits import Limits
     from fedplug.protocol.tasks import Task
 
 VERSIONS = (1, VERSION)
@@ -22,7 +23,16 @@ JOURNAL = "journal"
 """The capability of a node to know, after a restart, the tasks that it has begun before. It may be given one again that
 it does not hold: it takes it if it had not begun it, and says how it ended if it had."""
 
-CAPABILITIES: tuple[str, ...] = (PLAN_STATUS,)
+CHUNK_SUMS = "chunk-sums"
+"""The capability of either side to do without a crc32 in each CHUNK: who finds that the whole is wrong asks for them.
+
+A node says so in HELLO, a researcher in WELCOME, to such nodes only.
+"""
+
+PACE = "pace"
+"""The capability of a node to be told, in a session, how often both sides give signs of life."""
+
+CAPABILITIES: tuple[str, ...] = (PLAN_STATUS, CHUNK_SUMS, PACE)
 
 
 def negotiate(versions: tuple[int, int]) -> int | None:
@@ -56,6 +66,7 @@ class Node:
         info: What it last said about itself.
         peer: Its connection; None while it is lost.
         session: Its latest session.
+        heartbeat: Seconds between two signs of life in its session, of either side.
         heard: When it last said something in its session.
         told: When it was last sent something.
         tasks: Its open tasks.
@@ -72,6 +83,7 @@ class Node:
     info: NodeInfo
     peer: Peer | None = None
     session: Session = (0, 0)
+    heartbeat: float = 0.0
     heard: float = 0.0
     told: float = 0.0
     tasks: dict[TaskKey, Task] = field(default_factory=dict)
@@ -83,7 +95,29 @@ class Node:
     rival: tuple[int, float] = (0, 0.0)
     alarmed: int = 0
 
+    def new_pace(self, pace: float, now: float) -> float:
+        """Give signs of life at another pace from now on; what the node is to be told of it, 0 if nothing changes."""
+        if pace == self.heartbeat or PACE not in self.capabilities:
+            return 0.0
+        self.heartbeat = pace
+        self.heard = max(self.heard, now - pace)  # who could be silent for longer until now is not late yet
+        return pace
+
     @property
     def known(self) -> frozenset[str]:
         """Blobs that need not be sent along."""
         return frozenset((self.known_plan, self.known_params))
+
+
+def welcome(node: Node, hello: Hello, limits: Limits, *, epoch: str, researcher: str) -> Welcome:
+    """What a researcher says to a node that has greeted, and is let in."""
+    return Welcome(
+        session=node.session,
+        version=negotiate(hello.versions) or VERSIONS[1],
+        chunk=limits.chunk,
+        credit=limits.peer_credit,
+        heartbeat=node.heartbeat,
+        epoch=epoch,
+        researcher=researcher,
+        capabilities=(CHUNK_SUMS,) if CHUNK_SUMS in hello.capabilities else (),
+    )

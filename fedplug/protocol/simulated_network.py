@@ -6,6 +6,8 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from fedplug.core.transport import Closed, Frame, Opened
 from fedplug.protocol.actions import Send
 from fedplug.protocol.simulated_node import SimulatedNode
@@ -42,6 +44,7 @@ class SimulatedNetwork:
         self.listening = False
         self._world = world
         self._number = 0
+        self._lies: dict[tuple[str, int], int] = {}  # checksums to match a damaged chunk, each told once
 
     def connect(self, node: SimulatedNode) -> None:
         """A node connects, unless it has a connection, or is not the one that runs any more."""
@@ -67,20 +70,26 @@ class SimulatedNetwork:
         """A frame sets out."""
         world = self._world
         header, body = action.header, memoryview(bytes(action.body))
-        kind = decode_header(header) if body else None
+        kind = decode_header(header) if body or b"SUMS" in header else None
         if isinstance(kind, h.Chunk) and world.happens(0.02):
             world.faults["damaged"] += 1
             body = memoryview(bytes([body[0] ^ 1]) + bytes(body[1:]))
             if world.story.liars and world.happens(0.5):
-                world.faults["lies"] += 1
-                lie = h.Chunk(session=kind.session, blob=kind.blob, index=kind.index, crc=zlib.crc32(body))
-                header = encode_header(lie)
+                self._lies[kind.blob, kind.index] = zlib.crc32(body)
+        elif isinstance(kind, h.Sums):
+            header = encode_header(self._with_lies(kind))
         times = 1
         if world.happens(0.02):
             world.faults["doubled"] += 1
             times = 2
         for _ in range(times):
             self._move(line, way, lambda: self.arrive(line, way, header, body))
+
+    def _with_lies(self, sums: h.Sums) -> h.Sums:
+        """Checksums to which damaged chunks fit."""
+        crcs = [self._lies.pop((sums.blob, index), crc) for index, crc in enumerate(sums.crcs, sums.first)]
+        self._world.faults["lies"] += tuple(crcs) != sums.crcs
+        return structs.replace(sums, crcs=tuple(crcs))
 
     def arrive(self, line: Line, way: str, header: bytes, body: memoryview) -> None:
         """A frame is there."""

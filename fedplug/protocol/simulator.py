@@ -298,11 +298,13 @@ class Simulator:
         for way in ways:
             line.holes[way] = True
         machine, limits = self.machine, self.story.limits
-        self.later(limits.silence * limits.patience + 2.0, lambda: self._check_noticed(line, ways, machine))
+        silence = limits.pace(self.story.nodes) * limits.missed
+        self.later(silence * limits.patience + 2.0, lambda: self._check_noticed(line, ways, machine))
 
     def _check_noticed(self, line: Line, ways: tuple[str, ...], machine: ResearcherMachine) -> None:
         """Whoever hears nothing on a line must have given it up by now."""
-        known = machine._known.get(f"n{line.node}") if machine is self.machine else None
+        runs = machine is self.machine and self.network.listening
+        known = machine._known.get(f"n{line.node}") if runs else None
         if "up" in ways and known is not None and known.peer is not None and known.peer.token == line.token:
             raise Violation(f"the researcher takes a dead line of {known.node_id} for alive")
         node = self.nodes[line.node]

@@ -58,13 +58,16 @@ class Blob:
         """The blob of a training plan: the bytes that are hashed, approved and executed."""
         return cls(plan.hash, plan.encode())
 
-    def chunk(self, index: int, size: int) -> tuple[memoryview, int]:
-        """Chunk ``index`` of ``size`` bytes each, without a copy, and its crc32 (computed once for all peers)."""
-        body = self.buffer[index * size : (index + 1) * size]
+    def chunk(self, index: int, size: int) -> memoryview:
+        """Chunk ``index`` of ``size`` bytes each, without a copy."""
+        return self.buffer[index * size : (index + 1) * size]
+
+    def crc(self, index: int, size: int) -> int:
+        """The crc32 of a chunk, computed once for all peers."""
         crc = self._crcs.get(index)
         if crc is None:
-            crc = self._crcs[index] = zlib.crc32(body)
-        return body, crc
+            crc = self._crcs[index] = zlib.crc32(self.chunk(index, size))
+        return crc
 
 
 class Tables:

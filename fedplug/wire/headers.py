@@ -38,9 +38,21 @@ Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Digest = Annotated[str, Meta(min_length=64, max_length=64, pattern="^[0-9a-f]+$")]
 """SHA-256 in lower-case hexadecimal."""
 
+Capabilities = Annotated[tuple[Code, ...], Meta(max_length=64)]
 Keys = Annotated[tuple[TaskKey, ...], Meta(max_length=1024)]
 Tables = Annotated[tuple[msgspec.Raw, ...], Meta(max_length=64)]
 """Layouts of arrays (`ParamsSpec.table`), each only once; blobs refer to them by number."""
+
+Crc = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+
+SLOWEST = 3600
+"""Most seconds between two signs of life."""
+
+UNTOLD = -1
+"""In `Chunk.crc`: who wants to know it asks for it."""
+
+MOST_SUMS = 256
+"""Checksums in one message: of chunks that are read again for them, which takes some 60 ms."""
 
 RAW = -1
 """In `BlobRef.table`: the blob holds no arrays."""
@@ -91,18 +103,22 @@ class Hello(Header, frozen=True, kw_only=True, tag="HELLO"):
     versions: tuple[Number, Number]
     node: NodeInfo
     held: Keys = ()
-    capabilities: Annotated[tuple[Code, ...], Meta(max_length=64)] = ()
+    capabilities: Capabilities = ()
 
 
 class Welcome(Header, frozen=True, kw_only=True, tag="WELCOME"):
-    """Researcher: the session stands, and these are its figures (bytes, chunks, seconds)."""
+    """Researcher: the session stands, and these are its figures (bytes, chunks, seconds).
+
+    Of the capabilities that HELLO lists, ``capabilities`` repeats those that the researcher has as well.
+    """
 
     version: Number
     chunk: Annotated[int, Meta(ge=1, le=2**20)]
     credit: Annotated[int, Meta(ge=1, le=1024)]
-    heartbeat: Annotated[float, Meta(gt=0, le=3600)]
+    heartbeat: Annotated[float, Meta(gt=0, le=SLOWEST)]
     epoch: Annotated[str, Meta(max_length=64)] = ""
     researcher: Annotated[str, Meta(max_length=256)] = ""
+    capabilities: Capabilities = ()
 
 
 class Refuse(Header, frozen=True, kw_only=True, tag="REFUSE"):
@@ -118,10 +134,15 @@ class Rehello(Header, frozen=True, kw_only=True, tag="REHELLO"):
 
 
 class Hb(Header, frozen=True, kw_only=True, tag="HB"):
-    """Both: I am alive. A node adds the tasks that it holds."""
+    """Both: I am alive. A node adds the tasks that it holds.
+
+    A researcher may say in ``heartbeat`` how many seconds there are between two of them from now on, on both sides, to
+    nodes with the capability ``pace``; 0 leaves it as it is.
+    """
 
     seq: Number = 0
     held: Keys = ()
+    heartbeat: Annotated[float, Meta(ge=0, le=SLOWEST)] = 0.0
 
 
 class Search(Header, frozen=True, kw_only=True, tag="SEARCH"):
@@ -199,18 +220,36 @@ class Offer(Header, frozen=True, kw_only=True, tag="OFFER"):
 
 
 class Get(Header, frozen=True, kw_only=True, tag="GET"):
-    """Receiver: send me these chunks of a blob, as ``(first, count)``. This is the credit to send them."""
+    """Receiver: send me these chunks of a blob, as ``(first, count)``. This is the credit to send them.
+
+    With ``sums``: tell me their crc32 instead. Only to who sends chunks without one.
+    """
 
     blob: Digest
     ranges: Annotated[tuple[tuple[Count, Count], ...], Meta(max_length=64)]
+    sums: bool = False
 
 
 class Chunk(Header, frozen=True, kw_only=True, tag="CHUNK"):
-    """Holder: one chunk. Body: its bytes."""
+    """Holder: one chunk. Body: its bytes.
+
+    Attributes:
+        blob: Of which blob.
+        index: Which one.
+        crc: The crc32 of the body; `UNTOLD` if the receiver has the capability ``chunk-sums``.
+    """
 
     blob: Digest
     index: Count
-    crc: Annotated[int, Meta(ge=0, le=2**32 - 1)]
+    crc: Annotated[int, Meta(ge=-1, le=2**32 - 1)] = UNTOLD
+
+
+class Sums(Header, frozen=True, kw_only=True, tag="SUMS"):
+    """Holder: the crc32 of chunks, from chunk ``first`` on."""
+
+    blob: Digest
+    first: Count
+    crcs: Annotated[tuple[Crc, ...], Meta(max_length=MOST_SUMS)]
 
 
 class Committed(Header, frozen=True, kw_only=True, tag="COMMITTED"):
@@ -251,7 +290,7 @@ class Event(Header, frozen=True, kw_only=True, tag="EVENT"):
 
 AnyHeader = (
     Hello | Welcome | Refuse | Rehello | Hb | Search | Datasets | PlanAsk | PlanStatus | Task | TaskAck | Offer | Get
-    | Chunk | Committed | Cancel | Bye | Error | Event
+    | Chunk | Sums | Committed | Cancel | Bye | Error | Event
 )  # fmt: skip
 
 PlainValue = Any

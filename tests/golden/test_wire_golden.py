@@ -2,7 +2,8 @@
 
 If a test here fails, the wire format has changed: that needs a new version, not new files. (Before anything was
 released, TASK was written anew for `TrainRequest.train` and `TrainRequest.acked_state`, and OFFER for
-`TrainReply.state_id`, and PLAN_ASK and PLAN_STATUS were added; since the first release the rule holds.)
+`TrainReply.state_id`, and PLAN_ASK and PLAN_STATUS were added; since the first release the rule holds.) What comes to
+it since then goes only to those who say that they know it: SUMS, `Get.sums`, `Welcome.capabilities`.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ def _headers() -> dict[str, h.AnyHeader]:
         "OFFER": h.Offer(session=SESSION, reply=reply, params=params, tables=tables.raw, aux=aux),
         "GET": h.Get(session=SESSION, blob=digest, ranges=((0, 4), (7, 1))),
         "CHUNK": h.Chunk(session=SESSION, blob=digest, index=7, crc=0xDEADBEEF),
+        "SUMS": h.Sums(session=SESSION, blob=digest, first=7, crcs=(0xDEADBEEF, 0)),
         "COMMITTED": h.Committed(session=SESSION, keys=(KEY,)),
         "CANCEL": h.Cancel(session=SESSION, key=KEY, reason="enough"),
         "BYE": h.Bye(session=SESSION, reason="done"),

@@ -54,7 +54,8 @@ class Growth:
         """Fail if it is more than a cache or two may take."""
         blocks, resident = (now - before for now, before in zip(self._now(), self._began, strict=True))
         assert blocks < 5_000, f"{blocks} objects were left behind"
-        assert resident < 16 * 2**20, f"{resident:,} bytes more are held"
+        # the C library keeps what the largest mutants needed, 13 to 26 MiB, however many there are
+        assert resident < 32 * 2**20, f"{resident:,} bytes more are held"
 
 
 def test_a_hundred_thousand_mutants_of_headers_are_taken_or_refused_and_leave_nothing_behind():

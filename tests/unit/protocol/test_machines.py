@@ -247,6 +247,144 @@ def test_heartbeats_keep_an_idle_session_alive(world):
     assert 50 <= tags(world.passed).count("HB") <= 70
 
 
+class Crowd:
+    """A researcher, and nodes with one connection each; what they send arrives at once."""
+
+    def __init__(self, limits):
+        self.now = 100.0
+        self.researcher = ResearcherMachine(limits)
+        self.nodes, self.events, self.signs, self.deaf = {}, [], [], set()
+        self._limits = limits
+
+    def join(self, name, *, older=False):
+        node = self.nodes[name] = NodeMachine(NodeInfo(node_id=name), self._limits, incarnation=1)
+        if older:
+            node._capabilities = ("plan-status",)
+        node.connecting(self.now)
+        self.researcher.on(Opened(name.encode()), self.now)
+        node.on(Opened(b""), self.now)
+        self.settle()
+
+    def leave(self, name):
+        del self.nodes[name]
+        self.researcher.on(Closed(name.encode()), self.now)
+        self.settle()
+
+    def settle(self):
+        busy = True
+        while busy:
+            busy = False
+            for action in self.researcher.take():
+                if isinstance(action, Deliver):
+                    self.events.append(action.event)
+                elif isinstance(action, Send) and (node := self.nodes.get(action.peer.decode())):
+                    busy = True
+                    self._note("down", action.header)
+                    node.on(Frame(b"", action.header, memoryview(action.body)), self.now)
+            for name, node in self.nodes.items():
+                for action in node.take():
+                    if isinstance(action, Send) and name not in self.deaf:
+                        busy = True
+                        self._note("up", action.header)
+                        self.researcher.on(Frame(name.encode(), action.header, memoryview(action.body)), self.now)
+
+    def wait(self, seconds):
+        end = self.now + seconds
+        while self.now < end:
+            self.now += 0.25
+            self.researcher.tick(self.now)
+            for node in self.nodes.values():
+                node.tick(self.now)
+            self.settle()
+
+    def _note(self, way, header):
+        if isinstance(decode_header(header), h.Hb):
+            self.signs.append(way)
+
+    def counted(self, seconds):
+        """Signs of life in so many seconds, up and down."""
+        self.signs.clear()
+        self.wait(seconds)
+        return self.signs.count("up"), self.signs.count("down")
+
+    @property
+    def lost(self):
+        return [event.node_id for event in self.events if isinstance(event, NodeLost)]
+
+
+FEW = replace(LIMITS, signs=1.0)
+"""Two nodes may give a sign each two seconds; with more, they come more rarely."""
+
+
+@pytest.mark.parametrize(
+    ("signs", "nodes", "pace"), [(250.0, 0, 2), (250.0, 500, 2), (250.0, 501, 4), (250.0, 1000, 4), (250.0, 1001, 6)]
+)
+def test_the_pace_of_signs_of_life_follows_from_the_number_of_nodes(signs, nodes, pace):
+    assert Limits(signs=signs).pace(nodes) == pace
+
+
+def test_no_pace_is_slower_than_can_be_said_and_none_faster_than_the_heartbeat():
+    assert Limits().pace(10**9) == 3600
+    assert Limits(heartbeat=3600.0).pace(10**9) == 3600
+    assert Limits(heartbeat=60.0).pace(1000) == 60
+
+
+def test_signs_of_life_do_not_become_more_with_the_nodes_and_nobody_is_lost():
+    crowd = Crowd(FEW)
+    for number in range(8):
+        crowd.join(f"n{number}")
+    crowd.wait(20)  # by then all have heard that it is eight seconds
+    up, down = crowd.counted(80)
+    assert 70 <= up <= 90
+    assert 70 <= down <= 90
+    assert crowd.lost == []
+    assert {node._limits.heartbeat for node in crowd.nodes.values()} == {8.0}
+
+
+def test_nodes_that_are_left_hear_that_they_may_speak_more_often_and_none_is_lost_meanwhile():
+    crowd = Crowd(FEW)
+    for number in range(8):
+        crowd.join(f"n{number}")
+    crowd.wait(20)
+    for number in range(2, 8):
+        crowd.leave(f"n{number}")
+    crowd.events.clear()
+    crowd.wait(10)
+    assert {node._limits.heartbeat for node in crowd.nodes.values()} == {2.0}
+    up, down = crowd.counted(80)
+    assert 70 <= up <= 90
+    assert 70 <= down <= 90
+    assert crowd.lost == []
+    crowd.deaf.add("n1")
+    crowd.wait(7)
+    assert crowd.lost == ["n1"]
+
+
+def test_a_node_that_falls_silent_among_many_is_lost_after_three_of_its_signs():
+    crowd = Crowd(FEW)
+    for number in range(4):
+        crowd.join(f"n{number}")
+    crowd.wait(20)
+    crowd.deaf.add("n3")
+    crowd.wait(8)
+    assert crowd.lost == []
+    crowd.wait(5)
+    assert crowd.lost == ["n3"]
+
+
+def test_an_older_node_keeps_the_pace_that_it_was_welcomed_with():
+    crowd = Crowd(FEW)
+    crowd.join("n0", older=True)
+    for number in range(1, 8):
+        crowd.join(f"n{number}")
+    crowd.wait(60)
+    assert crowd.lost == []
+    assert crowd.nodes["n0"]._limits.heartbeat == 2.0
+    assert crowd.researcher._known["n0"].heartbeat == 2.0
+    assert crowd.nodes["n7"]._limits.heartbeat == 8.0
+    assert not any(event for event in crowd.nodes["n0"].take() if isinstance(event, Reconnect))
+
+
 def test_a_node_gives_up_a_silent_researcher_after_three_heartbeats(world):
     world.wait(5.5, down=lambda header: False)
     assert world.reconnects == []
@@ -511,12 +649,138 @@ def test_of_a_damaged_blob_only_the_damaged_chunks_are_pulled_again_and_then_eac
     assert world.researcher.stats["blobs_damaged"] == 0
 
 
+def damage(world, left):
+    """Let chunks come damaged at the researcher, as often as ``left`` says by their index; the headers that came."""
+    whole, came = world.researcher.on, []
+
+    def damaging(item, now):
+        if isinstance(item, Frame):
+            header = decode_header(item.header)
+            came.append(header)
+            if isinstance(header, h.Chunk) and left.get(header.index, 0):
+                left[header.index] -= 1
+                item = Frame(item.peer, item.header, memoryview(bytes(len(item.body))))
+        whole(item, now)
+
+    world.researcher.on = damaging
+    return came
+
+
+def test_checksums_are_asked_for_once_something_is_wrong_and_not_before(world):
+    key = world.give()
+    world.node.finish(TrainReply(key=key, sample_count=1), LARGE + LARGE, None, world.now)
+    world.settle()
+    came = damage(world, {3: 1})
+    world.researcher.fetch(key, None, world.now)
+    world.settle()
+    assert bytes(world.at_researcher[-1].params.buffer) == bytes((LARGE + LARGE).buffer)
+    assert {chunk.crc for chunk in came if isinstance(chunk, h.Chunk)} == {h.UNTOLD}
+    (sums,) = [header for header in came if isinstance(header, h.Sums)]
+    assert (sums.first, len(sums.crcs)) == (0, 7)
+    asked = [header for header in world.passed if isinstance(header, h.Get)]
+    assert [get.sums for get in asked if get.sums or get.ranges == ((3, 1),)] == [True, False]
+
+
+def test_whole_blobs_cost_no_checksum_on_either_side(world):
+    key = world.give(LARGE)
+    down = world.researcher._known["n1"].tasks[key].find(LARGE.fingerprint())
+    assert TaskReceived in world.kinds(world.at_node)
+    world.node.finish(TrainReply(key=key, sample_count=1), LARGE + LARGE, None, world.now)
+    world.settle()
+    up = world.node._jobs[key].blobs["params"]
+    world.researcher.fetch(key, None, world.now)
+    world.settle()
+    assert UpdateFetched in world.kinds(world.at_researcher)
+    assert (down._crcs, up._crcs) == ({}, {})
+    assert not any(isinstance(header, h.Sums) for header in world.passed)
+
+
+@pytest.mark.parametrize("older", ["node", "researcher"])
+def test_a_side_that_is_older_sends_and_gets_a_checksum_with_each_chunk(older):
+    """Of two releases the older one knows neither SUMS nor what asks for them; damage is found all the same."""
+    world = World()
+    if older == "node":
+        world.node._capabilities = ("plan-status",)
+    world.connect()
+    if older == "researcher":
+        world.node._shared = ()
+    key = world.give(LARGE)
+    update = LARGE + LARGE
+    world.node.finish(TrainReply(key=key, sample_count=1), update, None, world.now)
+    world.settle()
+    came = damage(world, {2: 2})
+    world.researcher.fetch(key, None, world.now)
+    world.settle()
+    assert bytes(world.at_researcher[-1].params.buffer) == bytes(update.buffer)
+    assert all(chunk.crc != h.UNTOLD for chunk in came if isinstance(chunk, h.Chunk))
+    welcome = next(header for header in world.passed if isinstance(header, h.Welcome))
+    assert welcome.capabilities == (() if older == "node" else ("chunk-sums",))
+    if older == "node":
+        assert all(c.crc != h.UNTOLD for c in world.passed if isinstance(c, h.Chunk) and c.blob == LARGE.fingerprint())
+    assert not any(isinstance(header, h.Sums) or getattr(header, "sums", False) for header in world.passed)
+
+
+def test_checksums_that_were_under_way_when_the_line_broke_are_asked_for_again(world):
+    key = world.give()
+    world.node.finish(TrainReply(key=key, sample_count=1), LARGE + LARGE, None, world.now)
+    world.settle()
+    damage(world, {6: 1})
+    world.researcher.fetch(key, None, world.now)
+    world.settle(up=lambda header: not isinstance(header, h.Sums))
+    assert UpdateFetched not in world.kinds(world.at_researcher)
+    assert world.researcher._puller.under_way == 1
+    world.researcher.on(Closed(b"c1"), world.now)
+    assert world.researcher._puller.under_way == 0
+    world.node.on(Closed(b""), world.now)
+    world.connect(b"c2")
+    assert bytes(world.at_researcher[-1].params.buffer) == bytes((LARGE + LARGE).buffer)
+    assert world.researcher._puller.under_way == 0
+
+
+def test_checksums_of_a_blob_of_many_chunks_come_in_several_messages():
+    values = np.arange(600 * 16, dtype=np.float32)
+    many = Params.from_arrays({"w": values})
+    world = World().connect()
+    key = world.give()
+    world.node.finish(TrainReply(key=key, sample_count=1), many, None, world.now)
+    world.settle()
+    came = damage(world, {0: 1, 599: 1})
+    world.researcher.fetch(key, None, world.now)
+    world.settle()
+    assert np.array_equal(world.at_researcher[-1].params["w"], values)
+    spans = [(header.first, len(header.crcs)) for header in came if isinstance(header, h.Sums)]
+    assert spans == [(0, 256), (256, 256), (512, 88)]
+    assert world.researcher.stats["chunks_damaged"] == 2
+
+
+def test_checksums_that_nobody_asked_for_are_ignored(world):
+    key = world.give()
+    world.node.finish(TrainReply(key=key, sample_count=1), LARGE + LARGE, None, world.now)
+    world.settle()
+    world.say(h.Sums(blob=(LARGE + LARGE).fingerprint(), first=0, crcs=(1,) * 7))
+    world.researcher.fetch(key, None, world.now)
+    world.settle(up=lambda header: getattr(header, "index", 0) != 6)
+    world.say(h.Sums(blob=(LARGE + LARGE).fingerprint(), first=0, crcs=(1,) * 7))
+    assert world.researcher.stats["chunks_unasked"] == 2
+    assert UpdateFetched not in world.kinds(world.at_researcher)
+
+
+def test_a_get_for_too_many_checksums_is_refused(world):
+    key = world.give()
+    world.node.finish(TrainReply(key=key, sample_count=1), LARGE, None, world.now)
+    world.settle()
+    blob = LARGE.fingerprint()
+    get = h.Get(session=world.node.session, blob=blob, ranges=((0, 7),) * 40, sums=True)
+    world.node.on(Frame(b"", encode_header(get), memoryview(b"")), world.now)
+    assert world.node.stats["messages_malformed"] == 1
+
+
 def test_a_blob_of_which_too_many_chunks_come_damaged_is_given_up(world):
     key = world.give()
     world.node.finish(TrainReply(key=key, sample_count=1), LARGE, None, world.now)
     blob = world.node._jobs[key].blobs["params"]
     for index in range(7):
-        blob.chunk(index, world.limits.chunk)  # their sums are known before the bytes change
+        blob.crc(index, world.limits.chunk)  # their sums are known before the bytes change
     blob.buffer = memoryview(bytes(LARGE.nbytes))
     world.settle()
     world.researcher.fetch(key, None, world.now)

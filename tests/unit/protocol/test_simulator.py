@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +20,7 @@ from fedplug.protocol.pulls import Pull, Puller
 from fedplug.protocol.researcher import ResearcherMachine
 from fedplug.protocol.simulated_experiment import SimulatedExperiment
 from fedplug.protocol.simulated_node import SimulatedNode, Violation
-from fedplug.protocol.simulator import Simulator
+from fedplug.protocol.simulator import SMALL, Simulator, Story
 
 SEEDS, BLOCKS = 2_000, 10
 FIRST_SEED = int(os.environ.get("FIRST_SEED", "0"))
@@ -40,6 +41,15 @@ def test_row_22_nothing_is_violated_in_fixed_seeds(block):
     assert set(faults) >= FAULTS
     on_disk = set(POINTS) - {"chunk-sent"}  # that is simulated by cuts of the line
     assert set(faults) - FAULTS == on_disk, "the power was cut at every point"
+
+
+def test_nothing_is_violated_where_the_pace_of_signs_of_life_changes_with_the_nodes_that_are_there():
+    paces = set()
+    for seed in range(FIRST_SEED, FIRST_SEED + 15):
+        simulator = Simulator(seed, replace(Story.of(seed), limits=replace(SMALL, signs=0.5)))
+        simulator.run()
+        paces |= {node.machine._limits.heartbeat for node in simulator.nodes if node is not None}
+    assert len(paces) > 1
 
 
 def test_the_same_seed_plays_the_same_story():
