@@ -8,7 +8,6 @@ that plans have started in it.
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import pickle
@@ -55,6 +54,7 @@ from fedplug.simulation.process_messages import (
     ToWorker,
     request_of,
 )
+from fedplug.simulation.process_streams import Printed, Remarks
 
 _HOLD = 0.001
 """Seconds that messages wait for others to be written, or read, with; a write costs as much as many messages."""
@@ -152,8 +152,8 @@ class Worker:
         logger = logging.getLogger("fedplug")
         logger.setLevel(begin.level)
         logger.propagate = False
-        logger.addHandler(_Remarks(self))
-        sys.stdout, sys.stderr = _Printed(self, error=False), _Printed(self, error=True)
+        logger.addHandler(Remarks(self.say))
+        sys.stdout, sys.stderr = (Printed(self.say, lambda: self._now, error=error) for error in (False, True))
         self._out.append((Ready(), ()))
         self._flush()
 
@@ -236,11 +236,6 @@ class Worker:
         if time.monotonic() - self._sent > _HOLD_SIGNS:
             self._flush()
 
-    @property
-    def now(self) -> int:
-        """The task that runs; 0 if none does."""
-        return self._now
-
     def _put(self, answer: Done | Failed) -> None:
         with self._lock:
             self._out += [*self._rest(), (answer, ())]
@@ -273,48 +268,6 @@ class Worker:
         """What was said of the task that runs, as messages of their own."""
         said, self._said = self._said, []
         return [(each, ()) for each in said]
-
-
-class _Remarks(logging.Handler):
-    """Sends the library's log to the simulation."""
-
-    def __init__(self, worker: Worker) -> None:
-        super().__init__()
-        self._worker = worker
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if record.exc_info:
-            text += "\n" + "".join(traceback.format_exception(*record.exc_info))
-        self._worker.say(Remark(record.name, record.levelno, text))
-
-
-class _Printed(io.TextIOBase):
-    """Sends what plans print to the simulation, whose own streams may be those of a notebook.
-
-    Threads of plans may print as well; what they print goes with the next message.
-    """
-
-    encoding = "utf-8"
-    errors = "backslashreplace"
-
-    def __init__(self, worker: Worker, *, error: bool) -> None:
-        self._worker = worker
-        self._error = error
-        self._thread = threading.get_ident()
-        self._others: list[str] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        if threading.get_ident() != self._thread:
-            self._others.append(text)
-            return len(text)
-        others, self._others = self._others, []
-        whole = "".join([*others, text])
-        self._worker.say(Output(self._worker.now, whole.encode(errors="backslashreplace").decode(), self._error))
-        return len(text)
 
 
 def _failed(number: int, seconds: float, error: Exception) -> Failed:
