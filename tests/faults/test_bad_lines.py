@@ -137,7 +137,7 @@ def test_row_23_flipped_bits(federation: Federation, clean: Outcome, way: str) -
         assert outcome.traffic["chunks_damaged"] > 80
 
 
-@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("way", ["up", pytest.param("down", marks=pytest.mark.slow)])
 def test_row_23_flipped_bits_with_keys(locked: Federation, clean: Outcome, way: str) -> None:
     """What cannot be decrypted ends the connection; over the next one only what is missing crosses again."""
     paris = locked.proxies["paris"]

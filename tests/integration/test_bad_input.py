@@ -101,7 +101,6 @@ def with_hook(trigger: str, body: str) -> str:
 OFTEN = (
     "uses a name from outside",
     "raises in training",
-    "has a hook that raises",
     "unknown tag",
     "unknown aggregator",
 )

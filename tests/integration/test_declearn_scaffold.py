@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fedplug import DataManager, Experiment, Monitor, NumpyTrainingPlan, Params
 from fedplug.simulation import Federation
@@ -72,6 +73,7 @@ def experiment(transport: Any, **more: Any) -> Experiment:
     )  # fmt: skip
 
 
+@pytest.mark.slow  # test_declearn_control_variates.py has the algorithm, test_scaffold_over_nodes.py the network
 def test_it_has_the_bits_of_a_simulation_and_sends_twice_the_bytes(
     start_node: Any, zmq_url: str, fedplug_dir: Path
 ) -> None:

@@ -59,6 +59,7 @@ def test_it_is_loaded_without_torch(site):
     assert done.stdout.strip() == "<class 'fedplug_personal.ditto.Ditto'> False", done.stderr
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass_outside_of_the_tree(site):
     options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "--rootdir", str(site.folder)]
     done = site.python("-m", "pytest", *options, str(site.folder / "source" / "tests"))
