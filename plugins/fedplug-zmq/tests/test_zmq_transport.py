@@ -229,6 +229,21 @@ def test_only_connections_to_the_own_port_are_hung_up(tmp_path):
 SHORT = TransportOptions(heartbeat=0.2)
 
 
+def test_a_connection_that_is_dead_without_a_word_is_given_back_by_the_researcher():
+    """Neither end says anything, so that only ZeroMQ's own heartbeat can tell."""
+    with (
+        ZmqTransport().listen(URL, SHORT) as listener,
+        FaultProxy(parse(listener.address)[1]) as proxy,
+        ZmqTransport().connect(f"zmq://127.0.0.1:{proxy.port}", SHORT) as channel,
+    ):
+        assert isinstance(channel.receive(30), Opened)
+        channel.send(b"greetings")
+        peer = expect(listener, Opened).peer
+        assert expect(listener, Frame).header == b"greetings"
+        proxy.blackout()
+        assert expect(listener, Closed).peer == peer
+
+
 MANY = 40
 
 

@@ -204,9 +204,9 @@ def configure(socket: zmq.Socket[bytes], options: TransportOptions, *, asks: boo
     Args:
         socket: The socket.
         options: What it is to be like.
-        asks: Whether this end asks the other one for signs of life. One of the two is enough: each question also says
-            after how long a silence the other end is to give up. If a thousand nodes asked as well, that would cost a
-            researcher nearly as much as the signs of their sessions.
+        asks: Whether this end asks the other one for signs of life. A researcher does: nothing else would tell it to
+            give a dead connection back. A node ends its connection itself when its session is silent, and if a
+            thousand of them asked as well, that would cost a researcher nearly as much as the signs of their sessions.
     """
     patience = int(7.5 * options.heartbeat * 1000)
     socket.setsockopt(zmq.LINGER, 0)
