@@ -9,7 +9,7 @@ takes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,6 +58,16 @@ class StackedUpdate(NamedTuple):
 
 class CohortTrainer(CohortAnswer):
     """Trains several nodes at once, by one plan's training step and its optimizer's rule."""
+
+    def guard(self, before_plan: Callable[[], None]) -> bool:
+        """Take what is to be called before the plan's own code runs; whether that will be done, each time.
+
+        As `fedplug.core.lean.LeanStep.guard`: by default nothing is called, and each `train` may run the plan's code.
+
+        Args:
+            before_plan: Keeps watch over that code; may be called twice.
+        """
+        return False
 
     @abstractmethod
     def most(self, params: Params) -> int:

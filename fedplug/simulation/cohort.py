@@ -72,6 +72,7 @@ class CohortEngine(Engine):
         self._groups.pop(key, None)
         self._done.pop(key, None)
         self._alone.discard(key)
+        self._last.forget(key)
 
     def run(self, task: Task, emit: Emit) -> Trained:
         """As `Engine.run`."""
@@ -107,7 +108,8 @@ class CohortEngine(Engine):
         try:
             training = self._last.get(task.request, task.plan)
             tasks = self._cohort(task, training)
-            found = training.run([each.request for each in tasks], task.params, self.data)
+            following = (self._waiting[key].request for key in self._groups if key in self._waiting)
+            found = training.run([each.request for each in tasks], task.params, self.data, following)
         except CohortError as why:
             if why.for_good:
                 self._last.refuse(task.request, task.plan)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from fedplug.core.trainer.loop_plan import LoopPlan
 from fedplug.core.watched_setup import WatchedSetup
 from fedplug.simulation.columns import Draw, PickedRows
 from fedplug.simulation.plan_checks import NotLeanError
-from fedplug.simulation.set_up_once import SetUpOnce
+from fedplug.simulation.set_up_once import Ready, SetUpOnce
 from fedplug.simulation.virtual_data import VirtualData
 
 if TYPE_CHECKING:
@@ -83,24 +84,37 @@ class CohortTraining(SetUpOnce):
         assert isinstance(answer, CohortTrainer)
         self._trainer = answer
         self._share(answer.whole)
+        self._tells = answer.guard(self._streams.watch)
 
     def most(self, params: Params) -> int:
         """How many nodes are best trained together."""
         return self._trainer.most(params)
 
-    def run(self, requests: Sequence[TrainRequest], params: Params, data: VirtualData) -> list[CohortResult]:
+    def run(
+        self,
+        requests: Sequence[TrainRequest],
+        params: Params,
+        data: VirtualData,
+        following: Iterable[TrainRequest] = (),
+    ) -> list[CohortResult]:
         """Train nodes together.
+
+        Args:
+            requests: The trainings.
+            params: The global parameters.
+            data: The data of the nodes.
+            following: Trainings that will be asked for next, probably; those that this was set up for.
 
         Raises:
             CohortError: They must be trained one by one; nothing of it has an effect.
         """
         with self._plan.on_threads(self.args.threads):
             began = time.perf_counter()
-            self._streams.watch()
+            if not self._tells:
+                self._streams.watch()
             try:
-                for request in requests:
-                    self._check_hooks(request.key)
-                works = [self._work(request, data) for request in requests]
+                every = chain(requests[1:], following)
+                works = [self._work(self._ready_for(request, data, every), data) for request in requests]
                 started, cpu_started = time.perf_counter(), time.process_time()
                 updates = self._train(params, works, requests[0])
             except CohortError:
@@ -134,11 +148,11 @@ class CohortTraining(SetUpOnce):
             raise CohortError(f"its step depends on the node's {min(read)}")
         return updates
 
-    def _work(self, request: TrainRequest, data: VirtualData) -> _Work:
-        lines = list[LogLine]()
-        draw = self._shared_draw(request, data)
+    def _work(self, ready: Ready, data: VirtualData) -> _Work:
+        (request, draw, order), lines = ready, list[LogLine]()
         if draw is None:
             key = request.key
+            self._streams.watch()
             self._plan._setup = self._setup_of(
                 request,
                 data.dataset(key.node_id),
@@ -147,17 +161,18 @@ class CohortTraining(SetUpOnce):
             draw = self._own_draw(request)
         source, samples = draw.source, len(draw.source)
         loop = LoopPlan.make(samples, draw.loader, self.args)
-        batches = list(self._batches(request, draw, loop))
+        batches = list(self._batches(request, draw, order, loop))
         return _Work(source.whole if isinstance(source, PickedRows) else source, batches, samples, loop, lines)
 
-    def _batches(self, request: TrainRequest, draw: Draw, loop: LoopPlan) -> Iterator[Array]:
+    def _batches(self, request: TrainRequest, draw: Draw, order: Array | None, loop: LoopPlan) -> Iterator[Array]:
         """The row numbers of each batch, in the order in which the plan's own loop draws them."""
         source, loader = draw
-        seeds, size, samples = self._order_of(request), loader.batch_size, len(source)
+        size, samples = loader.batch_size, len(source)
         for epoch in range(loop.epochs):
-            order = (
-                seeds.child("epoch", epoch).generator().permutation(samples) if loader.shuffle else np.arange(samples)
-            )
+            if not loader.shuffle:
+                order = np.arange(samples)
+            elif epoch or order is None:
+                order = self._order_of(request).child("epoch", epoch).generator().permutation(samples)
             drawn = order[: loop.in_epoch(epoch) * size]
             rows = source.rows[drawn] if isinstance(source, PickedRows) else drawn
             for low in range(0, len(rows), size):

@@ -137,6 +137,7 @@ class SerialEngine(Engine):
     def cancel(self, key: TaskKey) -> None:
         """As `Engine.cancel`."""
         self._waiting.pop(key, None)
+        self._last.forget(key)
 
     def run(self, task: Task, emit: Emit) -> Trained:
         """As `Engine.run`."""

@@ -5,9 +5,6 @@ is set up once for all that are asked the same, which is allowed only where nobo
 methods are the usual ones, and neither set-up nor training depends on anything, or leaves anything, but the parameters.
 What can be known before is looked at before; the rest, after every training in which the plan's own code has run. One
 that broke the rule is done again by the plan's own loop, as all that follow are.
-
-What needs no model is made ready for many nodes at once: between two trainings, which leave nothing else in the
-processor's caches, the same costs three times as much.
 """
 
 from __future__ import annotations
@@ -15,11 +12,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fedplug.core.errors import FedplugError
 from fedplug.core.lean import LeanStep
-from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply, TrainRequest
+from fedplug.core.messages import LogLine, Progress, TrainReply, TrainRequest
 from fedplug.core.params import Array, Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.trainer.loop_plan import LoopPlan
@@ -34,25 +31,6 @@ if TYPE_CHECKING:
     from fedplug.core.plugins import PluginHost
 
 Emit = Callable[[Progress | LogLine], None]
-
-_SAMPLES_AHEAD = 1 << 16
-"""Nodes are made ready until they have so many samples together, whose order takes half a megabyte."""
-
-_NODES_AHEAD = 256
-
-
-class _Ready(NamedTuple):
-    """What is known of a training before it begins.
-
-    Attributes:
-        request: The training.
-        draw: What its batches are drawn from; None if that takes the node's data itself.
-        order: The order of the samples in the first epoch; None if that is up to ``draw``.
-    """
-
-    request: TrainRequest
-    draw: Draw | None
-    order: Array | None
 
 
 class LeanTraining(SetUpOnce):
@@ -74,7 +52,6 @@ class LeanTraining(SetUpOnce):
             raise NotLeanError(step)
         self._step: LeanStep = step
         self._share(step.whole)
-        self._ready: dict[TaskKey, _Ready] = {}
         self._make_setup: Callable[[], PlanSetup] | None = None  # of the training under way, while it has none
         self._tells = step.guard(self._before_plan)
 
@@ -124,14 +101,14 @@ class LeanTraining(SetUpOnce):
         self._make_setup = make_setup
         try:
             self._step.load(params)
-            ready = self._ready_for(request, data, following)
-            draw = ready.draw
-            if draw is None:
+            _, draw, order = self._ready_for(request, data, following)
+            # Batches in order are parts of the data, which the plan may write into.
+            is_shared = draw is not None and draw.loader.shuffle
+            if not (is_shared and self._tells):
                 self._before_plan()
+            if draw is None or not is_shared:
                 draw = self._own_draw(request)
-            elif not self._tells:
-                self._before_plan()
-            reply = self._train(request, draw, ready.order, emit, began)
+            reply = self._train(request, draw, order, emit, began)
         except NotLeanError:
             raise
         except FedplugError as error:
@@ -152,32 +129,6 @@ class LeanTraining(SetUpOnce):
             self._streams.watch()
             self._plan._setup = self._make_setup()
             self._make_setup = None
-
-    def _ready_for(self, request: TrainRequest, data: VirtualData, following: Iterable[TrainRequest]) -> _Ready:
-        """What is known of a training; makes those ready that follow, too, if it is not ready yet."""
-        ready = self._ready.pop(request.key, None)
-        if ready is not None and ready.request is request:
-            return ready
-        ready = self._make_ready(request, data)
-        self._ready.clear()
-        samples = _samples_of(ready)
-        for each in following:
-            if samples >= _SAMPLES_AHEAD or len(self._ready) >= _NODES_AHEAD:
-                break
-            try:
-                found = self._ready[each.key] = self._make_ready(each, data)
-            except Exception:  # noqa: BLE001 - it is told when it is this one's turn
-                break
-            samples += _samples_of(found)
-        return ready
-
-    def _make_ready(self, request: TrainRequest, data: VirtualData) -> _Ready:
-        self._check_hooks(request.key)
-        draw = self._shared_draw(request, data)
-        if draw is None or not draw.loader.shuffle:  # batches in order are parts of the data: a plan may write there
-            return _Ready(request, None, None)
-        order = self._order_of(request).child("epoch", 0).generator().permutation(len(draw.source))
-        return _Ready(request, draw, order)
 
     def _train(self, request: TrainRequest, draw: Draw, order: Array | None, emit: Emit, began: float) -> TrainReply:
         source, loader = draw
@@ -214,10 +165,10 @@ class LeanTraining(SetUpOnce):
     def _batches(
         self, request: TrainRequest, draw: Draw, order: Array | None, loop: LoopPlan
     ) -> Iterator[tuple[int, Any, int]]:
-        (source, loader), seeds = draw, self._order_of(request)
+        source, loader = draw
         for epoch in range(loop.epochs):
             if epoch or order is None:
-                batches = source.epoch(loader, seeds.child("epoch", epoch))
+                batches = source.epoch(loader, self._order_of(request).child("epoch", epoch))
             else:
                 batches = source.batches(loader, order)
             left = len(source)
@@ -225,7 +176,3 @@ class LeanTraining(SetUpOnce):
                 size = min(left, loader.batch_size)
                 left -= size
                 yield epoch, batch, size
-
-
-def _samples_of(ready: _Ready) -> int:
-    return 0 if ready.order is None else len(ready.order)

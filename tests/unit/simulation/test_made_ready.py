@@ -14,10 +14,16 @@ from lean_plans import Plain
 from torch import nn
 
 from fedplug import Experiment, hookimpl
+from fedplug.core.messages import TaskKey, TrainRequest
+from fedplug.core.plan_source import bundle_plan
 from fedplug.core.plugins import PluginHost
-from fedplug.simulation import Faults, SerialEngine, lean_training
+from fedplug.simulation import CohortEngine, Faults, SerialEngine, set_up_once
+from fedplug.simulation.engines import Task
+from fedplug.simulation.lean_training import LeanTraining
 from fedplug.simulation.plan_checks import Streams
+from fedplug.simulation.set_up_once import SetUpOnce
 from fedplug_torch import recorded_step
+from fedplug_torch.cohort import TorchCohortTrainer
 from fedplug_torch.lean import LeanSGD
 
 ARGS: dict[str, Any] = {"epochs": 2, "loader_args": {"batch_size": 4}, "optimizer_args": {"lr": 0.1}}
@@ -59,7 +65,7 @@ def run(plan: type, engine: Any = None, rounds: int = 2, **settings: Any) -> Any
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The nodes that were made ready, in order, and after them the node that trains."""
     nodes = list[str]()
-    make, train = lean_training.LeanTraining._make_ready, lean_training.LeanTraining._train
+    make, train = SetUpOnce._draw_of, LeanTraining._train
 
     def making(self: Any, request: Any, data: Any) -> Any:
         nodes.append(request.key.node_id)
@@ -69,8 +75,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         nodes.append(f"{request.key.node_id} trains")
         return train(self, request, *args)
 
-    monkeypatch.setattr(lean_training.LeanTraining, "_make_ready", making)
-    monkeypatch.setattr(lean_training.LeanTraining, "_train", training)
+    monkeypatch.setattr(SetUpOnce, "_draw_of", making)
+    monkeypatch.setattr(LeanTraining, "_train", training)
     return nodes
 
 
@@ -83,9 +89,9 @@ def test_the_nodes_of_a_round_are_made_ready_at_once(made) -> None:
     assert found == run(Small, SerialEngine(lean=False))
 
 
-@pytest.mark.parametrize(("name", "value"), [("_SAMPLES_AHEAD", 15), ("_NODES_AHEAD", 2)])
+@pytest.mark.parametrize(("name", "value"), [("_SAMPLES_AHEAD", 11), ("_NODES_AHEAD", 2)])
 def test_no_more_nodes_are_made_ready_than_memory_is_meant_for(made, monkeypatch, name, value) -> None:
-    monkeypatch.setattr(lean_training, name, value)
+    monkeypatch.setattr(set_up_once, name, value)
     found = run(Small, rounds=1)
     ahead = 3  # nodes of six samples each: the one that trains, and those that follow
     groups = [NODES[low : low + ahead] for low in range(0, 8, ahead)]
@@ -155,6 +161,56 @@ def test_watch_is_kept_over_every_node_if_the_step_does_not_tell_when_the_plan_r
     monkeypatch.setattr(LeanSGD, "guard", lambda self, before_plan: False)
     run(Small, rounds=3)
     assert len(reads) == 2 * 8 * 3
+
+
+@pytest.mark.parametrize(("tells", "expected"), [(True, 2), (False, 2 * 2 * 3)])
+def test_stacked_nodes_are_watched_while_their_steps_are_recorded_or_always(
+    reads, monkeypatch, tells, expected
+) -> None:
+    if not tells:
+        monkeypatch.setattr(TorchCohortTrainer, "guard", lambda self, before_plan: False)
+    found = run(Small, CohortEngine(size=4), rounds=3)
+    assert len(reads) == expected  # two groups a round; the first one of all records the steps
+    monkeypatch.undo()
+    assert found == run(Small, CohortEngine(size=4), rounds=3)
+
+
+def test_stacked_nodes_are_made_ready_at_once_and_drawn_as_one_by_one(made) -> None:
+    params, losses = run(Small, CohortEngine(size=3))
+    assert sorted(made) == sorted(NODES * 2)
+    assert made[:8] == NODES
+    serial, one_by_one = run(Small)
+    assert [each[:2] for each in losses] == [each[:2] for each in one_by_one]
+    for name, array in serial.items():
+        np.testing.assert_allclose(params[name], array, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", [SerialEngine, CohortEngine])
+def test_a_training_that_is_called_off_is_not_kept_ready(engine) -> None:
+    with Experiment(
+        tags="simulation", transport=federation("serial"), training_plan_class=Small, training_args=ARGS, seed=5,
+        round_limit=1, progress="quiet", save_breakpoints=False,
+    ) as exp:  # fmt: skip
+        params, bundle = exp.training_plan().get_params(), bundle_plan(Small)
+    tasks = []
+    for number, node in enumerate(NODES):
+        key = TaskKey(experiment_id="e", round=0, node_id=node)
+        request = TrainRequest(key=key, dataset_id=node, plan_class="Small", training_args=ARGS, seed=number)
+        tasks.append(Task(request, bundle, params, {}))
+    whole = engine(*((2,) if engine is CohortEngine else ()))
+    federation(whole)
+    for task in tasks:
+        whole.submit(task)
+    whole.run(tasks[0], lambda sign: None)
+    training = whole._last.get(tasks[0].request, bundle)
+    left = len(training._ready)
+    assert left == (6 if engine is CohortEngine else 7)
+    assert training._ahead == 6 * left
+    for task in tasks[1:]:
+        whole.cancel(task.request.key)
+    assert not training._ready
+    assert training._ahead == 0
+    whole.close()
 
 
 @pytest.mark.parametrize("tells", [True, False])

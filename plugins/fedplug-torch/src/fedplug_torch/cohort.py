@@ -8,7 +8,7 @@ as their results do not depend on when they are computed. So nothing is padded, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,6 +90,10 @@ class TorchCohortTrainer(CohortTrainer):
         self._attributes = Attributes(plan, plan.model())
         self._memory = RowPool()
         self._rows: tuple[BatchSource, Rows] | None = None
+
+    def guard(self, before_plan: Callable[[], None]) -> bool:
+        """As `CohortTrainer.guard`."""
+        return self._steps.guard(before_plan)
 
     def most(self, params: Params) -> int:
         """As `CohortTrainer.most`."""

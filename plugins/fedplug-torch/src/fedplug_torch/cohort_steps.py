@@ -66,6 +66,12 @@ class StackedSteps:
         self._programs: dict[Any, Callable[..., Any]] = {}
         self._compiled: dict[Any, Callable[..., Any]] = {}
         self._stack: Stack = {}
+        self._before_plan: Callable[[], None] | None = None
+
+    def guard(self, before_plan: Callable[[], None]) -> bool:
+        """Take what is to be called before the plan's code runs, each time; whether that will be done."""
+        self._before_plan = before_plan
+        return self._compiler is None  # what compiling draws from the random streams is not told
 
     def begin(self, stack: Stack) -> None:
         """Begin with new nodes, whose parameters stand in ``stack``; they are changed in place."""
@@ -129,6 +135,8 @@ class StackedSteps:
 
     def _own_step(self, values: Stack, batch: tuple[Any, Any]) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
         """Loss and gradients of one node, by its model."""
+        if self._before_plan is not None:
+            self._before_plan()
         for name, tensor in self._tensors.items():
             tensor.detach().copy_(values[name])
         versions = [self._tensors[name]._version for name in self._fixed]
@@ -157,6 +165,8 @@ class StackedSteps:
         return play
 
     def _record(self, values: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor], rows: Rows) -> Callable[..., Any]:
+        if self._before_plan is not None:
+            self._before_plan()
         count = len(self._moved)
         inputs = [value.detach().requires_grad_(number < count) for number, value in enumerate(values)]
         inputs = [value.detach() if not value.is_floating_point() else value for value in inputs]
