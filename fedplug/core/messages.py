@@ -3,9 +3,6 @@
 Arrays do not stand in a message: a message names them (`TrainRequest.aux` is a tuple of names), and they
 travel beside it. How a message becomes bytes is the business of `fedplug.wire`; how it reaches the other
 side, of `fedplug.protocol`.
-
-Those that come for each node and round are ``gc=False``: they hold texts and numbers, so they are in no circle of
-references, and the collector of such circles need not look at them.
 """
 
 from __future__ import annotations
@@ -15,11 +12,11 @@ from typing import Any
 import msgspec
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all messages."""
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """Base of all messages. Nothing in one leads back to it, so Python need not look for circles: ``gc=False``."""
 
 
-class TaskKey(Message, frozen=True, kw_only=True, array_like=True, gc=False):
+class TaskKey(Message, frozen=True, kw_only=True, array_like=True):
     """The name of one training: at most once finished, at most once aggregated."""
 
     experiment_id: str
@@ -125,7 +122,7 @@ class TrainRequest(Message, frozen=True, kw_only=True):
     train: bool = True
 
 
-class TrainReply(Message, frozen=True, kw_only=True, gc=False):
+class TrainReply(Message, frozen=True, kw_only=True):
     """A finished training. The parameters travel beside it and become, with it, an `Update`.
 
     Attributes:
@@ -166,7 +163,7 @@ class TaskFailure(Message, frozen=True, kw_only=True):
     details: str = ""
 
 
-class Progress(Message, frozen=True, kw_only=True, gc=False):
+class Progress(Message, frozen=True, kw_only=True):
     """A sign of life from a training; may be lost on the way.
 
     Attributes:
@@ -190,7 +187,7 @@ class Progress(Message, frozen=True, kw_only=True, gc=False):
     metrics: dict[str, float] = {}
 
 
-class LogLine(Message, frozen=True, kw_only=True, gc=False):
+class LogLine(Message, frozen=True, kw_only=True):
     """A line of a node's log that concerns the researcher; may be lost on the way."""
 
     level: str
