@@ -37,7 +37,8 @@ _LONG = (
     "test_simulator", "test_demo", "test_wheelhouse", "test_setting_up_a_node", "test_browser", "test_folders_of_data",
     "test_bad_input", "test_error_situations", "test_hostile_plans", "test_soak_processes", "test_soak",
     "test_new_plugin", "test_same_bits", "test_examples", "test_state_between_rounds", "test_fashion_mnist",
-    "test_worker_process", "test_wire_fuzz",
+    "test_worker_process", "test_wire_fuzz", "test_killed_researcher", "test_killed_nodes", "test_engine_kit",
+    "test_server",
 )  # fmt: skip
 
 CliRunner = Callable[..., "subprocess.CompletedProcess[str]"]
