@@ -106,7 +106,11 @@ class Engine(ABC):
         """
 
     def has_result(self, key: TaskKey) -> bool:
-        """Whether the result of a task that was submitted is there already, so that `run` need not train."""
+        """Whether the result of a task that was submitted is there already, so that `run` need not train.
+
+        An engine that trains several at once should know: a worker process then tells what is finished before it goes
+        on to train.
+        """
         return False
 
     def close(self) -> None:
