@@ -108,13 +108,6 @@ class Params(Mapping[str, Array]):
         return cls(spec, raw)
 
     @classmethod
-    def build_whole(cls, spec: ParamsSpec, fill: Callable[[Array], object], buffer: Any = None) -> Params:
-        """Make `Params` of ``spec`` by calling ``fill(out)`` once, with the bytes of all arrays; as `build`."""
-        raw = _prepare(spec, buffer)
-        fill(raw)
-        return cls(spec, raw)
-
-    @classmethod
     def build_runs(cls, spec: ParamsSpec, fill: Callable[[int, Array], object]) -> Params:
         """Make `Params` of ``spec`` by calling ``fill(index, out)`` for each of ``spec.runs``."""
         raw = _prepare(spec, None)

@@ -96,19 +96,15 @@ class ParamsSpec(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def runs(self) -> tuple[tuple[str, int, int], ...]:
         """The buffer as maximal stretches of one dtype: ``(dtype, byte offset, number of elements)``."""
-        return tuple((each[0].dtype, each[0].offset, sum(tensor.size for tensor in each)) for each in self.in_runs)
-
-    @cached_property
-    def in_runs(self) -> tuple[tuple[TensorSpec, ...], ...]:
-        """The entries of each of `runs`."""
-        found: list[list[TensorSpec]] = []
-        end = 0
+        runs: list[tuple[str, int, int]] = []
         for tensor in self.tensors:
-            if not found or tensor.dtype != found[-1][0].dtype or tensor.offset != end:
-                found.append([])
-            found[-1].append(tensor)
-            end = tensor.offset + tensor.size * dtype_named(tensor.dtype).itemsize
-        return tuple(map(tuple, found))
+            if runs:
+                dtype, start, count = runs[-1]
+                if dtype == tensor.dtype and start + count * dtype_named(dtype).itemsize == tensor.offset:
+                    runs[-1] = (dtype, start, count + tensor.size)
+                    continue
+            runs.append((tensor.dtype, tensor.offset, tensor.size))
+        return tuple(runs)
 
     @cached_property
     def table(self) -> bytes:

@@ -118,11 +118,15 @@ def pack(tensors: Mapping[str, torch.Tensor], allocate: Callable[[int], Any] | N
     """
     spec = spec_of(tensors)
 
-    def fill(out: Array) -> None:
-        for name, view in over(spec, torch.from_numpy(out)).items():
-            view.copy_(tensors[name])
+    def fill(name: str, out: Array) -> None:
+        tensor = tensors[name]
+        if tensor.dtype == torch.bfloat16:  # NumPy knows it only through ml_dtypes, torch not at all
+            target = torch.from_numpy(out.reshape(-1).view(np.int16)).view(torch.bfloat16).reshape(out.shape)
+        else:
+            target = torch.from_numpy(out)
+        target.copy_(tensor)
 
-    return Params.build_whole(spec, fill, None if allocate is None else allocate(spec.nbytes))
+    return Params.build(spec, fill, None if allocate is None else allocate(spec.nbytes))
 
 
 def unpack(params: Params) -> dict[str, torch.Tensor]:
@@ -138,14 +142,10 @@ def views(params: Params) -> dict[str, torch.Tensor]:
 def over(spec: ParamsSpec, flat: torch.Tensor) -> dict[str, torch.Tensor]:
     """Views of ``flat``, the bytes of what ``spec`` describes, as tensors."""
     found: dict[str, torch.Tensor] = {}
-    for (kind, start, count), entries in zip(spec.runs, spec.in_runs, strict=True):
-        dtype = _DTYPES[kind]
-        run = flat[start : start + count * dtype.itemsize].view(dtype)
-        low = 0
-        for entry in entries:
-            high = low + entry.size
-            found[entry.name] = run[low:high].view(entry.shape)
-            low = high
+    for entry in spec.tensors:
+        dtype = _DTYPES[entry.dtype]
+        raw = flat[entry.offset : entry.offset + entry.size * dtype.itemsize]
+        found[entry.name] = raw.view(dtype).view(entry.shape)
     return found
 
 
