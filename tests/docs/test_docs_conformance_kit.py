@@ -15,7 +15,8 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "conformance-kit.md").rea
 
 
 def test_the_pages_program_runs_and_its_tests_pass(run_page, tmp_path):
-    printed = run_page("conformance-kit.md", 8)
+    # With CI, Hypothesis draws the same examples each time, and does not mind that the machine is slow.
+    printed = run_page("conformance-kit.md", 8, env={"CI": "true"})
     lines = printed.splitlines()
     assert lines[0] == "CutMean:"
     assert lines[1].startswith("  pass: tags, layout, inputs, few, arrival,")
