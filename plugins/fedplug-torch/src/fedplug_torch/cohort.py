@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from fedplug.core.training_args import TrainingArgs
     from fedplug_torch.plan import TorchTrainingPlan
 
-_STACK_BYTES = 2 << 20
-"""Stacked parameters of so many bytes stay in the cache of a core."""
+_STACK_BYTES = 4 << 20
+"""Stacked parameters of so many bytes stay in a cache; with less, what is called for a step counts for more."""
 
 _STACK_BYTES_KEPT = 4 << 20
 """The same of all that a step goes through, for rules that keep something. Past it, torch.optim is faster."""
