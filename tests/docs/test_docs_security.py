@@ -35,7 +35,7 @@ def test_files_lie_where_the_page_says():
 def test_figures_and_messages_are_those_of_the_code():
     assert f"after {Limits().malformed} in a minute" in PAGE
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
-        configure(socket, TransportOptions())
+        configure(socket, TransportOptions(), asks=True)
         assert f"handshakes have {socket.getsockopt(zmq.HANDSHAKE_IVL) // 1000} seconds" in PAGE
     options = TransportOptions(keys=KeyPair("0a" * 32, "0b" * 32), peer_key="0c" * 32)
     (message,) = re.findall(r"`… (does not have the key.*?)`", PAGE)
