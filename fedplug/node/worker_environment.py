@@ -13,6 +13,13 @@ from fedplug.node.policy.schema import ResourceRules
 _THREADS = tuple(f"{library}_NUM_THREADS" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR"))
 """Each of these makes a numerical library use as many threads."""
 
+_HEAP = {"MALLOC_TRIM_THRESHOLD_": str(128 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+"""What the GNU C library keeps of freed memory, and up to which size it takes blocks from there, in bytes.
+
+Each step of a training takes and frees the same blocks. By itself the library gives the memory back in between, and
+pages that come fresh from the system are an eighth of the time of a convolutional network.
+"""
+
 _KEPT = frozenset({"PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "FEDPLUG_PLUGINS", "FEDPLUG_TRACE"})
 _KEPT_BEGINNINGS = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "CUDA_", "NVIDIA_", "COVERAGE_")
 """What a confined worker gets of the environment of the node."""
@@ -23,8 +30,8 @@ def environment(resources: ResourceRules) -> dict[str, str]:
     env = dict(os.environ)
     if resources.isolation != "off":  # whatever the owner's shell holds, such as keys, is no business of a plan
         env = {name: value for name, value in env.items() if name in _KEPT or name.startswith(_KEPT_BEGINNINGS)}
-    for name in _THREADS:
-        env.setdefault(name, "1")
+    for name, value in {**dict.fromkeys(_THREADS, "1"), **_HEAP}.items():
+        env.setdefault(name, value)
     # The order of a set of strings is part of what must repeat from run to run.
     env.setdefault("PYTHONHASHSEED", "0")
     # -P keeps the current folder out; where this process was told to import from, the worker may import too.
