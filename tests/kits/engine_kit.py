@@ -10,6 +10,7 @@ from walk_plan import Walk
 
 from fedplug import Experiment, Monitor
 from fedplug.core.messages import TrainReply
+from fedplug.core.params import Params
 from fedplug.simulation import IID, Engine, Federation
 from fedplug.simulation.engines import Emit, Task, Trained
 
@@ -35,6 +36,16 @@ def samples(nodes: int = 8, each: int = 6) -> tuple[Any, Any]:
 
 def federation(engine: Engine | str, nodes: int = 8, **settings: Any) -> Federation:
     return Federation.from_arrays(*samples(nodes), partition=IID(nodes), seed=2, engine=engine, **settings)
+
+
+def result_of(exp: Experiment) -> tuple[Params, list[tuple[int, str, Any]]]:
+    """The parameters of an experiment that has run, and round by round what each node told of its losses."""
+    losses = [
+        (number, node, reply["metrics"])
+        for number, replies in exp.history.replies().items()
+        for node, reply in sorted(replies.items())
+    ]
+    return exp.params(), losses
 
 
 def outcome(transport: Any, plan: type = Walk, rounds: int = 2, **settings: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_kit import federation
+from engine_kit import federation, result_of
 from lean_plans import Plain
 from torch import nn
 
@@ -53,12 +53,7 @@ def run(plan: type, engine: Any = None, rounds: int = 2, **settings: Any) -> Any
         progress="quiet", save_breakpoints=False,
     ) as exp:  # fmt: skip
         exp.run()
-        losses = [
-            (number, node, reply["metrics"])
-            for number, replies in exp.history.replies().items()
-            for node, reply in sorted(replies.items())
-        ]
-        return exp.params(), losses
+        return result_of(exp)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cohort_plans import Chain, Tied
+from engine_kit import result_of
 from torch import nn
 
 from fedplug import Experiment
@@ -32,12 +33,7 @@ def run(plan: type, engine: Any, args: dict[str, Any] | None = None) -> Any:
         round_limit=2, seed=5, progress="quiet", save_breakpoints=False,
     ) as exp:  # fmt: skip
         exp.run()
-        losses = [
-            (number, node, reply["metrics"])
-            for number, replies in exp.history.replies().items()
-            for node, reply in sorted(replies.items())
-        ]
-        return exp.params(), losses
+        return result_of(exp)
 
 
 @pytest.fixture
