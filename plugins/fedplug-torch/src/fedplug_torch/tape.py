@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -43,10 +43,7 @@ class Tape(TorchDispatchMode):
     """
 
     def __init__(
-        self,
-        inputs: Sequence[torch.Tensor],
-        constants: Sequence[torch.Tensor] = (),
-        refused: Mapping[str, str] = MappingProxyType({}),
+        self, inputs: Sequence[torch.Tensor], constants: Sequence[torch.Tensor], refused: Mapping[str, str]
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
@@ -129,9 +126,7 @@ class Tape(TorchDispatchMode):
 def is_mutable(node: fx.Node) -> bool:
     """Whether a recorded operation writes into one of its arguments; then the order of reading and writing counts."""
     return (
-        node.op == "call_function"
-        and isinstance(node.target, torch._ops.OpOverload)
-        and (node.target._schema.is_mutable)
+        node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
     )
 
 
@@ -202,9 +197,9 @@ _PLAIN: dict[Any, Callable[..., Any]] = {
 
 def _plain(operation: Any) -> Any:
     """The same operation as torch's own function, which takes less time to be called, where there is one."""
-    if isinstance(operation, torch._ops.OpOverload) and operation._overloadname == "default":
-        return _PLAIN.get(operation) or getattr(torch._C._VariableFunctions, operation._opname, operation)
-    return _PLAIN.get(operation, operation)
+    if operation in _PLAIN or not isinstance(operation, torch._ops.OpOverload) or operation._overloadname != "default":
+        return _PLAIN.get(operation, operation)
+    return getattr(torch._C._VariableFunctions, operation._opname, operation)
 
 
 def program(graph: fx.Graph, constants: Mapping[str, torch.Tensor]) -> Callable[..., Any]:
