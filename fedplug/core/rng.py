@@ -13,6 +13,7 @@ import random
 import secrets
 import struct
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,10 @@ class SeedTree:
         return np.random.Generator(np.random.PCG64(int.from_bytes(self.key, "little")))
 
 
+GLOBAL_STREAMS = threading.RLock()
+"""To be held by whoever seeds the global random streams, or draws from them: a process has one of each, so that of two
+trainings in its threads one waits for the other."""
+
 _BYTES = 625 * 4  # of a Mersenne Twister: 624 words, and where in them it is
 
 
@@ -68,16 +73,17 @@ def seeded_globals(seed: int) -> Iterator[None]:
     """Seed the global streams of ``random`` and NumPy; restore them on leaving.
 
     Plan code is free to use the global streams, so they are part of what must repeat bit for bit.
-    Frameworks add their own stream in `TrainingPlan.seeded`.
+    Frameworks add their own stream in `TrainingPlan.seeded`. Meanwhile `GLOBAL_STREAMS` is held.
     """
-    python_state, numpy_state = read_python_stream(), read_numpy_stream()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        write_python_stream(python_state)
-        write_numpy_stream(numpy_state)
+    with GLOBAL_STREAMS:
+        python_state, numpy_state = read_python_stream(), read_numpy_stream()
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            write_python_stream(python_state)
+            write_numpy_stream(numpy_state)
 
 
 class PythonState(NamedTuple):

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 from fedplug.core.dataset_type import DatasetRecord
 from fedplug.core.local_state import StateBook
 from fedplug.core.messages import TaskFailure
+from fedplug.core.rng import GLOBAL_STREAMS
 from fedplug.node.datasets.registry import DatasetCache
 from fedplug.node.jobs import Emit, Job, Trained, Worker, cancelled, failure
 
 if TYPE_CHECKING:
     from fedplug.core.plugins import PluginHost
-
-_ONE_AT_A_TIME = threading.Lock()
-"""The global random streams are seeded for each training, so a process can do only one at a time."""
 
 
 class InlineWorker(Worker):
@@ -40,7 +38,7 @@ class InlineWorker(Worker):
         def unwanted() -> bool:
             return job.cancelled.is_set() or self._closed.is_set()
 
-        with _ONE_AT_A_TIME:
+        with GLOBAL_STREAMS:  # before it is too late to cancel
             if unwanted():
                 return cancelled(job.key)
             try:

@@ -15,6 +15,7 @@ from fedplug.core.errors import FedplugError
 from fedplug.core.messages import LogLine, Progress, TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Array, Params
 from fedplug.core.plan_source import PlanBundle
+from fedplug.core.rng import GLOBAL_STREAMS
 from fedplug.core.trainer.loop_plan import LoopPlan
 from fedplug.core.watched_setup import WatchedSetup
 from fedplug.simulation.columns import Draw, PickedRows
@@ -108,7 +109,7 @@ class CohortTraining(SetUpOnce):
         Raises:
             CohortError: They must be trained one by one; nothing of it has an effect.
         """
-        with self._plan.on_threads(self.args.threads):
+        with GLOBAL_STREAMS, self._plan.on_threads(self.args.threads):
             began = time.perf_counter()
             if not self._tells:
                 self._streams.watch()

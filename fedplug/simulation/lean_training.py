@@ -19,6 +19,7 @@ from fedplug.core.lean import LeanStep
 from fedplug.core.messages import LogLine, Progress, TrainReply, TrainRequest
 from fedplug.core.params import Array, Params
 from fedplug.core.plan_source import PlanBundle
+from fedplug.core.rng import GLOBAL_STREAMS
 from fedplug.core.trainer.loop_plan import LoopPlan
 from fedplug.core.trainer.meter import Meter
 from fedplug.core.training_plan import PlanSetup
@@ -78,7 +79,7 @@ class LeanTraining(SetUpOnce):
         if request.aux:
             raise NotLeanError("the aggregator sends extra arrays along")
         began = time.perf_counter()
-        with self._plan.on_threads(self.args.threads):
+        with GLOBAL_STREAMS, self._plan.on_threads(self.args.threads):
             return self._run(request, params, data, emit, following, began)
 
     def _run(

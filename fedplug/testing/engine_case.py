@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,9 @@ from fedplug.testing.registry import LawBrokenError, Profile, Subject
 NODES = 5
 PATIENCE = 180.0
 """Seconds after which a law that has come to no end counts as broken."""
+
+THREAD = "fedplug-engine-check"
+"""Name of the threads in which laws are tried."""
 
 MOST_TOLERANCE = 1e-5
 """The largest `Engine.tolerance` that the laws let pass."""
@@ -212,26 +216,29 @@ def tolerance_of(engine: Engine) -> float:
     return float(told)
 
 
-def in_time(case: EngineCase, body: Callable[[], None]) -> None:
-    """Run ``body`` in a thread of its own, which is left behind if it comes to no end.
+def in_time(case: EngineCase, *bodies: Callable[[], None]) -> None:
+    """Run all ``bodies`` at once, each in a thread of its own, which is left behind if it comes to no end.
 
     Raises:
-        LawBrokenError: It has not ended in time.
+        LawBrokenError: One has not ended in time.
     """
     raised: list[BaseException] = []
 
-    def go() -> None:
+    def go(body: Callable[[], None]) -> None:
         try:
             body()
         except BaseException as error:  # noqa: BLE001 - it is raised again below
             raised.append(error)
 
-    thread = threading.Thread(target=go, name="fedplug-engine-check", daemon=True)
-    thread.start()
-    thread.join(case.patience)
+    threads = [threading.Thread(target=go, args=(body,), name=THREAD, daemon=True) for body in bodies]
+    for thread in threads:
+        thread.start()
+    ends = time.monotonic() + case.patience
+    for thread in threads:
+        thread.join(max(0.0, ends - time.monotonic()))
     if raised:
         raise raised[0]
-    if thread.is_alive():
+    if any(thread.is_alive() for thread in threads):
         raise LawBrokenError(f"The engine has come to no end within {case.patience:g} s.")
 
 

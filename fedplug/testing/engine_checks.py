@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from functools import wraps
+from functools import partial, wraps
 
 import msgspec
 import numpy as np
@@ -208,6 +208,20 @@ def check_alone(case: EngineCase, seed: int) -> None:
 
 
 @_timed
+def check_threads(case: EngineCase, seed: int) -> None:
+    """Engines can train at once, each in a thread of its own, though a process has its global random streams once."""
+    with closing(Bench(case, kit_plan(), seed)) as one, closing(Bench(case, kit_plan(), seed + 1)) as two:
+
+        def train(bench: Bench) -> None:
+            for number in range(3):
+                tasks = bench.tasks(number=number)
+                bench.submit(tasks)
+                bench.require(tasks, "While another engine trains in another thread")
+
+        in_time(case, partial(train, one), partial(train, two))
+
+
+@_timed
 def check_close(case: EngineCase, seed: int) -> None:
     """An engine can be closed twice: after its work, in the middle of it, and if it never had any."""
     for done in (0, 1, None):
@@ -225,7 +239,7 @@ ENGINE_CHECKS: tuple[Check, ...] = tuple(
     law(check, trials=_TRIALS)
     for check in (
         check_results, check_order, check_tests, check_extras, check_state, check_signs, check_inputs, check_failure,
-        check_cancel, check_streams, check_alone, check_close,
+        check_cancel, check_streams, check_alone, check_threads, check_close,
     )
 )  # fmt: skip
 """All laws of engines."""

@@ -135,11 +135,11 @@ class TorchTrainingPlan(TrainingPlan):
     @contextmanager
     def seeded(cls, seed: int, *, threads: int = 1) -> Iterator[None]:
         """Seed ``random``, NumPy and torch on all its devices, and restore them and torch's settings on leaving."""
-        state, used_threads = torch.get_rng_state(), torch.get_num_threads()
-        on_gpu = torch.cuda.is_initialized()
-        gpu_states = torch.cuda.get_rng_state_all() if on_gpu else []
-        cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
         with seeded_globals(seed):
+            state, used_threads = torch.get_rng_state(), torch.get_num_threads()
+            on_gpu = torch.cuda.is_initialized()
+            gpu_states = torch.cuda.get_rng_state_all() if on_gpu else []
+            cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
             try:
                 # Not torch.manual_seed, which formats the stack for each kind of device: half a millisecond.
                 torch.default_generator.manual_seed(seed)
