@@ -91,7 +91,7 @@ class Worker:
         self._tasks: dict[int, Task] = {}  # of the group that the engine has, in order
         self._results = ResultWriter()
         self._now = 0  # the task that runs; 0 if none does
-        self._lock = threading.Lock()  # of what waits to be written
+        self._lock = threading.Lock()  # of what waits to be written, which two threads do
 
     def serve(self) -> None:
         """Train until the simulation hangs up.
@@ -154,8 +154,9 @@ class Worker:
         logger.propagate = False
         logger.addHandler(Remarks(self.say))
         sys.stdout, sys.stderr = (Printed(self.say, lambda: self._now, error=error) for error in (False, True))
-        self._out.append((Ready(), ()))
-        self._flush()
+        with self._lock:
+            self._out.append((Ready(), ()))
+            self._write()
 
     def _job(self, job: Job) -> None:
         state = None
@@ -184,7 +185,8 @@ class Worker:
             if task is not None:
                 if group is self._tasks:
                     self._engine.cancel(task.request.key)
-                self._out.append((Dropped(number), ()))
+                with self._lock:
+                    self._out.append((Dropped(number), ()))
 
     def _whole(self, request: TrainRequest, args: bytes) -> TrainRequest:
         """The request with the arguments that have come beside it."""
@@ -214,12 +216,12 @@ class Worker:
         reply, params, aux, kept = trained
         arrays = [params, *aux.values(), *([] if kept is None else [kept.arrays])]
         place, segment = self._results.write(arrays)
-        if segment is not None:
-            self._out.append((segment[0], (segment[1],)))
         spec = None if params.spec == task.params.spec else params.spec
         state = None if kept is None else (kept.values, kept.arrays.spec)
         extra = tuple((name, each.spec) for name, each in aux.items())
         with self._lock:
+            if segment is not None:
+                self._out.append((segment[0], (segment[1],)))
             said, self._said = self._said, []
         return Done(number, seconds, reply, place, spec, extra, state, tuple(said))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import pickle
 import socket
@@ -17,18 +18,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedplug.core.errors import CodecError, ConnectionLostError
-from fedplug.core.messages import TaskKey, TrainRequest
+from fedplug.core.messages import TaskKey, TrainReply, TrainRequest
 from fedplug.core.params import Params
 from fedplug.core.plan_source import PlanBundle
 from fedplug.core.rng import SeedTree
 from fedplug.node.shared import SharedBuffer
 from fedplug.simulation import IID
-from fedplug.simulation.engines import Task
+from fedplug.simulation.engines import Task, Trained
 from fedplug.simulation.process_channel import Channel
 from fedplug.simulation.process_memory import ResultReader, ResultWriter, SharedArrays, pack, unpack
-from fedplug.simulation.process_messages import Common, Drop, Forget, Jobs, Plan, Rows, ToWorker, request_of
+from fedplug.simulation.process_messages import (
+    Common,
+    Drop,
+    Forget,
+    Jobs,
+    Output,
+    Plan,
+    Remark,
+    Rows,
+    ToWorker,
+    request_of,
+)
 from fedplug.simulation.process_queue import TaskQueue, group_sizes
 from fedplug.simulation.process_tasks import TaskTable
+from fedplug.simulation.process_worker import Worker
 from fedplug.simulation.virtual_data import SharedData
 
 Message = Drop | Forget | Plan
@@ -288,3 +301,35 @@ def test_tasks_that_come_back_are_the_next_and_those_taken_out_are_gone() -> Non
     assert queue.remove(2)
     assert list(queue.groups) == [[8, 9], [0, 1]]
     assert not queue.remove(5)
+
+
+def test_what_a_worker_has_to_say_is_put_down_under_the_lock_of_the_thread_that_writes() -> None:
+    """Else it may be put down just when that thread has taken all, and be lost."""
+    worker = Worker(Unwritten())  # type: ignore[arg-type]
+
+    class Guarded(list[Any]):
+        def append(self, each: Any) -> None:
+            assert worker._lock.locked(), f"{each} without the lock"
+            super().append(each)
+
+        def __iadd__(self, each: Any) -> Any:
+            assert worker._lock.locked(), f"{each} without the lock"
+            return super().__iadd__(each)
+
+    worker._out, worker._said = Guarded(), Guarded()
+    worker._sent = math.inf  # nothing is old enough to be written
+    key = TaskKey(experiment_id="e", round=0, node_id="n")
+    task = Task(TrainRequest(key=key, dataset_id="d", plan_class="P"), PLAN, GLOBAL, {})
+    worker._groups.append({1: task, 2: task})
+    trained = Trained(TrainReply(key=key, sample_count=3), GLOBAL, {})
+    worker.say(Remark("fedplug", 20, "a line"))
+    worker._now = 1
+    worker.say(Output(1, "a line", error=False))
+    worker._put(worker._done(1, task, trained, 0.1))
+    worker._drop(2)
+    assert [type(message).__name__ for message, _ in worker._out] == ["Remark", "Segment", "Done", "Dropped"]
+    assert worker._out[2][0].said == (Output(1, "a line", error=False),)
+
+
+class Unwritten:
+    """A channel to which nothing is to be written."""
