@@ -25,15 +25,18 @@ _KEPT_BEGINNINGS = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "C
 """What a confined worker gets of the environment of the node."""
 
 
+def defaults() -> dict[str, str]:
+    """What is set in every process that trains, unless the environment says something else."""
+    # The order of a set of strings is part of what must repeat from run to run.
+    return {**dict.fromkeys(_THREADS, "1"), **_HEAP, "PYTHONHASHSEED": "0"}
+
+
 def environment(resources: ResourceRules) -> dict[str, str]:
     """The environment of a worker: one thread in numerical libraries, and the modules that we see."""
     env = dict(os.environ)
     if resources.isolation != "off":  # whatever the owner's shell holds, such as keys, is no business of a plan
         env = {name: value for name, value in env.items() if name in _KEPT or name.startswith(_KEPT_BEGINNINGS)}
-    for name, value in {**dict.fromkeys(_THREADS, "1"), **_HEAP}.items():
-        env.setdefault(name, value)
-    # The order of a set of strings is part of what must repeat from run to run.
-    env.setdefault("PYTHONHASHSEED", "0")
+    env = {**defaults(), **env}
     # -P keeps the current folder out; where this process was told to import from, the worker may import too.
     paths = sysconfig.get_paths()
     installed = tuple(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))

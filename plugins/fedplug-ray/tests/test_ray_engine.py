@@ -26,6 +26,7 @@ from ray_plans import ARGS, Classifier, Slope, federation, steady, trained
 from fedplug import Experiment, QuorumStrategy
 from fedplug.core.errors import EngineError
 from fedplug.core.messages import TaskKey
+from fedplug.node.worker_environment import defaults
 from fedplug.simulation import Engine
 from fedplug_ray import RayEngine
 from fedplug_ray import engine as engine_module
@@ -44,7 +45,8 @@ def cluster():
     assert not ray.is_initialized()
     assert not folder.exists()
     changed = {name for name in before[0].keys() | os.environ if before[0].get(name) != os.environ.get(name)}
-    assert {name for name in changed if name.startswith("RAY_")} <= {"RAY_CLIENT_MODE"}  # set by Ray's import
+    ours = {name for name in changed if name.startswith("RAY_") or name in defaults()}
+    assert ours <= {"RAY_CLIENT_MODE"}  # set by Ray's import
     assert signal.getsignal(signal.SIGTERM) is before[1]
 
 
@@ -258,6 +260,13 @@ def test_a_cluster_of_ones_own_is_private(cluster):
         "token",
         64,
     )
+
+
+def test_what_is_set_in_every_process_that_trains_is_set_in_workers_of_a_cluster_of_ones_own(cluster):
+    def look(names):
+        return {name: os.environ.get(name) for name in names}
+
+    assert ray.get(ray.remote(look).remote(list(defaults()))) == {**defaults(), **look(defaults().keys() & os.environ)}
 
 
 @pytest.mark.slow  # another worker has to load torch

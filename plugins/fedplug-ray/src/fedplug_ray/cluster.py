@@ -20,6 +20,7 @@ from typing import Any
 import ray
 
 from fedplug.core.errors import EngineError
+from fedplug.node.worker_environment import defaults
 
 _LONGEST = 40  # characters of a folder below which Ray can make its sockets, whose paths are limited to 107 bytes
 _LOCK = threading.RLock()
@@ -111,7 +112,7 @@ class Cluster:
         self._folder = _private_folder()
         self._sigterm = signal.getsignal(signal.SIGTERM)
         try:
-            with _settings(**_token()):
+            with _settings(**_token(), **_for_trainings()):
                 ray.init(
                     address="local",
                     num_cpus=processors,
@@ -194,12 +195,17 @@ def _forget_token() -> bool:
     return False
 
 
+def _for_trainings() -> dict[str, str]:
+    """What the processes that Ray starts are to inherit."""
+    return {name: value for name, value in defaults().items() if name not in os.environ}
+
+
 @contextmanager
 def _settings(**given: str) -> Iterator[None]:
     """Settings for Ray, which reads them from the environment when it starts; afterwards it is as it was."""
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", **given})  # no figures about us go to Ray's makers
+    given["RAY_USAGE_STATS_ENABLED"] = "0"  # no figures about us go to Ray's makers
+    before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", *given)}
+    os.environ.update(given)
     try:
         yield
     finally:
