@@ -1,4 +1,4 @@
-"""A federation of virtual nodes, which an engine trains: one after the other in the caller's thread, or several at once.
+"""A federation of virtual nodes, which an engine trains: one after the other in the caller's thread, or some at once.
 
     federation = Federation({"paris": (x1, y1), "lyon": (x2, y2)})
     Experiment(tags="simulation", transport=federation, training_plan_class=MyPlan, ...).run()
