@@ -5,7 +5,7 @@ chained to the one before by its hash, and all are verified when the journal is 
 process died, or the power went, is rolled back by SQLite; a record that was changed, or is missing, stops the start.
 
 Several records share one flush: append them all, then call `Journal.flush` once. Threads that flush at the same time
-share one too.
+share one too. Ctrl-C may end any call in the middle: what was appended is written by the next one.
 """
 
 from __future__ import annotations
@@ -104,15 +104,13 @@ class Journal(Closing, Generic[T]):
             fresh = not path.exists()
             self._db = self._connect(fresh)
             try:
-                number, self._hash = self._verify(noted)
+                self._written = self._verify(noted)
             except BaseException:
                 self._db.close()
                 raise
         except BaseException:
             self._taken.release()
             raise
-        self._number = number
-        self._written = Head(number, self._hash.hex())
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -125,10 +123,10 @@ class Journal(Closing, Generic[T]):
         body = msgspec.msgpack.encode(record)
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         with self._lock:
-            self._number += 1
-            self._hash = _digest(self._hash, self._number, time, body)
-            self._pending.append((self._number, time, body, self._hash))
-            return self._number
+            last = self._last()
+            digest = _digest(bytes.fromhex(last.hash), last.number + 1, time, body)
+            self._pending.append((last.number + 1, time, body, digest))  # one step: Ctrl-C finds the chain whole
+            return last.number + 1
 
     def flush(self) -> None:
         """Wait until every record that was appended so far is on the disk.
@@ -138,18 +136,19 @@ class Journal(Closing, Generic[T]):
             StoreError: The disk failed. Nothing more can be written until the journal is opened anew.
         """
         with self._lock:
-            wanted = self._number
+            wanted = self._last().number
         with self._writing:
             if self._written.number >= wanted:
                 return  # another thread has taken them along
             if self._broken is not None:
                 raise self._broken
             with self._lock:
-                rows = list(self._pending)
-            self._transact([("INSERT INTO records VALUES (?, ?, ?, ?)", row) for row in rows])
+                rows = [row for row in self._pending if row[0] > self._written.number]
+            # Those that are there were put there by a call that Ctrl-C has ended before it could note that.
+            self._transact([("INSERT INTO records VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", row) for row in rows])
             with self._lock:
-                del self._pending[: len(rows)]
                 self._written = Head(rows[-1][0], rows[-1][3].hex())
+                self._pending = [row for row in self._pending if row[0] > self._written.number]
 
     def write(self, *records: T) -> None:
         """Append records and wait until they are on the disk; raises what `flush` does."""
@@ -165,6 +164,8 @@ class Journal(Closing, Generic[T]):
         """
         self.flush()
         with self._writing:
+            if self._broken is not None:
+                raise self._broken
             row = self._db.execute("SELECT number, hash FROM records WHERE number < ? ORDER BY number DESC LIMIT 1",
                                    (before,)).fetchone()  # fmt: skip
             if row is not None:
@@ -188,7 +189,7 @@ class Journal(Closing, Generic[T]):
     def head(self) -> Head:
         """The last record, whether or not it is on the disk yet."""
         with self._lock:
-            return Head(self._number, self._hash.hex())
+            return self._last()
 
     @property
     def written(self) -> Head:
@@ -209,6 +210,10 @@ class Journal(Closing, Generic[T]):
                 self._broken = StoreError(f"The journal {self.path} has been closed.")
                 self._db.close()
                 self._taken.release()
+
+    def _last(self) -> Head:
+        """The last record; the caller holds the lock."""
+        return Head(self._pending[-1][0], self._pending[-1][3].hex()) if self._pending else self._written
 
     # -- the file -----------------------------------------------------------------------------------------------
 
@@ -266,8 +271,8 @@ class Journal(Closing, Generic[T]):
             raise
         return db
 
-    def _verify(self, noted: Head | None) -> tuple[int, bytes]:
-        """Look at every record; the number and the hash of the last one."""
+    def _verify(self, noted: Head | None) -> Head:
+        """Look at every record; the last one."""
         try:
             starts = self._db.execute("SELECT number, hash FROM start").fetchall()
             if len(starts) != 1:
@@ -294,7 +299,7 @@ class Journal(Closing, Generic[T]):
             raise damaged(self.path, f"a value is of the wrong kind ({error})") from None
         if not seen and noted is not None:
             raise damaged(self.path, f"record {noted.number} is not the one that it once had", noted.number)
-        return number, previous
+        return Head(number, previous.hex())
 
     def _rows(self, after: int) -> list[tuple[int, str, bytes, bytes]]:
         query = "SELECT number, time, body, hash FROM records WHERE number > ? ORDER BY number LIMIT ?"
@@ -312,6 +317,8 @@ class Journal(Closing, Generic[T]):
 
     def _transact(self, statements: list[tuple[str, tuple[Any, ...]]]) -> None:
         try:
+            if self._db.in_transaction:  # which Ctrl-C has cut off
+                self._db.execute("ROLLBACK")
             self._db.execute("BEGIN IMMEDIATE")
             for statement, values in statements:
                 self._db.execute(statement, values)

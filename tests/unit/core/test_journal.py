@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import sqlite3
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from moments import moments
 
 from fedplug.core.errors import DiskFullError, JournalError, StoreError
 from fedplug.core.journal import Head, Journal
@@ -375,3 +377,23 @@ def test_what_this_process_has_verified_is_not_looked_at_again_unless_it_is_anot
     path.unlink()
     with Journal[Kinds](path, Kinds, verified=verified) as journal:
         assert journal.known == Head(0, "")
+
+
+def test_ctrl_c_at_any_moment_of_a_call_costs_no_record_and_the_journal_goes_on(path: Path) -> None:
+    """A signal is looked for behind each call, and most of a flush is spent in one: that of ``COMMIT``."""
+    with Journal[Kinds](path, Kinds) as journal:
+        interrupted = 0
+        for moment in moments("core/journal.py", _interrupt, calls_only=True):
+            before = journal.head.number
+            with contextlib.suppress(KeyboardInterrupt), moment:
+                journal.write(Received("lyon"), Received("nice"))
+            interrupted += moment.came
+            journal.write(Begun(before))  # nothing of what was under way is in its way
+            assert journal.head == journal.written
+    assert interrupted > 20
+    kept = [record.round for record in told(path) if isinstance(record, Begun)]  # as each is chained to the one before
+    assert len(kept) == interrupted + 1
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
