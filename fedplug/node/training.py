@@ -155,36 +155,39 @@ class _Task:
         guarded = privacy.guard(self.args, plan)
         training, testing, loader = self._data(plan, host)
         trainer = self._trainer(plan, training, testing, loader, host)
-        if guarded is not None:
-            for backend in trainer.backends():
-                backend.guard(guarded)
-        if not self.request.train:
-            return self._only_test(trainer, len(testing), time.perf_counter() - began)
-        trainer.make_plan(Phase.TRAIN)  # nobody waits for a test if there is nothing to train on
-        setup_seconds = time.perf_counter() - began
-
-        if self.args.test_on_global_updates:
-            self._test(trainer, len(testing), "global")
-        result = self._train(trainer)
-        self._guard("postprocess", plan.process_params)
-        if self.args.test_on_local_updates:
-            self._test(trainer, len(testing), "local")
-        self._guard("read_optimizer", self._keep, plan)
-        extra = self._checked_aux(result)
-        aux = {**extra, **self._guard("testing_step", self.tests.aux)}
-        spent = self._guard("account", privacy.account, trainer, self.state, self.request)
-        reply = TrainReply(
-            key=self.request.key,
-            sample_count=len(training),
-            steps=result.steps,
-            metrics={**self.tests.metrics, "loss": result.loss, **spent},
-            timing={"train": result.seconds, "train_cpu": result.cpu_seconds, "setup": setup_seconds},
-            state=self._state_found(missing),
-            aux=tuple(aux),
-        )
-        read = functools.partial(self._guard, "get_params", plan.get_params)
-        protected = functools.partial(privacy.protected, self.args, params, read, extra, allocate, trainer)
-        return reply, self._guard("get_params", protected), aux
+        try:
+            if guarded is not None:
+                for backend in trainer.backends():
+                    backend.guard(guarded)
+            if not self.request.train:
+                return self._only_test(trainer, len(testing), time.perf_counter() - began)
+            trainer.make_plan(Phase.TRAIN)  # nobody waits for a test if there is nothing to train on
+            setup_seconds = time.perf_counter() - began
+            if self.args.test_on_global_updates:
+                self._test(trainer, len(testing), "global")
+            result = self._train(trainer)
+            self._guard("postprocess", plan.process_params)
+            if self.args.test_on_local_updates:
+                self._test(trainer, len(testing), "local")
+            self._guard("read_optimizer", self._keep, plan)
+            extra = self._checked_aux(result)
+            aux = {**extra, **self._guard("testing_step", self.tests.aux)}
+            spent = self._guard("account", privacy.account, trainer, self.state, self.request)
+            reply = TrainReply(
+                key=self.request.key,
+                sample_count=len(training),
+                steps=result.steps,
+                metrics={**self.tests.metrics, "loss": result.loss, **spent},
+                timing={"train": result.seconds, "train_cpu": result.cpu_seconds, "setup": setup_seconds},
+                state=self._state_found(missing),
+                aux=tuple(aux),
+            )
+            read = functools.partial(self._guard, "get_params", plan.get_params)
+            protected = functools.partial(privacy.protected, self.args, params, read, extra, allocate, trainer)
+            return reply, self._guard("get_params", protected), aux
+        finally:
+            # Each has the other, so model, optimizer and data would stay until Python looks for circles.
+            del trainer.ctx
 
     def _only_test(
         self, trainer: Trainer, samples: int, setup_seconds: float

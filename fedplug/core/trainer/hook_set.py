@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from fedplug.core.errors import PluginError, UnknownNameError, UsageError
@@ -27,14 +27,14 @@ class HookSet:
 
     def __init__(self, phase: Phase | str, hooks: Iterable[Hook] = ()) -> None:
         self.phase = Phase.of(phase)
-        self._lists: dict[Trigger, list[Hook]] = {trigger: [] for trigger in _TRIGGERS}
-        self._installed: set[str] = set()
+        self._lists: dict[Trigger, tuple[Hook, ...]] = dict.fromkeys(_TRIGGERS, ())  # copies have the same object
+        self._installed: frozenset[str] = frozenset()
         self._running = 0
         self._plan: HookPlan | None = None
         for each in hooks:
             if self.phase in each.phases:
                 self._require_new(each)
-                self._lists[each.trigger].append(each)
+                self._put(each.trigger, (*self._lists[each.trigger], each))
 
     # to edit -----------------------------------------------------------------------------------------------
 
@@ -85,8 +85,7 @@ class HookSet:
         elif after is not None:
             position = self._position(after, new.trigger) + 1
         self._require_new(new)
-        there.insert(position, new)
-        self._plan = None
+        self._put(new.trigger, (*there[:position], new, *there[position:]))
         return new
 
     def remove(self, hook: Any, trigger: Trigger | str | None = None) -> Hook:
@@ -101,8 +100,9 @@ class HookSet:
         """
         self._require_editable()
         where, position = self._find(hook, trigger)
-        self._plan = None
-        return self._lists[where].pop(position)
+        there = self._lists[where]
+        self._put(where, (*there[:position], *there[position + 1 :]))
+        return there[position]
 
     def replace(self, hook: Any, new: Any, trigger: Trigger | str | None = None, *, name: str = "") -> Hook:
         """Put ``new`` in the place of ``hook``, and return it.
@@ -112,17 +112,16 @@ class HookSet:
         """
         self._require_editable()
         where, position = self._find(hook, trigger)
+        there = self._lists[where]
         made = make_hook(new, where, name=name, phases=(self.phase,))
-        self._require_new(made, instead=self._lists[where][position])
-        self._lists[where][position] = made
-        self._plan = None
+        self._require_new(made, instead=there[position])
+        self._put(where, (*there[:position], made, *there[position + 1 :]))
         return made
 
     def clear(self, trigger: Trigger | str) -> None:
         """Remove all hooks of a trigger, the loop's own too."""
         self._require_editable()
-        self._lists[Trigger.of(trigger)].clear()
-        self._plan = None
+        self._put(Trigger.of(trigger), ())
 
     def install(self, plugin: str, hooks: Iterable[Hook]) -> None:
         """Add the hooks of a plugin. Plugins stand in the order of their names, whoever came first.
@@ -141,10 +140,9 @@ class HookSet:
         for new in made:
             there = self._lists[new.trigger]
             later = [i for i, h in enumerate(there) if h.plugin in self._installed and h.plugin > plugin]
-            there.insert(later[0] if later else len(there), new)
-        self._installed.add(plugin)
-        if made:
-            self._plan = None
+            position = later[0] if later else len(there)
+            self._put(new.trigger, (*there[:position], new, *there[position:]))
+        self._installed |= {plugin}
 
     def uninstall(self, plugin: str) -> None:
         """Remove the hooks of a plugin.
@@ -155,10 +153,9 @@ class HookSet:
         self._require_editable()
         if plugin not in self._installed:
             raise UnknownNameError("installed plugin", plugin, self._installed)
-        for there in self._lists.values():
-            there[:] = [h for h in there if h.plugin != plugin]
-        self._installed.remove(plugin)
-        self._plan = None
+        for trigger, there in self._lists.items():
+            self._put(trigger, tuple(h for h in there if h.plugin != plugin))
+        self._installed -= {plugin}
 
     # to look at --------------------------------------------------------------------------------------------
 
@@ -170,8 +167,7 @@ class HookSet:
         """Another set with the same hooks, which may be edited."""
         twin = object.__new__(HookSet)
         twin.phase, twin._running = self.phase, 0
-        twin._lists = {trigger: list(there) for trigger, there in self._lists.items()}
-        twin._installed = set(self._installed)
+        twin._lists, twin._installed = self._lists, self._installed  # which are never changed in place
         twin._plan = self._plan  # it is made anew when the set is edited
         return twin
 
@@ -218,6 +214,11 @@ class HookSet:
                 cure="Edit them before or after it, or pass an edited copy: trainer.train(hooks=...).",
             )
 
+    def _put(self, trigger: Trigger, hooks: tuple[Hook, ...]) -> None:
+        """Replace the hooks of a trigger."""
+        self._lists = {**self._lists, trigger: hooks}
+        self._plan = None
+
     def _require_new(self, new: Hook, instead: Hook | None = None) -> None:
         for each in self._lists[new.trigger]:
             if each is not instead and (each.plugin, each.name) == (new.plugin, new.name):
@@ -262,7 +263,7 @@ def check_insert_mode(mode: str) -> str:
     return mode
 
 
-def _ordered(hooks: list[Hook]) -> list[Hook]:
+def _ordered(hooks: Sequence[Hook]) -> list[Hook]:
     """The hooks of a trigger in the order of calls: a stable topological sort.
 
     Ranks are first < others < last, then the position in the list. Of those whose predecessors are done, the one of
@@ -310,7 +311,7 @@ def _ordered(hooks: list[Hook]) -> list[Hook]:
     return [hooks[i] for i in done]
 
 
-def _referred(name: str, who: int, hooks: list[Hook]) -> int:
+def _referred(name: str, who: int, hooks: Sequence[Hook]) -> int:
     found = [i for i, h in enumerate(hooks) if i != who and h.answers_to(name)]
     if len(found) == 1:
         return found[0]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import random
 import re
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,29 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_others():
 def test_the_start_is_the_global_model():
     start = Params.from_arrays({"w": np.ones(3), "b": np.array(5.0)})
     assert run(params=start, optimizer_args={"lr": 0.0})[1] == start
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_nothing_of_a_task_is_left_for_the_collector_of_circles(train):
+    dataset = Columns()
+    gone = weakref.ref(dataset)  # the plan has it, and the trainer has the plan
+    request = TrainRequest(
+        key=KEY,
+        dataset_id="d",
+        plan_class="Linear",
+        training_args={"test_ratio": 0.2},
+        seed=1,
+        data_seed=1,
+        train=train,
+    )
+    gc.collect()
+    gc.disable()
+    try:
+        run_task(request, BUNDLE, START, {}, dataset, HOST, lambda sign: None)
+        del dataset
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_the_parameters_are_built_once_in_the_memory_that_is_given():

@@ -235,4 +235,10 @@ def flat(params: Params) -> torch.Tensor:
     if not params.nbytes:
         return torch.empty(0, dtype=torch.uint8)
     address = np.frombuffer(params.buffer, np.uint8).ctypes.data
-    return torch.frombuffer((ctypes.c_uint8 * params.nbytes).from_address(address), dtype=torch.uint8)
+    return torch.frombuffer(_bytes(params.nbytes).from_address(address), dtype=torch.uint8)
+
+
+@functools.lru_cache(maxsize=16)
+def _bytes(count: int) -> type[ctypes.Array[ctypes.c_uint8]]:
+    """The type of so many bytes. Making one takes longer than copying a small model, and is work for the collector."""
+    return ctypes.c_uint8 * count
