@@ -122,6 +122,7 @@ class Pipe(Generic[T]):
         self._socket = sock
         self._decoder = msgspec.msgpack.Decoder(incoming)
         self._lock = threading.Lock()
+        self._receiving = threading.Lock()
 
     def send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
         """Send a frame.
@@ -151,6 +152,10 @@ class Pipe(Generic[T]):
             ConnectionLostError: The other end is gone.
             CodecError: What came is not a frame.
         """
+        with self._receiving:
+            return self._received()
+
+    def _received(self) -> tuple[T, list[int]]:
         fds: list[int] = []
         try:
             length, count = _HEADER.unpack(self._exactly(_HEADER.size, fds))
@@ -169,9 +174,10 @@ class Pipe(Generic[T]):
 
     def close(self) -> None:
         """Close the socket; a `receive` that waits ends. May be called twice."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        self.hang_up()
+        # Not under the hands of another thread: the number of the socket may be that of another file at once.
+        with self._receiving, self._lock:
+            self._socket.close()
 
     def hang_up(self) -> None:
         """End a `receive` that waits in another thread; the socket stays to be closed by its owner."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -106,7 +107,9 @@ class Node:
         self._contacts: list[Contact] = []
         self._board: StatusBoard | None = None
         self._threads: list[threading.Thread] = []
-        self._over = threading.Event()
+        # What `run_forever` is to do. Of all that wakes a thread, only this may be used in a signal handler: an event
+        # has a lock, which the thread that handles the signal may hold.
+        self._asked: SimpleQueue[Literal["drain", "stop"]] = SimpleQueue()
         self._error: BaseException | None = None
 
     @property
@@ -126,7 +129,7 @@ class Node:
             try:
                 self._open()
             except BaseException:
-                self._give_back()
+                self._end()
                 raise
         return self
 
@@ -153,14 +156,19 @@ class Node:
         """
         if self._runtime is None:
             self.start()
-        self._over.wait()
+        while self._asked.get() == "drain":
+            self._serve("drain", self.drain)
         self.stop()
         if self._error is not None:
             raise self._error
 
     def request_stop(self) -> None:
         """Make `run_forever` return; safe in a signal handler."""
-        self._over.set()
+        self._asked.put("stop")
+
+    def request_drain(self) -> None:
+        """As `drain`, while `run_forever` runs, but without waiting; safe in a signal handler."""
+        self._asked.put("drain")
 
     def drain(self) -> None:
         """Take no new training, let the one under way end and its update be taken, then make `run_forever` return.
@@ -169,21 +177,13 @@ class Node:
         """
         if self._runtime is not None:
             self._runtime.drain()
-        self._over.set()
+        self._asked.put("stop")
 
     def stop(self) -> None:
         """Cancel what runs, say goodbye and give everything back. May be called twice."""
-        self._over.set()
+        self._asked.put("stop")
         with self._state:
-            if self._runtime is not None:
-                self._runtime.stop()
-            if self._worker is not None:
-                self._worker.close()
-            for thread in self._threads:
-                if thread is not threading.current_thread():
-                    thread.join()
-            self._threads.clear()
-            self._give_back()
+            self._end()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -288,11 +288,21 @@ class Node:
         except BaseException as error:  # noqa: BLE001 - kept for run_forever, which raises it
             _log.critical("The node cannot go on: %s: %s", type(error).__name__, error, exc_info=error)
             self._error = error
-            self._over.set()
+            self._asked.put("stop")
 
-    def _give_back(self) -> None:
+    def _end(self) -> None:
+        """End what has been started so far."""
+        if self._runtime is not None:
+            self._runtime.stop()
         if self._worker is not None:
             self._worker.close()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        self._threads.clear()
+        self._give_back()
+
+    def _give_back(self) -> None:
         while self._links:
             self._links.pop().close()
         if self._board is not None:

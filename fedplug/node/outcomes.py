@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from typing import TYPE_CHECKING
 
 from fedplug.core.crash_points import crash_point
@@ -37,6 +38,7 @@ class Outcomes:
         self._journal = journal
         self._board = board
         self._handover = handover
+        self._counting = threading.Lock()
 
     def finished(self, entry: QueuedTask, outcome: Trained, seconds: float) -> None:
         """Offer an update. It is on disk before anybody hears of it, or else it is said aloud that it is not.
@@ -54,6 +56,8 @@ class Outcomes:
             text = "The disk of this node is full: its update is lost if the node ends before you have it."
             self.relay(entry, LogLine(level="warning", text=text, key=reply.key))
         self._handover.offered(contact, reply.key)
+        if entry.given_up:  # just now, by the thread of its researcher, when there was nothing to settle yet
+            self._handover.settled(contact, reply.key)
         contact.link.finish(reply, outcome.params, outcome.aux)
         crash_point("update-offered")
         loss = f", loss {reply.metrics['loss']:.4g}" if "loss" in reply.metrics else ""
@@ -62,7 +66,13 @@ class Outcomes:
         text = f"Round {reply.key.round + 1} {done} in {seconds:.1f} s: {amount}."
         _log.info("%s", text)
         finished = self._board.now.finished + 1
-        self._board.change(task=None, finished=finished, kept=self._journal.waiting, last=text)
+        self._board.change(task=None, finished=finished, last=text)
+        self.count_kept()
+
+    def count_kept(self) -> None:
+        """Say on the board how many updates wait; from any thread."""
+        with self._counting:  # so that the thread that counts last also writes last
+            self._board.change(kept=self._journal.waiting)
 
     def turned_away(self, entry: QueuedTask) -> None:
         """Refuse a training because the node is about to stop; the one under way goes on."""

@@ -30,13 +30,15 @@ class PlanOutput:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
+        self._begun = 0  # trainings; only `begin` counts them
+        self._seen = 0  # those of them that the reading thread, which alone changes this and the next, knows of
         self._left = MAX_LINES
         self._thread = threading.Thread(target=self._read, name="fedplug-plan-output", daemon=True)
         self._thread.start()
 
     def begin(self, key: str) -> None:
         """A new training begins, and may print as much again."""
-        self._left = MAX_LINES
+        self._begun += 1
         _log.debug("Output of training %s:", key)
 
     def close(self) -> None:
@@ -48,7 +50,7 @@ class PlanOutput:
         with self._stream:
             while data := self._stream.read1(_READ):  # type: ignore[attr-defined]
                 *lines, rest = (rest + data).split(b"\n")
-                for line in lines[: max(self._left, 0) + 1]:
+                for line in lines[: MAX_LINES + 1]:
                     self._put(line)
                 # The rest of an endless line is not kept.
                 rest = rest[: 4 * MAX_LINE]
@@ -56,6 +58,8 @@ class PlanOutput:
                 self._put(rest)
 
     def _put(self, line: bytes) -> None:
+        if self._seen != (begun := self._begun):
+            self._seen, self._left = begun, MAX_LINES
         if self._left > 0:
             text = line[: 4 * MAX_LINE].decode("utf-8", "replace").rstrip()
             _log.info("%s", printable(text, MAX_LINE))

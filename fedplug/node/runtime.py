@@ -198,7 +198,7 @@ class Runtime:
 
     def _end(self, contact: Contact, key: TaskKey, how: str) -> None:
         self._journal.end(contact.url, key, how)
-        self.board.change(kept=self._journal.waiting)
+        self._outcomes.count_kept()
 
     def _cancel(self, entry: QueuedTask) -> None:
         """Cancel the task whose turn it is; the caller holds the lock."""

@@ -153,16 +153,17 @@ class StatusBoard:
 
     def progress(self, progress: Progress) -> None:
         """Note how far the training is."""
-        task = self.now.task
-        if task is not None:
-            task = msgspec.structs.replace(
-                task,
-                step=progress.step,
-                total_steps=progress.total_steps,
-                epoch=progress.epoch,
-                metrics=progress.metrics,
-            )
-            self.change(task=task)
+        with self._changed:
+            task = self.now.task
+            if task is not None:
+                task = msgspec.structs.replace(
+                    task,
+                    step=progress.step,
+                    total_steps=progress.total_steps,
+                    epoch=progress.epoch,
+                    metrics=progress.metrics,
+                )
+                self.change(task=task)
 
     def close(self) -> None:
         """Write down that the node has stopped. May be called twice."""

@@ -53,8 +53,10 @@ class Watchdog:
         self._last = self._clock()
 
     def stop(self) -> None:
-        """The training is over."""
+        """The training is over. From now on nothing is ended for its sake: the next one may have its process."""
         self._over.set()
+        if self._thread.ident is not None:  # it was started
+            self._thread.join()
 
     def look(self) -> bool:
         """Look once. Returns whether all is well."""

@@ -92,7 +92,8 @@ class ProcessWorker(Worker):
     def warm_up(self) -> None:
         """Start the process, if it does not run."""
         with self._lock:
-            self._ready()
+            if not self._closed:
+                self._ready()
 
     def run(self, job: Job, emit: Emit) -> Trained | TaskFailure:
         """As `Worker.run`."""

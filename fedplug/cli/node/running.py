@@ -93,7 +93,6 @@ def _obeying_signals(node: Node) -> Iterator[None]:
     """Ctrl-C and SIGTERM stop the node, and a second Ctrl-C ends the process as it is; SIGUSR1 drains the node."""
     import os
     import signal
-    import threading
 
     from fedplug.node.service.process import DRAIN
 
@@ -107,8 +106,7 @@ def _obeying_signals(node: Node) -> Iterator[None]:
         node.request_stop()
 
     def drain(_: int, __: object) -> None:
-        # It waits, which a signal handler must not.
-        threading.Thread(target=node.drain, name="fedplug-node-drain", daemon=True).start()
+        node.request_drain()
 
     handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, DRAIN: drain}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}

@@ -15,7 +15,7 @@ from fedplug.cli.node.running import _obeying_signals
 class Node:
     def request_stop(self):
         print("stop", flush=True)
-    def drain(self):
+    def request_drain(self):
         print("drain", flush=True)
 
 with _obeying_signals(Node()):
@@ -47,7 +47,7 @@ def test_the_terminator_may_ask_twice_without_insisting(program):
     assert program.poll() is None
 
 
-def test_a_node_is_drained_in_a_thread_and_ctrl_c_still_stops_it(program):
+def test_a_node_is_asked_to_drain_and_ctrl_c_still_stops_it(program):
     program.send_signal(signal.SIGUSR1)
     assert program.stdout.readline() == "drain\n"
     program.send_signal(signal.SIGINT)

@@ -28,6 +28,8 @@ from fedplug.node.datasets.registry import inspect_file
 from fedplug.node.gate import Gate
 from fedplug.node.handover import Handover
 from fedplug.node.jobs import Trained, Worker, cancelled
+from fedplug.node.journal.contract import NoTaskJournal
+from fedplug.node.outcomes import Outcomes
 from fedplug.node.policy.schema import OPEN
 from fedplug.node.runtime import Runtime
 from fedplug.node.status import STATUS_FILE, StatusBoard, read_status
@@ -425,3 +427,41 @@ def test_only_the_last_update_of_a_researcher_is_waited_for(node):
         handover.offered(node.contact, task(node, number).request.key)
     handover.settled(node.contact, task(node, 2).request.key)
     assert handover.wait() is True
+
+
+def test_an_update_that_is_cancelled_just_before_it_is_offered_is_not_waited_for(node, monkeypatch):
+    journal, handover = node.runtime._outcomes._journal, node.runtime._handover
+    finish = journal.finish
+
+    def cancelled_meanwhile(url, reply, *rest):
+        node.runtime.cancel(node.contact, reply.key, "enough replies")
+        return finish(url, reply, *rest)
+
+    monkeypatch.setattr(journal, "finish", cancelled_meanwhile)
+    monkeypatch.setattr(handover, "_absence", 0.0)
+    node.link.events.put(task(node, 0))
+    assert node.worker.begun.get(timeout=30) == 0
+    assert isinstance(node.link.answer(), Progress)
+    monkeypatch.setattr(node.worker, "cancel", lambda job: None)  # it is through already
+    node.worker.release.put(None)
+    assert node.link.answer().sample_count == 8
+    assert handover.wait() is True
+
+
+def test_who_counts_the_updates_that_wait_last_also_says_so_last():
+    said = []
+
+    class Journal(NoTaskJournal):
+        @property
+        def waiting(self):
+            assert outcomes._counting.locked()
+            return 3
+
+    class Board:
+        def change(self, **fields):
+            assert outcomes._counting.locked()
+            said.append(fields)
+
+    outcomes = Outcomes(None, Journal(), Board(), Handover())
+    outcomes.count_kept()
+    assert said == [{"kept": 3}]

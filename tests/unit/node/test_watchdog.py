@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -115,3 +116,24 @@ def test_more_than_is_allowed_is_named(found, said):
     text = excess(found, ALLOWED, 500)
     assert bool(text) == bool(said)
     assert said in text
+
+
+def test_nothing_is_ended_for_the_sake_of_a_training_that_is_over(tmp_path):
+    """What is found at the last moment must not end the next training, which may have the same process."""
+    looks = threading.Event()
+
+    def excess():
+        looks.set()
+        watchdog._over.wait(30)
+        return "it takes too much"
+
+    ended = []
+    watchdog = Watchdog(lambda *why: ended.append(why), scratch=tmp_path, most=1, excess=excess)
+    assert looks.wait(30)
+    watchdog.stop()
+    assert not watchdog._thread.is_alive()
+    assert ended == [("policy", "it takes too much")]
+
+
+def test_a_watchdog_with_nothing_to_watch_is_stopped_too():
+    Watchdog(lambda *why: None).stop()

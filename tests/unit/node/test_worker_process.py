@@ -13,12 +13,12 @@ import numpy as np
 import psutil
 import pytest
 
-from fedplug.core.errors import CodecError
+from fedplug.core.errors import CodecError, ConnectionLostError
 from fedplug.core.messages import LogLine, Progress
 from fedplug.core.params import Params
 from fedplug.node import worker_process
 from fedplug.node.datasets.memory import MemoryDataset
-from fedplug.node.ipc import pack, unpack
+from fedplug.node.ipc import Pipe, Start, pack, unpack
 from fedplug.node.jobs import Job, Trained
 from fedplug.node.plan_output import MAX_LINE, MAX_LINES
 from fedplug.node.shared import SharedBuffer, share, shared_stock
@@ -160,6 +160,35 @@ def test_closing_ends_a_training_that_never_would(worker, job, gone):
     thread.join(60)
     assert outcomes[0].code == "cancelled"
     assert gone(pid)
+
+
+def test_nothing_is_started_once_it_is_closed(worker):
+    """The thread that trains may only get so far when the node is stopped already."""
+    worker.close()
+    worker.warm_up()
+    assert worker.pid == 0
+
+
+def test_a_socket_is_not_closed_while_another_thread_has_its_number_in_hand():
+    """The number may be that of another file at once, from which that thread would then read."""
+    closed = []
+
+    class Socket:
+        def shutdown(self, how):
+            pass
+
+        def close(self):
+            closed.append(pipe._receiving.locked() and pipe._lock.locked())
+
+        def recvmsg_into(self, buffers, room, flags):
+            assert pipe._receiving.locked()
+            return 0, [], 0, None
+
+    pipe = Pipe(Socket(), Start)
+    with pytest.raises(ConnectionLostError):
+        pipe.receive()
+    pipe.close()
+    assert closed == [True]
 
 
 def test_a_process_killed_between_trainings_is_replaced(worker, job, gone):
