@@ -261,7 +261,7 @@ class TorchTrainingPlan(TrainingPlan):
         return TorchBackend(self)
 
     def lean_step(self) -> LeanStep | str:
-        """As `TrainingPlan.lean_step`: there is one for plain ``torch.optim.SGD``."""
+        """As `TrainingPlan.lean_step`: there is one for the optimizers of ``torch.optim``."""
         from fedplug_torch.lean import lean_step
 
         return lean_step(self)
