@@ -1,4 +1,4 @@
-"""The seam for simulations: one plan that was set up once trains node after node, without an optimizer object.
+"""The seam for simulations: one plan that was set up once trains node after node, with little around the arithmetic.
 
 Where a plan leaves the step to the library, and the library knows the optimizer's rule, a framework may offer a step
 that does the same arithmetic with less around it (`TrainingPlan.lean_step`). Whoever uses it keeps watch that nothing
@@ -17,7 +17,13 @@ from fedplug.core.params import Params
 
 
 class LeanStep(ABC):
-    """A plan's training step and its optimizer's rule, as one."""
+    """A plan's training step and its optimizer's rule, as one.
+
+    Attributes:
+        optimizer_name: The name of the optimizer, for the log.
+    """
+
+    optimizer_name: str
 
     def whole(self, manager: DataManager) -> BatchSource | None:
         """Batches of arrays that many nodes share, to draw each node's rows from; None where that cannot be done.

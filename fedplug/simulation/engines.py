@@ -164,7 +164,8 @@ class SerialEngine(Engine):
 
     def _set_up(self, request: TrainRequest, plan: PlanBundle) -> LeanTraining:
         training = LeanTraining(request, plan, self.host)
-        self._last.tell(f"{plan.class_name} trains by the lean step: its training is nothing but steps of SGD.")
+        steps = f"its training is nothing but steps of {training.optimizer_name}"
+        self._last.tell(f"{plan.class_name} trains by the lean step: {steps}.")
         return training
 
     def _run_own(self, task: Task, emit: Emit) -> Trained:

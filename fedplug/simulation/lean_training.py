@@ -42,6 +42,9 @@ class LeanTraining(SetUpOnce):
         bundle: The plan.
         host: Turns what ``training_data`` returns into batches, and knows the hooks of plugins.
 
+    Attributes:
+        optimizer_name: The name of the plan's optimizer, for the log.
+
     Raises:
         NotLeanError: The plan, or what is asked for, needs its own loop.
     """
@@ -52,6 +55,7 @@ class LeanTraining(SetUpOnce):
         if isinstance(step, str):
             raise NotLeanError(step)
         self._step: LeanStep = step
+        self.optimizer_name = step.optimizer_name
         self._share(step.whole)
         self._make_setup: Callable[[], PlanSetup] | None = None  # of the training under way, while it has none
         self._tells = step.guard(self._before_plan)

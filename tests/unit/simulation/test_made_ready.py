@@ -24,7 +24,7 @@ from fedplug.simulation.plan_checks import Streams
 from fedplug.simulation.set_up_once import SetUpOnce
 from fedplug_torch import recorded_step
 from fedplug_torch.cohort import TorchCohortTrainer
-from fedplug_torch.lean import LeanSGD
+from fedplug_torch.lean import TorchLeanStep
 
 ARGS: dict[str, Any] = {"epochs": 2, "loader_args": {"batch_size": 4}, "optimizer_args": {"lr": 0.1}}
 
@@ -153,7 +153,7 @@ def test_no_watch_is_kept_over_nodes_whose_steps_are_played_back(reads) -> None:
 
 
 def test_watch_is_kept_over_every_node_if_the_step_does_not_tell_when_the_plan_runs(reads, monkeypatch) -> None:
-    monkeypatch.setattr(LeanSGD, "guard", lambda self, before_plan: False)
+    monkeypatch.setattr(TorchLeanStep, "guard", lambda self, before_plan: False)
     run(Small, rounds=3)
     assert len(reads) == 2 * 8 * 3
 
@@ -212,7 +212,7 @@ def test_a_training_that_is_called_off_is_not_kept_ready(engine) -> None:
 def test_a_step_that_draws_random_numbers_is_found_whether_or_not_it_tells(caplog, monkeypatch, tells) -> None:
     caplog.set_level(logging.INFO, "fedplug.simulation")
     if not tells:
-        monkeypatch.setattr(LeanSGD, "guard", lambda self, before_plan: False)
+        monkeypatch.setattr(TorchLeanStep, "guard", lambda self, before_plan: False)
     found = run(Drawing)
     assert "Drawing trains by its own loop: training draws random numbers." in caplog.messages
     assert found == run(Drawing, SerialEngine(lean=False))

@@ -17,7 +17,7 @@ from torch import nn
 from fedplug import Experiment
 from fedplug.simulation import IID, Federation, SerialEngine
 from fedplug_torch import recorded_step, tape
-from fedplug_torch.lean import LeanSGD
+from fedplug_torch.lean import TorchLeanStep
 
 ARGS: dict[str, Any] = {"epochs": 4, "loader_args": {"batch_size": 8}, "optimizer_args": {"lr": 0.1}, "log_interval": 2}
 STEPS = 4 * 2 * 4 * 4
@@ -40,13 +40,13 @@ def run(plan: type, engine: Any, args: dict[str, Any] | None = None) -> Any:
 def own_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Records are worth their while soon; the sizes of the batches whose step was the plan's own."""
     monkeypatch.setattr(recorded_step, "WORTH", 3)
-    sizes, own = list[int](), LeanSGD._own
+    sizes, own = list[int](), TorchLeanStep._own
 
     def counted(self: Any, data: Any, target: Any) -> Any:
         sizes.append(len(next(iter(data.values())) if isinstance(data, dict) else data))
         return own(self, data, target)
 
-    monkeypatch.setattr(LeanSGD, "_own", counted)
+    monkeypatch.setattr(TorchLeanStep, "_own", counted)
     return sizes
 
 

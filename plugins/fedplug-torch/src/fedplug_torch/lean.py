@@ -1,13 +1,14 @@
-"""The lean step for PyTorch: SGD without an optimizer object, over parameters in one buffer.
+"""The lean step for PyTorch: loss, gradients and the optimizer's rule as one, over parameters in one buffer.
 
 For a small model, most of a step is not arithmetic: clearing gradients, storing them, and going through the groups,
-defaults and hooks of an optimizer take a third of it. Here the gradients are asked for and subtracted at once. The
-arithmetic is that of ``torch.optim.SGD``, so the result is the same to the bit.
+defaults and hooks of an optimizer take a third of it, and half with Adam. Here the gradients are asked for, and the
+parameters moved at once, by a rule that comes to the bits of the optimizer (`fedplug_torch.lean_rules`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import nn
 from fedplug.core.data import BatchSource, DataManager
 from fedplug.core.lean import LeanStep
 from fedplug.core.params import Params, allocate
+from fedplug_torch import lean_rules
 from fedplug_torch import params as torch_params
 from fedplug_torch.losses import no_loss
 from fedplug_torch.plan_state import Attributes, own_state
@@ -26,34 +28,27 @@ from fedplug_torch.whole_data import whole
 if TYPE_CHECKING:
     from fedplug_torch.plan import TorchTrainingPlan
 
-_PLAIN = {"maximize": False, "foreach": None, "differentiable": False, "fused": None}
-_NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
-_SETTINGS = (*_PLAIN, *_NUMBERS, "nesterov")
 _ONE = (torch.ones(()),)
 
 
 def lean_step(plan: TorchTrainingPlan) -> LeanStep | str:
     """The lean step of a plan that was set up with its optimizer; or why there is none, in words."""
-    return _why_not(plan) or LeanSGD(plan)
+    return _why_not(plan) or TorchLeanStep(plan)
 
 
-class LeanSGD(LeanStep):
-    """The rule of ``torch.optim.SGD``, for every parameter that the optimizer would move.
+class TorchLeanStep(LeanStep):
+    """A plan's step and its optimizer's rule.
 
     Args:
         plan: Its model's tensors are moved into one buffer.
     """
 
     def __init__(self, plan: TorchTrainingPlan) -> None:
-        group = self._group = plan.optimizer().param_groups[0]
-        self._settings = {name: group[name] for name in _SETTINGS}
+        optimizer: torch.optim.Optimizer = plan.optimizer()
         model: nn.Module = plan.model()
         model.train()
+        self.optimizer_name = type(optimizer).__name__
         self._training_step = plan.training_step
-        self._rate, self._decay, self._nesterov = -group["lr"], group["weight_decay"], group["nesterov"]
-        self._momentum, self._fresh = group["momentum"], 1 - group["dampening"]
-        self._velocities: dict[int, torch.Tensor] = {}  # of a training, by number of the parameter
-        self._moved = tuple(p for p in group["params"] if p.requires_grad)
         tensors = torch_params.distinct(model.state_dict(keep_vars=True))[0]
         self._spec = torch_params.spec_of(tensors)
         self._raw = allocate(self._spec.nbytes)
@@ -61,7 +56,9 @@ class LeanSGD(LeanStep):
         for name, view in torch_params.over(self._spec, torch.from_numpy(self._raw)).items():
             view.copy_(tensors[name].detach())
             tensors[name].data = view
-        self._values = [p.detach() for p in self._moved]
+        self._moved = lean_rules.moved(optimizer)
+        self._rule = lean_rules.rule_of(optimizer)
+        self._optimizer, self._settings = optimizer, deepcopy(_settings(optimizer))
         self._attributes = Attributes(plan, model)
         self._before_plan: Callable[[], None] = _nothing
         self._steps = RecordedSteps(plan, model, self._moved, self._own)
@@ -78,23 +75,17 @@ class LeanSGD(LeanStep):
     def load(self, params: Params) -> None:
         """As `LeanStep.load`."""
         params.require(self._spec)
-        self._velocities.clear()
+        self._rule.begin()
         self._raw[:] = np.frombuffer(params.buffer, np.uint8)
 
     def step(self, data: Any, target: Any) -> torch.Tensor:
         """As `LeanStep.step`."""
         loss, found = self._steps.step(data, target)
-        values = self._values
-        if not all(map(_is_there, found)):  # a parameter took no part; comparing tensors with None is slow
-            values = [value for value, gradient in zip(values, found, strict=True) if _is_there(gradient)]
-        gradients = [gradient for gradient in found if gradient is not None]
-        if gradients:
-            if self._decay:
-                gradients = list(torch._foreach_add(gradients, values, alpha=self._decay))
-            if self._momentum:
-                numbers = [number for number, gradient in enumerate(found) if gradient is not None]
-                gradients = self._with_momentum(numbers, gradients)
-            torch._foreach_add_(values, gradients, alpha=self._rate)
+        for gradient in found:
+            if gradient is not None and not gradient.is_contiguous():
+                found = tuple(map(_laid_out, found))
+                break
+        self._rule.move(found)
         return loss
 
     def _own(self, data: Any, target: Any) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
@@ -104,24 +95,6 @@ class LeanSGD(LeanStep):
         if not (isinstance(loss, torch.Tensor) and loss.numel() == 1 and loss.requires_grad):
             raise no_loss(loss)
         return loss.detach(), self._gradients(loss)
-
-    def _with_momentum(self, numbers: list[int], gradients: list[torch.Tensor]) -> list[torch.Tensor]:
-        """What the parameters of these numbers are moved by."""
-        known = self._velocities
-        if known.keys() >= set(numbers):
-            velocities = [known[number] for number in numbers]
-            torch._foreach_mul_(velocities, self._momentum)
-            torch._foreach_add_(velocities, gradients, alpha=self._fresh)
-        else:  # the first time, all of the gradient counts
-            for number, gradient in zip(numbers, gradients, strict=True):
-                if number in known:
-                    known[number].mul_(self._momentum).add_(gradient, alpha=self._fresh)
-                else:
-                    known[number] = gradient.clone()
-            velocities = [known[number] for number in numbers]
-        if self._nesterov:
-            return list(torch._foreach_add(gradients, velocities, alpha=self._momentum))
-        return velocities
 
     def _gradients(self, loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if loss.shape or loss.dtype is not torch.float32:
@@ -145,7 +118,7 @@ class LeanSGD(LeanStep):
 
     def changed(self) -> str:
         """As `LeanStep.changed`."""
-        if {name: self._group[name] for name in _SETTINGS} != self._settings:
+        if _settings(self._optimizer) != self._settings or lean_rules.has_hooks(self._optimizer):
             return "the plan changes its optimizer's settings in training"
         return self._attributes.changed()
 
@@ -154,29 +127,26 @@ def _nothing() -> None:
     """Nobody wants to be called."""
 
 
-def _is_there(gradient: object) -> bool:
-    return gradient is not None
+def _laid_out(gradient: torch.Tensor | None) -> torch.Tensor | None:
+    """A gradient as autograd stores it with a parameter: other layouts may come to other bits."""
+    is_sparse = gradient is None or gradient.layout is not torch.strided
+    return gradient if gradient is None or is_sparse else gradient.contiguous()
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The settings of each group of parameters, and which parameters these are."""
+    return [{**group, "params": [id(each) for each in group["params"]]} for group in optimizer.param_groups]
 
 
 def _why_not(plan: TorchTrainingPlan) -> str:
     optimizer, model = plan.optimizer(), plan.model()
-    if type(optimizer) is not torch.optim.SGD:
-        return f"the optimizer is {type(optimizer).__name__}, not SGD"
-    if len(optimizer.param_groups) != 1:
-        return "the optimizer has several groups of parameters"
-    group = optimizer.param_groups[0]
-    for name, usual in _PLAIN.items():
-        if group.get(name) != usual:
-            return f"the optimizer is SGD with {name}={group[name]!r}"
-    for name in _NUMBERS:
-        if not isinstance(group[name], float | int):
-            return f"the optimizer is SGD with a {name} that is no plain number"
-    moved = {id(p) for p in group["params"] if p.requires_grad}
-    if not moved or moved != {id(p) for p in model.parameters() if p.requires_grad}:
-        return "the optimizer does not move all parameters of the model, and no others"
-    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-    if any(getattr(optimizer, name, None) for name in hooks):
-        return "the optimizer has hooks"
+    if why := lean_rules.why_none(optimizer):
+        return why
+    moved = set(map(id, lean_rules.moved(optimizer)))
+    if not moved:
+        return "the optimizer moves no parameter"
+    if not moved <= set(map(id, model.parameters())):
+        return "the optimizer moves parameters that are not the model's"
     if any(tensor.device.type != "cpu" for tensor in model.state_dict().values()):
         return "the model does not lie in the processor's memory"
     if not all(tensor.is_contiguous() for tensor in model.state_dict().values()):
