@@ -65,7 +65,7 @@ def is_locked(path: Path) -> bool:
         return False
     file = _open(path)
     try:
-        return not _try_lock(file)
+        return not _try_lock(file, fcntl.LOCK_SH)  # shared: who only looks is not seen by others who look
     finally:
         os.close(file)
 
@@ -82,9 +82,9 @@ def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _try_lock(file: int) -> bool:
+def _try_lock(file: int, how: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -100,7 +100,8 @@ _FINDER = _Finder()
 
 def forget(root: str) -> None:
     """Remove the modules of a plan that could not be set up."""
-    for name in [name for name in sys.modules if name == root or name.startswith(f"{root}.")]:
+    # Of a copy: other threads import meanwhile.
+    for name in [name for name in sys.modules.copy() if name == root or name.startswith(f"{root}.")]:
         del sys.modules[name]
 
 

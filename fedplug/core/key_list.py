@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -43,7 +44,7 @@ class KeyEntry(NamedTuple):
 
 
 class KeyList:
-    """A list of public keys. Other processes may change its file at any time.
+    """A list of public keys. Other processes may change its file at any time; any thread may ask.
 
     Args:
         path: The file. As long as it is not there, the list is empty.
@@ -53,6 +54,7 @@ class KeyList:
     def __init__(self, path: Path, head: Sequence[str]) -> None:
         self.path = path
         self._head = tuple(f"# {line}" for line in head)
+        self._lock = threading.Lock()  # of what was read: the threads of several connections ask at the same time
         self._state: tuple[int, ...] | None = None
         self._settled = False
         self._entries: tuple[KeyEntry, ...] = ()
@@ -64,8 +66,9 @@ class KeyList:
         Raises:
             KeysError: The file cannot be read, or others could have written it.
         """
-        self._refresh()
-        return self._entries
+        with self._lock:
+            self._refresh()
+            return self._entries
 
     def name_of(self, key: str) -> str:
         """Whose key this is; empty if the list does not have it.
@@ -76,8 +79,9 @@ class KeyList:
         Raises:
             KeysError: The file cannot be read, or others could have written it.
         """
-        self._refresh()
-        return self._names.get(key, "")
+        with self._lock:
+            self._refresh()
+            return self._names.get(key, "")
 
     def add(self, name: str, key: str, *, only: bool = False) -> tuple[KeyEntry, ...]:
         """Add a key, if it does not stand there under this name.

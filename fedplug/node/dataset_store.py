@@ -84,32 +84,37 @@ class DatasetStore(ABC):
                 return record
         raise UnknownNameError("data set", name, [record.name for record in records])
 
-    def replace_dataset(self, old_id: str, record: DatasetRecord) -> None:
+    def replace_dataset(self, old: DatasetRecord, record: DatasetRecord) -> None:
         """Put a record in the place of another one of the same data set.
 
         If it has an id of its own, the old id becomes a former one, so that a request for it can be answered.
 
         Args:
-            old_id: The id that the data set has now.
+            old: What it is now, as far as the caller knows.
             record: What it is from now on.
 
         Raises:
             UnknownNameError: There is no data set of that id; somebody else may have removed or changed it.
-            UsageError: Another data set has the new name.
+            UsageError: Somebody else has changed what is said of it, or another data set has the new name.
         """
+        old_id = old.dataset_id
         with self.transaction() as db:
-            rows = db.execute("SELECT dataset_id, name FROM datasets").fetchall()
-            names = dict(rows)
-            if old_id not in names:
-                raise UnknownNameError("data set", old_id, names)
-            if any(name == record.name and found != old_id for found, name in rows):
+            found = {each.dataset_id: each for each in self.datasets()}
+            if old_id not in found:
+                raise UnknownNameError("data set", old_id, [each.name for each in found.values()])
+            if found[old_id] != old:
+                raise UsageError(
+                    f"Data set {old.name!r} was changed by somebody else meanwhile. Nothing was saved.",
+                    cure="Look at it again, and make your change once more.",
+                )
+            if any(each.name == record.name and each.dataset_id != old_id for each in found.values()):
                 raise UsageError(
                     f"This node has a data set named {record.name!r} already.", cure="Choose another --name."
                 )
             db.execute("DELETE FROM datasets WHERE dataset_id = ?", (old_id,))
             db.execute("INSERT INTO datasets VALUES (?, ?, ?)", (record.dataset_id, record.name, _text(record)))
             if record.dataset_id != old_id:
-                _remember(db, old_id, names[old_id], "changed")
+                _remember(db, old_id, old.name, "changed")
 
     def remove_dataset(self, name: str) -> DatasetRecord:
         """Forget a data set, but for its id; its file stays.
@@ -117,8 +122,8 @@ class DatasetStore(ABC):
         Raises:
             UnknownNameError: There is none of this name or id.
         """
-        record = self.dataset(name)
         with self.transaction() as db:
+            record = self.dataset(name)  # in here: somebody else may give it another id meanwhile
             db.execute("DELETE FROM datasets WHERE dataset_id = ?", (record.dataset_id,))
             _remember(db, record.dataset_id, record.name, "removed")
         return record

@@ -5,8 +5,10 @@ As soon as a node trusts a key, it talks only to researchers who hold one that i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -232,10 +234,11 @@ def trust(
             cure="The researcher sees theirs with: fedplug keys show",
         )
     entries = keys.researchers.add(url, key, only=only)
-    if url not in known:
-        # The address that every node begins with stands for none, if another is named before it is used.
-        unused = known == (DEFAULT_URL,) and not keys.trusted(DEFAULT_URL)
-        _set_addresses(store, (url,) if unused else (*known, url))
+    with _addresses(store) as urls:
+        if url not in urls:
+            # The address that every node begins with stands for none, if another is named before it is used.
+            unused = urls == [DEFAULT_URL] and not keys.trusted(DEFAULT_URL)
+            urls[:] = [url] if unused else [*urls, url]
     AuditLog(store).note("researcher-trusted", actor=actor, researcher=url, key=key)
     return url, entries
 
@@ -264,12 +267,16 @@ def untrust(store: NodeStore, key_or_url: str, *, actor: str = "owner") -> tuple
     for entry in gone:
         AuditLog(store).note("researcher-untrusted", actor=actor, researcher=entry.name, key=entry.key)
     places = {url, *(entry.name for entry in gone)}
-    left = tuple(each for each in known if each not in places or keys.trusted(each))
-    if left and left != known:
-        _set_addresses(store, left)
+    with _addresses(store) as urls:
+        left = [each for each in urls if each not in places or keys.trusted(each)]
+        urls[:] = left or urls
     return gone
 
 
-def _set_addresses(store: NodeStore, urls: tuple[str, ...]) -> None:
+@contextlib.contextmanager
+def _addresses(store: NodeStore) -> Iterator[list[str]]:
+    """The addresses that a node connects to, to be changed; no other command changes them meanwhile."""
     with store.transaction() as db:
+        urls = list(store.identity.researchers)
+        yield urls
         db.execute("UPDATE node SET researcher = ?", (" ".join(urls),))

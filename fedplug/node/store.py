@@ -112,7 +112,9 @@ class NodeStore(DatasetStore, Closing):
             raise _cannot_be_made(folder, error) from None
         store = cls(_connect(path), folder)
         store._migrate(fresh=True)
-        store._set_identity(node_id, name, researcher)
+        if not store._set_identity(node_id, name, researcher):
+            store.close()
+            raise UsageError(f"{folder} is a node already: another command has made it just now.")
         return store
 
     @classmethod
@@ -230,9 +232,11 @@ class NodeStore(DatasetStore, Closing):
         if copy is not None:
             store_upgrade.announce(version, len(MIGRATIONS), copy)
 
-    def _set_identity(self, node_id: str, name: str, researcher: str) -> None:
+    def _set_identity(self, node_id: str, name: str, researcher: str) -> bool:
+        """Say who this node is; whether nobody has done so before."""
+        row = (node_id, name, researcher, datetime.now(UTC).isoformat(timespec="seconds"))
         with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO node VALUES (1, ?, ?, ?, ?)", (node_id, name, researcher, _now()))
+            return db.execute("INSERT OR IGNORE INTO node VALUES (1, ?, ?, ?, ?)", row).rowcount == 1
 
     def read(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of one query."""
@@ -335,10 +339,6 @@ def _check_names(name: str, node_id: str) -> tuple[str, str]:
             cure="Use 2 to 64 of a-z, 0-9, dot, dash and underscore, beginning and ending with a letter or digit.",
         )
     return name, node_id
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _cannot_be_made(folder: Path, error: OSError) -> StoreError:

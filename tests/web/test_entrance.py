@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from moments import moments
 
-from fedplug.node.web.auth import IDLE_SECONDS, LINK_SECONDS, SESSION_SECONDS, Door
+from fedplug.node.web.auth import IDLE_SECONDS, LINK_SECONDS, SESSION_SECONDS, Door, Session
+from fedplug.node.web.site import Visit
 
 
 def test_without_a_session_every_page_leads_to_the_log_in(stranger, paths):
@@ -110,3 +112,19 @@ def test_who_logs_in_stands_in_the_audit_log_and_who_does_not_get_in_does_not(st
     (entry,) = site.audit.entries()
     assert (entry.event, entry.actor, entry.data) == ("logged-in", "web", {})
     assert token not in repr(entry)
+
+
+def test_what_was_done_is_told_once_whenever_another_page_of_the_session_is_made():
+    session = Session("csrf", 0.0, 0.0)
+    told = []
+
+    def another_page():
+        told.extend(session.take_notes())
+
+    for moment in moments("web/site.py:go", another_page):
+        session.notes.append(("done", "earlier"))
+        with moment:
+            Visit(None, None, session).go("/", "now")
+        another_page()
+        assert told == [("done", "earlier"), ("done", "now")]
+        told.clear()

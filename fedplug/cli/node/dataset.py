@@ -204,7 +204,7 @@ def edit(
             accept_changes=accept_changes,
         )  # fmt: skip
         notes = (*notes, *tag_notes(record, [r for r in store.datasets() if r.dataset_id != old.dataset_id]))
-        store.replace_dataset(old.dataset_id, record)
+        store.replace_dataset(old, record)
         _note(store, "dataset-edited", record, former_id=old.dataset_id)
     say(f"Data set {record.name!r} is changed: {shape_words(record.shape)}, tags {', '.join(record.tags)}.")
     if record.dataset_id != old.dataset_id:

@@ -118,6 +118,7 @@ def read_log(folder: Path, number: int, level: int = logging.DEBUG, *, follow: b
                 if chosen(line):
                     yield line
             elif _was_replaced(file, path):
+                yield from filter(chosen, file)  # what was written after the look above, and before it was replaced
                 file.close()
                 file = _opened(path, folder)
             else:

@@ -6,11 +6,13 @@ are kept, so that a look-up takes the same time however much of a guess is right
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -30,13 +32,14 @@ class Session:
 
     Attributes:
         csrf: What every form of this session carries, and no other site can know.
-        notes: What the next page should say: ``(kind, text)``, the kind being ``"done"`` or ``"problem"``.
+        notes: What the next page should say: ``(kind, text)``, the kind being ``"done"`` or ``"problem"``. Pages of one
+            session may be made in several threads, so they are put in and taken out one by one.
     """
 
     csrf: str
     began: float
     seen: float
-    notes: list[tuple[str, str]] = field(default_factory=list)
+    notes: deque[tuple[str, str]] = field(default_factory=deque)
     over: bool = False
 
     def owns(self, csrf: str) -> bool:
@@ -45,7 +48,10 @@ class Session:
 
     def take_notes(self) -> list[tuple[str, str]]:
         """The notes, which are gone then."""
-        notes, self.notes = self.notes, []
+        notes: list[tuple[str, str]] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                notes.append(self.notes.popleft())
         return notes
 
 

@@ -75,7 +75,7 @@ def _replace(visit: Visit, old: DatasetRecord, **said: Any) -> Response:
         return visit.go(f"/data-sets/{old.dataset_id}", "Nothing is different.")
     others = [each for each in visit.store.datasets() if each.dataset_id != old.dataset_id]
     notes = (*notes, *tag_notes(record, others), *missing_notes(record))
-    visit.store.replace_dataset(old.dataset_id, record)
+    visit.store.replace_dataset(old, record)
     visit.site.audit.note(
         "dataset-edited", actor=ACTOR, dataset=record.name, dataset_id=record.dataset_id, former_id=old.dataset_id
     )

@@ -160,7 +160,7 @@ class Visit:
             note: What was done; the page begins with it.
             more: Further notes.
         """
-        self.session.notes += [("done", text) for text in (note, *more) if text]
+        self.session.notes.extend(("done", text) for text in (note, *more) if text)
         return RedirectResponse(path, status_code=303)
 
 

@@ -149,3 +149,17 @@ def test_commands_that_add_at_the_same_time_all_get_their_line(keys):
     started = [subprocess.Popen([sys.executable, "-c", code, str(keys.path), each]) for each in ("aa", "bb", "cc")]
     assert [process.wait(60) for process in started] == [0, 0, 0]
     assert len(keys.entries()) == 60
+
+
+def test_what_was_read_is_changed_by_one_thread_at_a_time(keys, monkeypatch):
+    """Else one that has read the list before a change could put it in the place of what another has read after it."""
+    keys.add("lyon", A)
+    refresh = keys._refresh
+
+    def alone():
+        assert keys._lock.locked()
+        refresh()
+
+    monkeypatch.setattr(keys, "_refresh", alone)
+    assert names(keys) == [("lyon", A)]
+    assert keys.name_of(A) == "lyon"

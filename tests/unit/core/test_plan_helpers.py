@@ -14,6 +14,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 import pytest
 
 from fedplug.core.errors import FedplugWarning, PlanSourceError
+from fedplug.core.helper_import import forget
 from fedplug.core.plan_source import MAX_SOURCE, PlanBundle, bundle_plan, load_plan
 
 PLAN = """
@@ -281,3 +282,17 @@ def test_overriding_what_belongs_to_the_library_is_told(local, method, words):
     with warnings.catch_warnings(record=True) as silent:
         bundle_plan(load_plan(bundle))
     assert not silent, "a node is not told"
+
+
+def test_a_plan_is_forgotten_while_another_thread_imports(monkeypatch):
+    class Name(str):
+        __slots__ = ()
+
+        def startswith(self, *_: object) -> bool:
+            monkeypatch.setitem(sys.modules, f"imported meanwhile {len(sys.modules)}", types.ModuleType("meanwhile"))
+            return False
+
+    monkeypatch.setitem(sys.modules, Name("any"), types.ModuleType("any"))
+    monkeypatch.setitem(sys.modules, "fedplug_plan_gone", types.ModuleType("gone"))
+    forget("fedplug_plan_gone")
+    assert "fedplug_plan_gone" not in sys.modules

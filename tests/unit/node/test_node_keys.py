@@ -7,9 +7,11 @@ import logging
 import pytest
 
 from fedplug.core.errors import KeysError
+from fedplug.core.key_list import KeyList
 from fedplug.core.keys import KeyPair, fingerprint
 from fedplug.core.transport import TransportOptions
-from fedplug.node.keys import LinkOptions, NodeKeys
+from fedplug.node.keys import LinkOptions, NodeKeys, trust, untrust
+from fedplug.node.store import NodeStore
 
 HERE = "zmq://127.0.0.1:7400"
 LAB = "zmq://lab.example:7400"
@@ -127,3 +129,31 @@ def test_a_running_node_never_goes_on_without_keys(keys, caplog):
         link()
     assert "fedplug node trust KEY" in caplog.records[-1].getMessage()
     assert LinkOptions(keys, HERE, TransportOptions())().keys is None, "a node that is started again may"
+
+
+def test_addresses_that_two_commands_add_at_the_same_time_are_both_kept(tmp_path, monkeypatch):
+    add = KeyList.add
+
+    def and_another_command(self, *given, **more):
+        monkeypatch.setattr(KeyList, "add", add)
+        with NodeStore.open(tmp_path) as other:
+            trust(other, B, "inproc://other")
+        return add(self, *given, **more)
+
+    with NodeStore.create(tmp_path, researcher="inproc://first") as store:
+        NodeKeys(tmp_path).own.add(OWN)
+        monkeypatch.setattr(KeyList, "add", and_another_command)
+        trust(store, A, "inproc://lab")
+        assert set(store.identity.researchers) == {"inproc://first", "inproc://other", "inproc://lab"}
+        remove = KeyList.remove
+
+        def and_one_adds(self, name):
+            monkeypatch.setattr(KeyList, "remove", remove)
+            with NodeStore.open(tmp_path) as other:
+                trust(other, A, "inproc://new")
+            return remove(self, name)
+
+        monkeypatch.setattr(KeyList, "remove", and_one_adds)
+        untrust(store, "inproc://lab")
+        assert "inproc://new" in store.identity.researchers
+        assert "inproc://lab" not in store.identity.researchers

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -8,8 +9,10 @@ import sys
 import msgspec
 import pytest
 
+from fedplug.core import file_lock
 from fedplug.core.dataset_type import DatasetRecord
 from fedplug.core.errors import StoreError, UnknownNameError, UsageError
+from fedplug.node import store as store_module
 from fedplug.node.lock import FolderLock, is_locked
 from fedplug.node.store import STORE_FILE, NodeStore
 
@@ -218,7 +221,7 @@ def test_what_became_of_a_data_set_is_remembered_by_its_id(tmp_path):
         store.add_dataset(record("a", "t"))
         store.add_dataset(record("b", "t"))
         assert store.former_dataset("ds-a") is None
-        store.replace_dataset("ds-a", msgspec.structs.replace(record("a", "u"), dataset_id="ds-new"))
+        store.replace_dataset(record("a", "t"), msgspec.structs.replace(record("a", "u"), dataset_id="ds-new"))
         store.remove_dataset("b")
         changed, removed = store.former_dataset("ds-a"), store.former_dataset("ds-b")
         assert (changed.name, changed.reason) == ("a", "changed")
@@ -233,12 +236,12 @@ def test_a_data_set_is_replaced_whole_or_not_at_all(tmp_path):
         store.add_dataset(record("b", "t"))
         before = store.datasets()
         with pytest.raises(UsageError, match="named 'b' already"):
-            store.replace_dataset("ds-a", msgspec.structs.replace(record("b", "t"), dataset_id="ds-new"))
+            store.replace_dataset(record("a", "t"), msgspec.structs.replace(record("b", "t"), dataset_id="ds-new"))
         with pytest.raises(UnknownNameError):
-            store.replace_dataset("ds-gone", record("c", "t"))
+            store.replace_dataset(record("gone", "t"), record("c", "t"))
         assert store.datasets() == before
         assert store.former_dataset("ds-a") is None
-        store.replace_dataset("ds-a", record("a", "other"))  # the same id: only what is said of it changes
+        store.replace_dataset(record("a", "t"), record("a", "other"))  # the same id: only what is said of it changes
         assert store.former_dataset("ds-a") is None
         assert store.dataset("a").tags == ("other",)
 
@@ -268,3 +271,65 @@ def test_a_transaction_inside_another_is_part_of_it(tmp_path):
             pass
         with store.transaction():
             pass
+
+
+# two commands at the same time ---------------------------------------------------------------------------------------
+
+
+def test_of_two_commands_that_make_a_node_at_the_same_time_one_is_told_and_it_has_one_identity(tmp_path, monkeypatch):
+    check = store_module.check_no_node
+
+    def and_another_makes_it(folder):
+        check(folder)
+        monkeypatch.setattr(store_module, "check_no_node", check)
+        NodeStore.create(folder, name="first").close()
+
+    monkeypatch.setattr(store_module, "check_no_node", and_another_makes_it)
+    with pytest.raises(UsageError, match="another command has made it"):
+        NodeStore.create(tmp_path / "node", name="second")
+    with NodeStore.open(tmp_path / "node") as store:
+        assert store.identity.name == "first"
+
+
+def test_a_change_of_what_somebody_else_has_changed_meanwhile_is_refused(tmp_path):
+    with NodeStore.create(tmp_path) as store:
+        store.add_dataset(record("a", "t"))
+        old = store.dataset("a")
+        store.replace_dataset(old, record("a", "theirs"))
+        with pytest.raises(UsageError, match="changed by somebody else meanwhile"):
+            store.replace_dataset(old, record("a", "ours"))
+        assert store.dataset("a").tags == ("theirs",)
+
+
+def test_nobody_can_change_a_data_set_while_it_is_removed(tmp_path, monkeypatch):
+    with NodeStore.create(tmp_path) as store, NodeStore.open(tmp_path) as other:
+        other._db.execute("PRAGMA busy_timeout = 0")
+        store.add_dataset(record("a", "t"))
+        look = store.dataset
+
+        def and_somebody_changes_it(name):
+            found = look(name)
+            with contextlib.suppress(StoreError):  # the store is locked
+                other.replace_dataset(found, msgspec.structs.replace(found, dataset_id="ds-new"))
+            return found
+
+        monkeypatch.setattr(store, "dataset", and_somebody_changes_it)
+        store.remove_dataset("a")
+        assert store.datasets() == []
+        assert store.former_dataset("ds-a").reason == "removed"
+
+
+def test_who_looks_for_a_lock_is_not_taken_for_its_holder_by_others_who_look(tmp_path, monkeypatch):
+    """The page of a node looks four times a second for each browser."""
+    FolderLock(tmp_path).release()  # there is a file to look at
+    try_lock, seen = file_lock._try_lock, []
+
+    def and_another_looks(*arguments):
+        taken = try_lock(*arguments)
+        monkeypatch.setattr(file_lock, "_try_lock", try_lock)
+        seen.append(is_locked(tmp_path))
+        return taken
+
+    monkeypatch.setattr(file_lock, "_try_lock", and_another_looks)
+    assert not is_locked(tmp_path)
+    assert seen == [False]

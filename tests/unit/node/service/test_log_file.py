@@ -83,6 +83,25 @@ def test_following_goes_on_with_what_is_written_and_across_a_change_of_files(wri
     lines.close()
 
 
+def test_following_misses_nothing_that_was_written_just_before_a_change_of_files(write, tmp_path, monkeypatch):
+    write(logging.INFO, "before")
+    lines = read_log(tmp_path, 1, follow=True)
+    assert "before" in next(lines)
+    path, was_replaced = tmp_path / "logs" / "node.log", log_file._was_replaced
+
+    def is_replaced_now(file, place):
+        monkeypatch.setattr(log_file, "_was_replaced", was_replaced)
+        write(logging.INFO, "the last of the old file")
+        path.rename(path.with_name("node.log.1"))
+        path.write_text("2026-01-01 00:00:01 INFO    in the new file\n")
+        return was_replaced(file, place)
+
+    monkeypatch.setattr(log_file, "_was_replaced", is_replaced_now)
+    assert next(lines).endswith("the last of the old file\n")
+    assert next(lines).endswith("in the new file\n")
+    lines.close()
+
+
 def test_a_disk_that_is_full_is_told_once_and_ends_nothing(write, tmp_path, capsys):
     (tmp_path / "logs").write_text("in the way")
     write(logging.INFO, "one")
