@@ -147,8 +147,8 @@ class NodeEndpoint(ResearcherLink):
         with self._lock:
             if not self._stop:
                 self._machine.goodbye("the node stops")
-                self._stop = True
                 self._collect()
+                self._stop = True  # last: the I/O thread ends as soon as it sees this, and nothing is left to be sent
             self._closing.set()
             if self._channel is not None:
                 self._channel.wake()

@@ -168,8 +168,8 @@ class ResearcherEndpoint(NodePool):
         with self._lock:
             if not self._stop:
                 self._machine.goodbye("the researcher is done")
-                self._stop = True
                 self._collect()
+                self._stop = True  # last: the I/O thread ends as soon as it sees this, and nothing is left to be sent
         self._listener.wake()
         if self._thread is not current_thread():
             self._thread.join()

@@ -303,3 +303,22 @@ def test_an_end_that_is_seen_together_with_the_beginning_is_reported(listener, m
         channel._end.news = True
         assert isinstance(channel.receive(0), Opened)
         assert isinstance(channel.receive(0), Closed)
+
+
+def test_the_bell_is_not_closed_while_another_thread_rings(listener):
+    """Its number may be that of another socket at once, which would then be sent a byte."""
+    end, rung = listener._end, []
+
+    class Bell:
+        def send(self, data):
+            rung.append(end._ringing.locked() and not end.closed)
+
+        def close(self):
+            assert end.closed
+
+    bell, end._bell = end._bell, Bell()
+    listener.wake()
+    listener.close()
+    listener.wake()
+    bell.close()
+    assert rung == [True]

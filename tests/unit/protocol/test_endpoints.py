@@ -157,6 +157,25 @@ def test_a_closed_end_says_so(inproc_url):
         _drain(link)
 
 
+@pytest.mark.parametrize("closes", ["pool", "link"])
+def test_an_io_thread_that_is_about_to_look_sees_the_goodbye_before_it_sees_that_it_is_to_end(inproc_url, closes):
+    pool = ResearcherEndpoint(InprocTransport(), inproc_url)
+    link = node(pool)
+    await_link(link, Connected)
+    end = pool if closes == "pool" else link
+    collect, seen = end._collect, []
+
+    def look():
+        if threading.current_thread() is threading.main_thread():
+            seen.append(end._stop)
+        collect()
+
+    end._collect = look
+    end.close()
+    assert seen == [False]
+    (link if closes == "pool" else pool).close()
+
+
 def test_closing_wakes_who_waits(pool):
     link = node(pool)
     await_link(link, Connected)

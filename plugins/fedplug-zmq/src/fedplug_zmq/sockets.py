@@ -6,6 +6,7 @@ import contextlib
 import math
 import socket as sockets
 import struct
+import threading
 import zlib
 from dataclasses import dataclass
 
@@ -89,6 +90,7 @@ class End:
         self._door: Door | None = None
         self._ear, self._bell = sockets.socketpair()
         self.closed = False
+        self._ringing = threading.Lock()
         self.mail = self.news = False
         try:
             self._ear.setblocking(False)
@@ -125,9 +127,10 @@ class End:
 
     def ring(self) -> None:
         """Wake `wait`. Safe from any thread."""
-        # Full means that it will wake anyhow, closed that nobody waits.
-        with contextlib.suppress(BlockingIOError, OSError):
-            self._bell.send(b"\0")
+        # Under the lock it is not closed meanwhile: the number of the bell may be that of another socket at once.
+        with self._ringing, contextlib.suppress(BlockingIOError):  # full means that it will wake anyhow
+            if not self.closed:
+                self._bell.send(b"\0")
 
     def events(self) -> list[tuple[int, int]]:
         """What the monitor has seen since the last call, as (event, value)."""
@@ -188,9 +191,10 @@ class End:
 
     def close(self, linger: int) -> None:
         """Give everything back; ``linger`` milliseconds for what is still queued."""
-        if self.closed:
-            return
-        self.closed = True
+        with self._ringing:
+            if self.closed:
+                return
+            self.closed = True
         if self._monitor is not None:
             self.socket.disable_monitor()
         self.context.destroy(linger=linger)
