@@ -1,15 +1,16 @@
 """The plain loop: federated averaging as one would write it by hand, on one thread, with nothing around it.
 
-Images are one float32 tensor. For each node: the global weights into one model, a new SGD, a permutation, slices of 32,
-zero_grad, forward, cross-entropy, backward, step; then the weighted mean in float64. It imports nothing of FedPlug, so
-that it can run beside other frameworks, in environments of theirs (benchmarks/peers).
+Images are one float32 tensor. For each node: the global weights into one model, a new optimizer (SGD), a permutation,
+slices of 32, zero_grad, forward, cross-entropy, backward, step; then the weighted mean in float64. It imports nothing
+of FedPlug, so that it can run beside other frameworks, in environments of theirs (benchmarks/peers).
 """
 
 from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ Array = npt.NDArray[Any]
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 BATCH = 32
 RATE = 0.05
+MakeOptimizer = Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
+PLAIN_SGD: MakeOptimizer = partial(torch.optim.SGD, lr=RATE)
 
 
 def fashion_mnist() -> tuple[Array, Array]:
@@ -83,12 +86,21 @@ class PlainLoop:
         y: Their classes.
         rows: Node id → the numbers of its samples.
         model: What is trained; an `MLP` by default.
+        optimizer: Makes a node's optimizer of the parameters; plain SGD by default.
     """
 
-    def __init__(self, x: Array, y: Array, rows: Mapping[str, Array], model: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        x: Array,
+        y: Array,
+        rows: Mapping[str, Array],
+        model: nn.Module | None = None,
+        optimizer: MakeOptimizer = PLAIN_SGD,
+    ) -> None:
         self.x, self.y = torch.from_numpy(x), torch.from_numpy(y)
         self.rows = {node: torch.from_numpy(np.ascontiguousarray(mine)) for node, mine in rows.items()}
         self.model = MLP() if model is None else model
+        self.optimizer = optimizer
 
     def round(self, start: Mapping[str, torch.Tensor], orders: Mapping[str, Array]) -> dict[str, torch.Tensor]:
         """One round of one epoch.
@@ -111,7 +123,7 @@ class PlainLoop:
         """One epoch on one node."""
         model = self.model
         model.load_state_dict(start)  # type: ignore[arg-type] # any mapping will do
-        optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+        optimizer = self.optimizer(model.parameters())
         for low in range(0, len(rows), BATCH):
             picked = rows[low : low + BATCH]
             optimizer.zero_grad()

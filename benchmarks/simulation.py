@@ -7,8 +7,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ class MLPPlan(TorchTrainingPlan):
         return self.Net()
 
     def init_optimizer(self, optimizer_args: dict[str, Any]) -> Any:
-        return torch.optim.SGD(self.model().parameters(), lr=optimizer_args["lr"])
+        settings = dict(optimizer_args)
+        return getattr(torch.optim, settings.pop("kind", "SGD"))(self.model().parameters(), **settings)
 
     def training_data(self) -> DataManager:
         return DataManager(self.dataset.column("x"), self.dataset.column("y"))
@@ -59,15 +61,24 @@ class MLPPlan(TorchTrainingPlan):
         return F.cross_entropy(self.forward(data), target)
 
 
+SGD = {"kind": "SGD", "lr": RATE}
+ADAM = {"kind": "Adam", "lr": 0.001}
+
+
 @contextmanager
-def simulation(federation: Federation, sampled: int, plan: type[TorchTrainingPlan] = MLPPlan) -> Iterator[Experiment]:
+def simulation(
+    federation: Federation,
+    sampled: int,
+    plan: type[TorchTrainingPlan] = MLPPlan,
+    optimizer: Mapping[str, Any] = SGD,
+) -> Iterator[Experiment]:
     """An experiment on a federation whose images are Fashion-MNIST, in a folder that is deleted afterwards."""
     with (
         tempfile.TemporaryDirectory(prefix="fedplug-bench-") as home,
         environment_variable("FEDPLUG_DIR", home),
         Experiment(
             tags="simulation", transport=federation, training_plan_class=plan, progress="quiet", seed=SEED,
-            training_args={"loader_args": {"batch_size": BATCH}, "optimizer_args": {"lr": RATE}},
+            training_args={"loader_args": {"batch_size": BATCH}, "optimizer_args": dict(optimizer)},
             node_selection_strategy=RandomStrategy(count=sampled), round_limit=10_000, save_breakpoints=False,
         ) as exp,
     ):  # fmt: skip
@@ -129,10 +140,13 @@ def measure(
     target: float | None,
     model: type[nn.Module] = MLP,
     plan: type[TorchTrainingPlan] = MLPPlan,
+    optimizer: Mapping[str, Any] = SGD,
     *,
     by_wall: bool = False,
 ) -> Result:
     """Rounds of a simulation and of the plain loop, in turn; ``plan`` trains what ``model`` is for the plain loop.
+
+    Both move parameters by ``optimizer``: its ``kind``, and its settings.
 
     What counts is the CPU of all processes, or, with ``by_wall``, the time that passes: two processes take no less CPU.
     """
@@ -140,8 +154,10 @@ def measure(
     torch.set_num_threads(1)
     federation = Federation.from_arrays(x, y, partition=IID(nodes), seed=SEED, engine=engine)
     rows = {node: federation.dataset(node).rows for node in federation.nodes}  # type: ignore[attr-defined]
-    with closing(federation), simulation(federation, sampled, plan) as exp:
-        found = Pairs(PlainLoop(x, y, rows, model()), exp)
+    settings = dict(optimizer)
+    by_hand = partial(getattr(torch.optim, settings.pop("kind")), **settings)
+    with closing(federation), simulation(federation, sampled, plan, optimizer) as exp:
+        found = Pairs(PlainLoop(x, y, rows, model(), by_hand), exp)
         exp.add_monitor(found)
         exp.run(pairs + WARM_UP)
     if found.worst > 1e-6:
@@ -165,13 +181,14 @@ def measure(
 
 
 def run_s1(quick: bool = False) -> list[Result]:
-    """S1: 100 nodes of 600 images, 10 a round, by both loops, stacked, in processes, and on Ray."""
+    """S1: 100 nodes of 600 images, 10 a round, by both loops, with Adam, stacked, in processes, and on Ray."""
     from fedplug_ray import RayEngine  # what it imports is not to count in the other workloads
 
     pairs = 5 if quick else 25
     return [
         measure("S1", 100, 10, pairs, SerialEngine(), "serial, lean step", 0.8),
         measure("S1", 100, 10, pairs, SerialEngine(lean=False), "serial, own loop", 1.05),
+        measure("S1", 100, 10, pairs, SerialEngine(), "serial, lean step, Adam", None, optimizer=ADAM),
         measure("S1", 100, 10, pairs, CohortEngine(), "cohort", 0.6),
         measure("S1", 100, 10, pairs, ProcessEngine(2), "2 processes, lean step", 0.45, by_wall=True),
         measure("S1", 100, 10, pairs, ProcessEngine(2, "cohort"), "2 processes, cohort", 0.2, by_wall=True),

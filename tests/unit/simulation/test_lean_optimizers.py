@@ -141,21 +141,21 @@ def test_a_rule_that_is_written_out_moves_parameters_as_the_optimizer_does(case,
     rule.begin()
     rng = torch.Generator().manual_seed(2)
     for number, left_out in enumerate(idle):
-        gradients = []
         for place, parameter in enumerate(expected):
             gradient = (torch.randn(parameter.shape, generator=rng) * 10**-number).to(dtype)
             parameter.grad = gradient if place not in left_out and parameter.requires_grad else None
-            if parameter.requires_grad:
-                gradients.append(None if parameter.grad is None else gradient.clone())
+        found_of = enumerate(parameter.grad for parameter in expected if parameter.requires_grad)
+        gradients = {place: gradient.clone() for place, gradient in found_of if gradient is not None}
         theirs.step()
-        rule.move(gradients)
+        if gradients:
+            rule.move(list(gradients.values()), list(gradients) if left_out else None)
     assert all(bits_equal(each.detach(), other.detach()) for each, other in zip(expected, found, strict=True))
 
 
 def test_a_rule_that_comes_to_other_bits_than_this_version_of_torch_is_not_used(said, monkeypatch) -> None:
     class Other(lean_rules.Adam):
-        def move(self, gradients: lean_rules.Gradients) -> None:
-            super().move([None if each is None else each * (1 + 1e-6) for each in gradients])
+        def move(self, gradients: lean_rules.Tensors, numbers: lean_rules.Numbers = None) -> None:
+            super().move([each * (1 + 1e-6) for each in gradients], numbers)
 
     monkeypatch.setitem(lean_rules._WRITTEN_OUT, torch.optim.Adam, Other)
     check(said, plans.Chosen, kind="Adam")

@@ -82,16 +82,28 @@ class TorchLeanStep(LeanStep):
         """As `LeanStep.step`."""
         loss, found = self._steps.step(data, target)
         for gradient in found:
-            if gradient is not None and not gradient.is_contiguous():
-                found = tuple(map(_laid_out, found))
+            if gradient is None or not gradient.is_contiguous():
+                self._move_some(found)
                 break
-        self._rule.move(found)
+        else:
+            self._rule.move(found)  # type: ignore[arg-type] # None is in none of them
         return loss
+
+    def _move_some(self, found: Sequence[torch.Tensor | None]) -> None:
+        """Move the parameters that have taken part, by gradients as autograd stores them with parameters.
+
+        Other layouts may come to other bits.
+        """
+        there = {number: gradient for number, gradient in enumerate(found) if gradient is not None}
+        if there:
+            laid_out = [each.contiguous() if each.layout is torch.strided else each for each in there.values()]
+            self._rule.move(laid_out, list(there))
 
     def _own(self, data: Any, target: Any) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
         """Loss and gradients of a batch by the plan's own step."""
         self._before_plan()
-        loss: object = self._training_step(data, target)
+        with torch.enable_grad():  # whatever the caller has set, or the step before
+            loss: object = self._training_step(data, target)
         if not (isinstance(loss, torch.Tensor) and loss.numel() == 1 and loss.requires_grad):
             raise no_loss(loss)
         return loss.detach(), self._gradients(loss)
@@ -125,12 +137,6 @@ class TorchLeanStep(LeanStep):
 
 def _nothing() -> None:
     """Nobody wants to be called."""
-
-
-def _laid_out(gradient: torch.Tensor | None) -> torch.Tensor | None:
-    """A gradient as autograd stores it with a parameter: other layouts may come to other bits."""
-    is_sparse = gradient is None or gradient.layout is not torch.strided
-    return gradient if gradient is None or is_sparse else gradient.contiguous()
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

@@ -18,7 +18,8 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from fedplug_torch.params import bits_equal
 
-Gradients = Sequence[torch.Tensor | None]
+Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
+Numbers = Sequence[int] | None
 
 _ONE_BY_ONE = {"foreach": False, "fused": False, "differentiable": False, "capturable": False}
 """What an optimizer must not be told, so that it moves one parameter after the other; None will do, too."""
@@ -32,11 +33,12 @@ class Rule(ABC):
         """Forget the steps before, as an optimizer that has just been made."""
 
     @abstractmethod
-    def move(self, gradients: Gradients) -> None:
+    def move(self, gradients: Tensors, numbers: Numbers = None) -> None:
         """One step.
 
         Args:
-            gradients: For each parameter, contiguous and no part of another tensor; None for one that takes no part.
+            gradients: Of the parameters that take part, at least of one; contiguous.
+            numbers: Which these are, in order; None for all.
         """
 
 
@@ -59,22 +61,18 @@ class SGD(Rule):
         """As `Rule.begin`."""
         self._velocities.clear()
 
-    def move(self, gradients: Gradients) -> None:
+    def move(self, gradients: Tensors, numbers: Numbers = None) -> None:
         """As `Rule.move`."""
-        values, there = self._values, [gradient for gradient in gradients if gradient is not None]
-        if len(there) < len(values):
-            values = [value for value, gradient in zip(values, gradients, strict=True) if gradient is not None]
-        if not there:
-            return
+        values = self._values if numbers is None else [self._values[number] for number in numbers]
         if self._maximize:
-            there = list(torch._foreach_neg(there))
+            gradients = torch._foreach_neg(gradients)
         if self._decay:
-            there = list(torch._foreach_add(there, values, alpha=self._decay))
+            gradients = torch._foreach_add(gradients, values, alpha=self._decay)
         if self._momentum:
-            there = self._with_momentum(_numbers(gradients), there)
-        torch._foreach_add_(values, there, alpha=self._rate)
+            gradients = self._with_momentum(range(len(values)) if numbers is None else numbers, gradients)
+        torch._foreach_add_(values, gradients, alpha=self._rate)
 
-    def _with_momentum(self, numbers: list[int], gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+    def _with_momentum(self, numbers: Sequence[int], gradients: Tensors) -> Tensors:
         """What the parameters of these numbers are moved by."""
         known = self._velocities
         if known.keys() >= set(numbers):
@@ -88,9 +86,7 @@ class SGD(Rule):
                 else:
                     known[number] = gradient.clone()
             velocities = [known[number] for number in numbers]
-        if self._nesterov:
-            return list(torch._foreach_add(gradients, velocities, alpha=self._momentum))
-        return velocities
+        return torch._foreach_add(gradients, velocities, alpha=self._momentum) if self._nesterov else velocities
 
 
 class Adam(Rule):
@@ -117,25 +113,22 @@ class Adam(Rule):
                 tensor.zero_()
         self._steps = [0] * len(self._steps)
 
-    def move(self, gradients: Gradients) -> None:
+    def move(self, gradients: Tensors, numbers: Numbers = None) -> None:
         """As `Rule.move`."""
         values, means, squares, largest = self._state
-        there = [gradient for gradient in gradients if gradient is not None]
-        numbers: Sequence[int] = range(len(values))
-        if len(there) < len(values):
-            numbers = _numbers(gradients)
+        if numbers is None:
+            numbers = range(len(values))
+        else:
             values, means, squares, largest = ([kept[number] for number in numbers] for kept in self._state)
-        if not there:
-            return
         if self._maximize:
-            there = list(torch._foreach_neg(there))
+            gradients = torch._foreach_neg(gradients)
         if self._decay and self._is_decoupled:
             torch._foreach_mul_(values, 1 - self._lr * self._decay)
         elif self._decay:
-            there = list(torch._foreach_add(there, values, alpha=self._decay))
-        torch._foreach_lerp_(means, there, 1 - self._one)
+            gradients = torch._foreach_add(gradients, values, alpha=self._decay)
+        torch._foreach_lerp_(means, gradients, 1 - self._one)
         torch._foreach_mul_(squares, self._two)
-        torch._foreach_addcmul_(squares, there, there, 1 - self._two)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - self._two)
         if self._amsgrad:
             for most, square in zip(largest, squares, strict=True):
                 torch.maximum(most, square, out=most)
@@ -174,11 +167,13 @@ class Groups(Rule):
         for rule, _ in self._rules:
             rule.begin()
 
-    def move(self, gradients: Gradients) -> None:
+    def move(self, gradients: Tensors, numbers: Numbers = None) -> None:
         """As `Rule.move`."""
-        low = 0
+        low, found = 0, dict(zip(range(len(gradients)) if numbers is None else numbers, gradients, strict=True))
         for rule, count in self._rules:
-            rule.move(gradients[low : low + count])
+            mine = [number for number in range(low, low + count) if number in found]
+            if mine:
+                rule.move([found[number] for number in mine], [number - low for number in mine])
             low += count
 
 
@@ -204,12 +199,13 @@ class ByOptimizer(Rule):
         self._optimizer.state.clear()
         self._optimizer.state.update((parameter, deepcopy(kept)) for parameter, kept in self._fresh.items())
 
-    def move(self, gradients: Gradients) -> None:
+    def move(self, gradients: Tensors, numbers: Numbers = None) -> None:
         """As `Rule.move`; what stands where the optimizer looks for gradients is put back."""
         before = [parameter.grad for parameter in self._params]
         for parameter in self._params:
             parameter.grad = None
-        for parameter, gradient in zip(self._moved, gradients, strict=True):
+        taking_part = self._moved if numbers is None else [self._moved[number] for number in numbers]
+        for parameter, gradient in zip(taking_part, gradients, strict=True):
             parameter.grad = gradient
         try:
             self._step(self._optimizer)
@@ -289,10 +285,6 @@ def _settings(group: Mapping[str, Any], kind: type) -> Mapping[str, Any]:
     return {"decoupled_weight_decay": kind is torch.optim.AdamW, **group}
 
 
-def _numbers(gradients: Gradients) -> list[int]:
-    return [number for number, gradient in enumerate(gradients) if gradient is not None]
-
-
 _MOST_COMPARED = 1003
 """Values of each parameter: enough for what processors do with several at once, and for what is left over."""
 
@@ -317,7 +309,8 @@ def _agrees(made: type[SGD | Adam], optimizer: torch.optim.Optimizer) -> bool:
             gradients = [_wave(parameter, 2.0 + step) for parameter in group["params"]]
             for parameter, gradient in zip(group["params"], gradients, strict=True):
                 parameter.grad = gradient.clone()
-            rule.move(gradients)
+            if gradients:
+                rule.move(gradients)
         twin.step()
     return all(
         bits_equal(value, parameter.detach())
