@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -132,3 +132,16 @@ class WorkerHandle:
             return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
         except ChildProcessError:  # somebody waits for all children of this process
             return True
+
+
+def end_all(handles: Mapping[int, WorkerHandle]) -> None:
+    """End the processes of an engine that nobody has closed: of one that is gone, or at the end of Python."""
+    for handle in list(handles.values()):  # a thread that nobody has waited for may still use the engine
+        handle.end()
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -97,6 +97,10 @@ class TaskQueue:
         else:
             self.groups.extendleft([number] for number in reversed(numbers))
 
+    def has(self, number: int) -> bool:
+        """Whether a task is here."""
+        return number in self._loose or any(number in group for group in self.groups)
+
     def remove(self, number: int) -> bool:
         """Take a task out; whether it was there."""
         if number in self._loose:

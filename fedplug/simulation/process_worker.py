@@ -76,7 +76,8 @@ class Worker:
     def __init__(self, channel: Channel[ToWorker]) -> None:
         self._channel = channel
         self._out: list[Parcel] = []
-        self._said: list[Sign | Output] = []  # of the task that runs
+        # What is said by any thread, and by finalizers, which run in the middle of anything: put down without the lock.
+        self._said: deque[Sign | Output | Remark] = deque()
         self._sent = self._looked = time.monotonic()
         self._engine: Engine
         self._data: TaskData | None = None
@@ -91,7 +92,7 @@ class Worker:
         self._tasks: dict[int, Task] = {}  # of the group that the engine has, in order
         self._results = ResultWriter()
         self._now = 0  # the task that runs; 0 if none does
-        self._lock = threading.Lock()  # of what waits to be written, which two threads do
+        self._lock = threading.Lock()  # of what waits to be written, and of the channel; `_said` is emptied under it
 
     def serve(self) -> None:
         """Train until the simulation hangs up.
@@ -220,23 +221,20 @@ class Worker:
         state = None if kept is None else (kept.values, kept.arrays.spec)
         extra = tuple((name, each.spec) for name, each in aux.items())
         with self._lock:
+            said = [self._said.popleft() for _ in range(len(self._said))]
+            own = tuple(each for each in said if not isinstance(each, Remark) and each.number == number)
+            self._out += [(each, ()) for each in said if isinstance(each, Remark) or each.number != number]
             if segment is not None:
                 self._out.append((segment[0], (segment[1],)))
-            said, self._said = self._said, []
-        return Done(number, seconds, reply, place, spec, extra, state, tuple(said))
+        return Done(number, seconds, reply, place, spec, extra, state, own)
 
     def _emit(self, sign: Progress | LogLine) -> None:
         self.say(Sign(self._now, sign, None) if isinstance(sign, Progress) else Sign(self._now, None, sign))
 
     def say(self, message: Sign | Output | Remark) -> None:
-        """Pass on a sign, what a plan has printed, or the library has logged; from the thread that trains."""
-        with self._lock:
-            if self._now and not isinstance(message, Remark):
-                self._said.append(message)
-            else:
-                self._out.append((message, ()))
-        if time.monotonic() - self._sent > _HOLD_SIGNS:
-            self._flush()
+        """Pass on a sign, what a plan has printed, or the library has logged; from any thread, at any moment."""
+        self._said.append(message)
+        self.flush_old()
 
     def _put(self, answer: Done | Failed) -> None:
         with self._lock:
@@ -249,7 +247,7 @@ class Worker:
             self._write()
 
     def flush_old(self) -> None:
-        """Write what has waited long; from a thread of its own."""
+        """Write what has waited long, unless somebody writes: it may be this thread, before a finalizer came."""
         if (
             (self._out or self._said)
             and time.monotonic() - self._sent > _HOLD_SIGNS
@@ -267,9 +265,8 @@ class Worker:
         self._sent = time.monotonic()
 
     def _rest(self) -> list[Parcel]:
-        """What was said of the task that runs, as messages of their own."""
-        said, self._said = self._said, []
-        return [(each, ()) for each in said]
+        """What was said, as messages of their own; the caller holds the lock."""
+        return [(self._said.popleft(), ()) for _ in range(len(self._said))]
 
 
 def _failed(number: int, seconds: float, error: Exception) -> Failed:

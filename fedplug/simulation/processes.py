@@ -13,7 +13,8 @@ import select
 import time
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from fedplug.core.numbers import is_whole
 from fedplug.simulation.engines import Emit, Engine, Task, Trained
 from fedplug.simulation.process_channel import Parcel
 from fedplug.simulation.process_engines import InnerEngine, plugins_of
-from fedplug.simulation.process_handle import WorkerHandle
+from fedplug.simulation.process_handle import WorkerHandle, end_all, processors
 from fedplug.simulation.process_memory import SharedArrays
 from fedplug.simulation.process_messages import (
     Done,
@@ -85,11 +86,11 @@ class ProcessEngine(Engine):
             )
         if not hasattr(select, "poll") or not hasattr(os, "killpg"):
             raise UsageError("Worker processes need Linux or macOS.", cure="Use engine='serial'.")
-        self.workers = workers or _processors()
+        self.workers = workers or processors()
         self._inner = InnerEngine.of(engine, options)
         self._handles: dict[int, WorkerHandle] = {}  # by file number of their sockets
         self._poll = select.poll()
-        weakref.finalize(self, _end_all, self._handles)
+        weakref.finalize(self, end_all, self._handles)
 
     # the federation's calls ------------------------------------------------------------------------------------
 
@@ -119,13 +120,14 @@ class ProcessEngine(Engine):
 
     def submit(self, task: Task) -> None:
         """As `Engine.submit`; a worker that has nothing to do begins at once."""
-        pending = self._asked[task.request.key] = self._table.add(task)
-        if pending.result is not None:
-            return
-        self._queue.add(pending.number)
+        pending = self._table.add(task)
+        if pending.result is None:
+            self._queue.add(pending.number)
+        self._asked[task.request.key] = pending  # last: who asks for it finds it in the queue, also after Ctrl-C
         if len(self._queue.groups) >= _EARLY or (self._queue.groups and self._is_one_idle()):
-            self._pump(0)
-            self._feed()
+            with self._whole():
+                self._pump(0)
+                self._feed()
 
     def cancel(self, key: TaskKey) -> None:
         """As `Engine.cancel`. A training that has begun comes to its end, and its result is dropped."""
@@ -140,9 +142,10 @@ class ProcessEngine(Engine):
         if self._queue.remove(number):
             self._table.finish(pending)
             return
-        for handle in list(self._handles.values()):
-            if number in handle.assigned:
-                self._send(handle, [(Drop((number,)), ())])
+        with self._whole():
+            for handle in list(self._handles.values()):
+                if number in handle.assigned:
+                    self._send(handle, [(Drop((number,)), ())])
 
     def run(self, task: Task, emit: Emit) -> Trained:
         """As `Engine.run`."""
@@ -152,18 +155,16 @@ class ProcessEngine(Engine):
         pending = self._asked[key]
         self._queue.seal()
         try:
-            self._sayings.begin(pending.number, emit)
-            if self._queue.groups and time.monotonic() - self._looked > _LOOK:
-                self._pump(0)
-                self._feed()
-            while pending.result is None:
-                self._feed()
-                self._pump(None)
+            with self._whole():
+                self._sayings.begin(pending.number, emit)
+                if self._queue.groups and time.monotonic() - self._looked > _LOOK:
+                    self._pump(0)
+                    self._feed()
+                while pending.result is None:
+                    self._feed()
+                    self._pump(None)
         except Exception:
             self.cancel(key)
-            raise
-        except BaseException:  # Ctrl-C may have come in the middle of a message
-            self._abandon()
             raise
         finally:
             self._sayings.end()
@@ -319,25 +320,25 @@ class ProcessEngine(Engine):
         handle.assigned.clear()
         return left
 
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Ctrl-C may come in the middle of a message, or of what is noted of a worker: then nothing of it is used."""
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self._abandon()
+            raise
+
     def _abandon(self) -> None:
         """End all processes; what they had begins anew when it is asked for."""
         for handle in list(self._handles.values()):
             self._end(handle)
         self._inbox.clear()
+        asked = (each.number for each in self._asked.values() if each.result is None)
+        self._queue.put_back([number for number in asked if not self._queue.has(number)])  # on its way to a worker
 
     def _end(self, handle: WorkerHandle) -> None:
         self._remove(handle)
         handle.end()
         self._reclaim(handle)
-
-
-def _processors() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _end_all(handles: Mapping[int, WorkerHandle]) -> None:
-    for handle in handles.values():
-        handle.end()

@@ -29,6 +29,8 @@ from fedplug.core.plugins import PluginHost
 from fedplug.node import MemoryDataset
 from fedplug.simulation import IID, Engine, Faults, Federation, SerialEngine
 from fedplug.simulation.engines import Task
+from fedplug.simulation.process_channel import Channel
+from fedplug.simulation.process_tasks import TaskTable
 from fedplug.simulation.processes import ProcessEngine
 
 
@@ -296,6 +298,28 @@ def test_an_interrupt_ends_the_workers_and_the_next_run_begins_anew(workers) -> 
     assert engine.pids == ()
     assert engine.run(task, lambda sign: None).params == SerialRun(workers)(task)
     assert outcome(workers) == outcome_of("serial")
+
+
+@pytest.mark.parametrize("when", ["submit", "before it is sent", "cancel"])
+def test_an_interrupt_in_the_middle_of_a_message_ends_the_workers_too(workers, monkeypatch, when: str) -> None:
+    first, second = tasks(workers, 2)
+    engine = engine_of(workers)
+    kind, name = (TaskTable, "parcels") if when == "before it is sent" else (Channel, "flush")
+    whole = getattr(kind, name)
+
+    def cut_off(*_: Any, **__: Any) -> None:
+        monkeypatch.setattr(kind, name, whole)
+        raise KeyboardInterrupt
+
+    if when == "cancel":
+        engine.submit(first)
+    monkeypatch.setattr(kind, name, cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        engine.cancel(first.request.key) if when == "cancel" else engine.submit(first)
+    assert engine.pids == ()
+    engine.submit(second)
+    for task in (first, second):
+        assert engine.run(task, lambda sign: None).params == SerialRun(workers)(task)
 
 
 def tasks(made: Federation, count: int, plan: type = Walk, round_number: int = 0, **args: Any) -> Iterator[Task]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import io
+import logging
 import math
 import os
 import pickle
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moments import Moment, moments
 
 from fedplug.core.errors import CodecError, ConnectionLostError
 from fedplug.core.messages import TaskKey, TrainReply, TrainRequest
@@ -29,6 +33,7 @@ from fedplug.simulation.process_channel import Channel
 from fedplug.simulation.process_memory import ResultReader, ResultWriter, SharedArrays, pack, unpack
 from fedplug.simulation.process_messages import (
     Common,
+    Done,
     Drop,
     Forget,
     Jobs,
@@ -40,6 +45,7 @@ from fedplug.simulation.process_messages import (
     request_of,
 )
 from fedplug.simulation.process_queue import TaskQueue, group_sizes
+from fedplug.simulation.process_streams import Printed, Remarks
 from fedplug.simulation.process_tasks import TaskTable
 from fedplug.simulation.process_worker import Worker
 from fedplug.simulation.virtual_data import SharedData
@@ -303,9 +309,16 @@ def test_tasks_that_come_back_are_the_next_and_those_taken_out_are_gone() -> Non
     assert not queue.remove(5)
 
 
-def test_what_a_worker_has_to_say_is_put_down_under_the_lock_of_the_thread_that_writes() -> None:
+def worker_with(channel: Any) -> tuple[Worker, Task, Trained]:
+    """A worker that nobody serves, a task, and its result."""
+    key = TaskKey(experiment_id="e", round=0, node_id="n")
+    task = Task(TrainRequest(key=key, dataset_id="d", plan_class="P"), PLAN, GLOBAL, {})
+    return Worker(channel), task, Trained(TrainReply(key=key, sample_count=3), GLOBAL, {})
+
+
+def test_what_a_worker_is_to_write_is_put_down_under_the_lock_of_the_thread_that_writes() -> None:
     """Else it may be put down just when that thread has taken all, and be lost."""
-    worker = Worker(Unwritten())  # type: ignore[arg-type]
+    worker, task, trained = worker_with(Unwritten())
 
     class Guarded(list[Any]):
         def append(self, each: Any) -> None:
@@ -316,19 +329,74 @@ def test_what_a_worker_has_to_say_is_put_down_under_the_lock_of_the_thread_that_
             assert worker._lock.locked(), f"{each} without the lock"
             return super().__iadd__(each)
 
-    worker._out, worker._said = Guarded(), Guarded()
+    worker._out = Guarded()
     worker._sent = math.inf  # nothing is old enough to be written
-    key = TaskKey(experiment_id="e", round=0, node_id="n")
-    task = Task(TrainRequest(key=key, dataset_id="d", plan_class="P"), PLAN, GLOBAL, {})
     worker._groups.append({1: task, 2: task})
-    trained = Trained(TrainReply(key=key, sample_count=3), GLOBAL, {})
     worker.say(Remark("fedplug", 20, "a line"))
+    worker.say(Output(0, "before it\n", error=False))
     worker._now = 1
     worker.say(Output(1, "a line", error=False))
     worker._put(worker._done(1, task, trained, 0.1))
     worker._drop(2)
-    assert [type(message).__name__ for message, _ in worker._out] == ["Remark", "Segment", "Done", "Dropped"]
-    assert worker._out[2][0].said == (Output(1, "a line", error=False),)
+    assert [type(message).__name__ for message, _ in worker._out] == ["Remark", "Output", "Segment", "Done", "Dropped"]
+    assert worker._out[3][0].said == (Output(1, "a line", error=False),)
+
+
+def test_a_finalizer_may_print_in_the_middle_of_anything_that_a_worker_says() -> None:
+    """It runs in the thread that has just the lock, which it must not wait for; and nothing may be lost."""
+    written: list[Any] = []
+
+    class Written:
+        def send(self, parcels: Any, *, wait: bool) -> None:
+            written.extend(message for message, _ in parcels)
+
+    worker, task, trained = worker_with(Written())
+    came = 0
+
+    def say() -> None:
+        worker.say(Output(0, "gone\n", error=True))
+
+    def speak(moment: Moment) -> None:
+        with moment:
+            worker.say(Output(1, "a line\n", error=False))
+            worker._put(worker._done(1, task, trained, 0.1))
+            worker._flush()
+
+    for moment in moments("simulation/process_worker.py", say):
+        written.clear()
+        worker._sent = -math.inf  # all is old enough to be written
+        thread = threading.Thread(target=speak, args=(moment,), daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive(), "it waits for itself"
+        worker._flush()
+        said = [each for message in written for each in (message, *getattr(message, "said", ()))]
+        texts = sorted(each.text for each in said if isinstance(each, Output))
+        assert texts == ["a line\n", *["gone\n"] * moment.came]
+        assert sum(isinstance(each, Done) for each in written) == 1
+        came += moment.came
+    assert came > 100
+
+
+def test_a_fork_of_a_worker_speaks_where_the_worker_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Any] = []
+    out, error = io.StringIO(), io.StringIO()
+    streams = [Printed(said.append, lambda: 1, error=each) for each in (False, True)]
+    remarks = Remarks(said.append)
+    monkeypatch.setattr(sys, "__stdout__", out)
+    monkeypatch.setattr(sys, "__stderr__", error)
+    record = logging.makeLogRecord({"name": "fedplug", "levelno": 20, "msg": "of a fork"})
+    for stream in streams:
+        stream.write("a line\n")
+    remarks.emit(record)
+    assert said == [Output(1, "a line\n", False), Output(1, "a line\n", True), Remark("fedplug", 20, "of a fork")]
+    said.clear()
+    monkeypatch.setattr(os, "getpid", lambda: 0)
+    for stream in streams:
+        stream.write("a line\n")
+    remarks.emit(record)
+    assert said == []
+    assert (out.getvalue(), error.getvalue()) == ("a line\n", "a line\nof a fork\n")
 
 
 class Unwritten:
