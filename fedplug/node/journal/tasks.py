@@ -105,7 +105,9 @@ class DiskTaskJournal(TaskJournal):
     def earlier(self, researcher: str) -> EarlierTasks:
         """As `TaskJournal.earlier`."""
         finished: list[FinishedTask] = []
-        for which, task in list(self._open.items()):
+        with self._lock:
+            tasks = list(self._open.items())
+        for which, task in tasks:
             if which[0] != researcher or not task.finished:
                 continue
             try:
@@ -115,9 +117,9 @@ class DiskTaskJournal(TaskJournal):
                 self.end(*which, "update-lost")
         if finished:
             _log.info("%d finished update(s) wait for the researcher at %s.", len(finished), researcher)
-        return EarlierTasks(
-            finished, {key: how for (whose, key), (how, _) in self._ends.items() if whose == researcher}
-        )
+        with self._lock:
+            ends = {key: how for (whose, key), (how, _) in self._ends.items() if whose == researcher}
+        return EarlierTasks(finished, ends)
 
     def require_room(self, researcher: str, nbytes: int) -> None:
         """As `TaskJournal.require_room`."""
@@ -167,8 +169,10 @@ class DiskTaskJournal(TaskJournal):
         which = (researcher, reply.key)
         crash_point("task-trained")
 
+        over: list[_Which] = []
+
         def together() -> None:
-            self._remove_settled()
+            over.extend(self._remove_settled())
             beside()
 
         try:
@@ -180,6 +184,7 @@ class DiskTaskJournal(TaskJournal):
             )  # fmt: skip
             beside()
             return False
+        self._forget_settled(over)
         with self._lock:
             task = self._open.get(which)
             if task is not None:
@@ -225,7 +230,7 @@ class DiskTaskJournal(TaskJournal):
         except StoreError as error:
             _log.error("The ends of %d task(s) cannot be written down: %s", len(self._unsettled), error.message)
         try:
-            self._remove_settled()
+            self._forget_settled(self._remove_settled())
         except StoreError as error:
             _log.error("Updates that were committed cannot be removed: %s", error.message)
 
@@ -246,11 +251,17 @@ class DiskTaskJournal(TaskJournal):
                     del self._unsettled[which]
                     self._over.append(which)
 
-    def _remove_settled(self) -> None:
+    def _remove_settled(self) -> list[_Which]:
+        """Remove the updates that may go; whose they are, to be forgotten when that is not undone any more."""
         with self._lock:
-            over, self._over = self._over, []
+            over = list(self._over)
         if over:
             self._updates.remove(*over)
+        return over
+
+    def _forget_settled(self, over: list[_Which]) -> None:
+        with self._lock:
+            self._over = [which for which in self._over if which not in over]
 
     def _remove(self, which: _Which) -> None:
         try:

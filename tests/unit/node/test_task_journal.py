@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -206,6 +207,41 @@ def test_a_node_that_dies_before_that_offers_the_update_once_more(bench):
     journal.close()  # an orderly end leaves nothing
     assert bench.restart().earlier(HER).ends == {key_of(): "committed"}
     assert bench.kept() == (0, 0)
+
+
+def test_updates_that_may_go_are_not_forgotten_when_the_transaction_that_removes_them_is_undone(bench):
+    bench.finish(key_of(0))
+    bench.journal.end(HER, key_of(0), "committed")
+    bench.journal.begin(HER, key_of(1))
+    full = [DiskFullError("The disk is full.")]
+
+    def note():
+        if full:
+            raise full.pop()
+
+    assert not bench.journal.finish(HER, reply_of(key_of(1)), LITTLE, {}, note)
+    assert bench.kept() == (1, 0)
+    assert bench.journal.unsettled
+    bench.journal.settle()
+    assert bench.kept() == (0, 0)
+    assert not bench.journal.unsettled
+
+
+def test_what_earlier_runs_have_left_is_looked_up_under_the_lock(bench):
+    """Else the thread of another researcher could change it meanwhile."""
+
+    class Guarded(OrderedDict):
+        def items(self):
+            assert bench.journal._lock.locked()
+            return super().items()
+
+    bench.finish(key_of(0))
+    bench.journal.end(HER, key_of(0), "cancelled")
+    bench.finish(key_of(1))
+    bench.journal._ends, bench.journal._open = Guarded(bench.journal._ends), Guarded(bench.journal._open)
+    found = bench.journal.earlier(HER)
+    assert [each.reply.key for each in found.finished] == [key_of(1)]
+    assert found.ends == {key_of(0): "cancelled"}
 
 
 def test_updates_that_may_go_make_room(bench):
