@@ -124,7 +124,7 @@ class CohortTraining(SetUpOnce):
                 raise CohortError(str(why)) from why
             except FedplugError as error:
                 raise CohortError(f"it fails ({error.message})", for_good=False) from error
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise CohortError(f"it fails ({type(error).__name__})", for_good=False) from error
             finally:
                 drawn = self._streams.settle()

@@ -279,7 +279,7 @@ class SharedColumns:
         self._plan._setup = setup
         try:
             named = named_columns(dataset, self._plan.make_data())
-        except Exception:  # noqa: BLE001 - what it does to stand-ins means nothing; it gets the data then
+        except (Exception, SystemExit):  # noqa: BLE001 - what it does to stand-ins means nothing; it gets the data then
             return None
         if named is None or said or self._plan.pre_processes:
             return None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import msgspec
 
 from fedplug.core.errors import PluginError, UsageError
 from fedplug.core.local_state import LocalState, StateBook
@@ -146,16 +149,17 @@ class SerialEngine(Engine):
     def run(self, task: Task, emit: Emit) -> Trained:
         """As `Engine.run`."""
         self._waiting.pop(task.request.key, None)
+        signs = _Signs(emit)
         if self._lean and task.request.train and not self._last.is_refused(task.request, task.plan):
             try:
                 training = self._last.get(task.request, task.plan)
                 following = (each.request for each in self._waiting.values() if training.fits(each.request, each.plan))
-                reply, params = training.run(task.request, task.params, self.data, emit, following)
+                reply, params = training.run(task.request, task.params, self.data, signs, following)
                 return Trained(reply, params, {})
             except NotLeanError as why:
                 self._last.refuse(task.request, task.plan)
                 self._last.tell(f"{task.plan.class_name} trains by its own loop: {why}.")
-        return self._run_own(task, emit)
+        return self._run_own(task, signs.again())
 
     def close(self) -> None:
         """As `Engine.close`."""
@@ -176,6 +180,39 @@ class SerialEngine(Engine):
         dataset = self.data.dataset(request.key.node_id)
         done = run_task(request, plan, params, aux, dataset, self.host, emit, state=book, noise_key=noise_key)
         return Trained(*done, book.result())
+
+
+class _Signs:
+    """Passes signs of life on; those of a training that is done again once only.
+
+    Args:
+        emit: Takes them.
+    """
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._told: list[Progress | LogLine] = []
+
+    def __call__(self, sign: Progress | LogLine) -> None:
+        self._told.append(sign)
+        self._emit(sign)
+
+    def again(self) -> Emit:
+        """Takes the signs of the same training from the beginning."""
+        told = deque(map(_timeless, self._told))
+
+        def emit(sign: Progress | LogLine) -> None:
+            if told and told[0] == _timeless(sign):
+                told.popleft()
+            else:  # from here on it is another training than the one that was told of
+                told.clear()
+                self._emit(sign)
+
+        return emit if told else self._emit
+
+
+def _timeless(sign: Progress | LogLine) -> Progress | LogLine:
+    return msgspec.structs.replace(sign, seconds=0.0) if isinstance(sign, Progress) else sign
 
 
 def make_engine(engine: Engine | str, host: PluginHost) -> Engine:

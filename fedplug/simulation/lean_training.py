@@ -59,6 +59,7 @@ class LeanTraining(SetUpOnce):
         self._share(step.whole)
         self._make_setup: Callable[[], PlanSetup] | None = None  # of the training under way, while it has none
         self._tells = step.guard(self._before_plan)
+        self._is_proven = False  # a training in which the plan's code has run has stood
 
     def run(
         self,
@@ -83,8 +84,14 @@ class LeanTraining(SetUpOnce):
         if request.aux:
             raise NotLeanError("the aggregator sends extra arrays along")
         began = time.perf_counter()
+        held = list[Progress | LogLine]()  # what the first training tells may not be true
+        tell = emit if self._is_proven else held.append
         with GLOBAL_STREAMS, self._plan.on_threads(self.args.threads):
-            return self._run(request, params, data, emit, following, began)
+            found = self._run(request, params, data, tell, following, began)
+        self._is_proven = True
+        for sign in held:
+            emit(sign)
+        return found
 
     def _run(
         self,
@@ -118,8 +125,8 @@ class LeanTraining(SetUpOnce):
             raise
         except FedplugError as error:
             raise NotLeanError(f"it fails ({error.message})") from error
-        except Exception as error:
-            raise NotLeanError(f"it fails ({type(error).__name__})") from error
+        except (Exception, SystemExit) as error:
+            raise NotLeanError(self._step.changed() or f"it fails ({type(error).__name__})") from error
         finally:
             self._make_setup = None
             has_run = self._streams.are_watched

@@ -7,6 +7,7 @@ known before is looked at before; the rest, after every training.
 
 from __future__ import annotations
 
+from fedplug.core.code_reach import awareness
 from fedplug.core.messages import TrainRequest
 from fedplug.core.rng import (
     NumpyState,
@@ -74,6 +75,8 @@ def check_methods(plan_class: type[TrainingPlan]) -> None:
                 raise NotLeanError(f"the plan has a {name} of its own")
     if hooks_of(plan_class.__new__(plan_class)):
         raise NotLeanError("the plan has hooks of its own")
+    if why := awareness([plan_class]):
+        raise NotLeanError(why)
 
 
 def set_up(plan: TrainingPlan, request: TrainRequest, args: TrainingArgs) -> None:
@@ -85,7 +88,7 @@ def set_up(plan: TrainingPlan, request: TrainRequest, args: TrainingArgs) -> Non
     setup, read = WatchedSetup.watching(request.model_args, args)
     try:
         plan.setup(setup)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise NotLeanError(f"its set-up fails ({type(error).__name__})") from error
     if read:
         raise NotLeanError(f"its set-up depends on the node's {min(read)}")

@@ -186,7 +186,7 @@ REASONS: dict[type, str] = {
     plans.Dropping: "training draws random numbers",
     plans.Shaking: "its step uses the module 'random'",
     plans.Noisy: "training draws random numbers",
-    plans.Counting: "a stacked step has another loss than the plan's own",
+    plans.Counting: "its step sets an attribute, 'count'",
 }
 
 

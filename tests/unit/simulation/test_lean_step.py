@@ -294,7 +294,7 @@ REASONS: dict[type, str] = {
     Scheduled: "the plan has a init_scheduler of its own",
     Finishing: "the plan has a postprocess of its own",
     Processing: "it changes batches or parameters by add_preprocess",
-    Stepping: "the plan works with gradients by itself",
+    Stepping: "it fails (RuntimeError)",
     Buffered: "has a buffer that is not persistent",
     Elsewhere: "the optimizer moves parameters that are not the model's",
     Idle: "the optimizer moves no parameter",

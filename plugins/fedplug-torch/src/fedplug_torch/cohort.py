@@ -123,7 +123,7 @@ class TorchCohortTrainer(CohortTrainer):
             raise
         except FedplugError as error:
             raise CohortError(f"it fails ({error.message})", for_good=False) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise CohortError(f"it cannot be stacked ({_brief(error)})") from error
         if why := self._attributes.changed():
             raise CohortError(why)
@@ -183,6 +183,6 @@ class TorchCohortTrainer(CohortTrainer):
         return found
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

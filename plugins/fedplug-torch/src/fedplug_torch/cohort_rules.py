@@ -34,6 +34,7 @@ class Rule(ABC):
         self.settings = settings
         self._values: Sequence[torch.Tensor] = ()
         self._steps = torch.zeros(0)
+        self._missed: dict[int, torch.Tensor] = {}  # in how many of them a parameter took no part
 
     def begin(self, values: Sequence[torch.Tensor]) -> None:
         """Begin with new nodes.
@@ -43,6 +44,7 @@ class Rule(ABC):
         """
         self._values = values
         self._steps = torch.zeros(len(values[0]), dtype=torch.float64, device=values[0].device)
+        self._missed.clear()
 
     def end(self) -> None:
         """Forget the nodes."""
@@ -57,7 +59,11 @@ class Rule(ABC):
         """
         self._steps[nodes] += 1
         for number, gradient in enumerate(gradients):
-            if gradient is not None:
+            if gradient is None:
+                if number not in self._missed:
+                    self._missed[number] = torch.zeros_like(self._steps)
+                self._missed[number][nodes] += 1
+            else:
                 settings = self.settings[number]
                 gradient = -gradient if settings["maximize"] else gradient
                 self._move(number, nodes, self._values[number][nodes], gradient, settings)
@@ -67,6 +73,11 @@ class Rule(ABC):
         self, number: int, nodes: slice, values: torch.Tensor, gradient: torch.Tensor, settings: Mapping[str, Any]
     ) -> None:
         """One step of one parameter."""
+
+    def _steps_of(self, number: int, nodes: slice) -> torch.Tensor:
+        """How many steps a parameter has taken, by node."""
+        steps = self._steps[nodes]
+        return steps - self._missed[number][nodes] if number in self._missed else steps
 
     def _by_node(self, numbers: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """One number for each node, to be multiplied with what is stacked."""
@@ -122,7 +133,7 @@ class MomentumSGD(Rule):
             gradient = gradient.add(values, alpha=settings["weight_decay"])
         velocity = self._velocities[number][nodes].mul_(settings["momentum"])
         if settings["dampening"]:  # the first time, all of the gradient counts
-            fresh = torch.where(self._steps[nodes] == 1, 1.0, 1 - settings["dampening"])
+            fresh = torch.where(self._steps_of(number, nodes) == 1, 1.0, 1 - settings["dampening"])
             velocity.addcmul_(gradient, self._by_node(fresh, gradient))
         else:
             velocity.add_(gradient)
@@ -162,7 +173,7 @@ class Adam(Rule):
         square = self._squares[number][nodes].mul_(two).addcmul_(gradient, gradient, value=1 - two)
         if settings["amsgrad"]:
             square = torch.maximum(self._largest[number][nodes], square, out=self._largest[number][nodes])
-        steps = self._steps[nodes]
+        steps = self._steps_of(number, nodes)
         size = self._by_node(-rate / (1 - one**steps), values)
         root = self._by_node((1 - two**steps).rsqrt(), values)
         values.addcdiv_(mean * size, (square.sqrt() * root).add_(settings["eps"]))

@@ -17,6 +17,7 @@ from fedplug_torch.cohort_batches import Rows, Run
 from fedplug_torch.cohort_compile import AT_ONCE, Compiler
 from fedplug_torch.cohort_graph import simplify, take_steps
 from fedplug_torch.cohort_rules import PlainSGD, Rule
+from fedplug_torch.guard import Guard
 from fedplug_torch.losses import no_loss
 from fedplug_torch.tape import Tape, TapeError, program
 
@@ -176,7 +177,8 @@ class StackedSteps:
 
         def step(*each: torch.Tensor) -> torch.Tensor:
             tensors = {f"model.{name}": tensor for name, tensor in zip(names, each[: len(names)], strict=True)}
-            loss: Any = functional_call(self._holder, tensors, rows.arranged(each[len(names) :]))
+            with Guard(tape):
+                loss: Any = functional_call(self._holder, tensors, rows.arranged(each[len(names) :]))
             if not (isinstance(loss, torch.Tensor) and loss.numel() == 1):
                 raise no_loss(loss)
             return loss.reshape(())

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fedplug.core.watched_setup import WatchedSetup
+from fedplug_torch.guard import Guard
 from fedplug_torch.params import bits_equal
 from fedplug_torch.purity import impure
 from fedplug_torch.tape import Tape, TapeError, drop_idle, is_mutable, program, share, untwist
@@ -103,7 +103,7 @@ class RecordedSteps:
             self._trials[key] = _TRIALS
         except TapeError as why:
             self._refuse(str(why))
-        except Exception as error:  # noqa: BLE001 - whatever cannot be recorded can be done
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever cannot be recorded can be done
             self._refuse(f"its step cannot be recorded ({type(error).__name__})")
 
     def _try(self, key: Any, play: Callable[..., Any], leaves: Sequence[torch.Tensor], data: Any, target: Any) -> Found:
@@ -133,7 +133,7 @@ class RecordedSteps:
         one = torch.ones(())
         try:
             with torch.enable_grad(), Tape([*leaves, *tensors], [one], _REFUSED) as tape:
-                with _Guard():
+                with Guard(tape):
                     loss: Any = self._plan.training_step(data, target)
                 if not isinstance(loss, torch.Tensor) or loss.shape or loss.dtype is not torch.float32:
                     raise TapeError("its loss is not one float32")
@@ -164,34 +164,6 @@ def _layout(data: Any, target: Any) -> tuple[Any, Sequence[torch.Tensor]]:
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     key = [(leaf.shape, leaf.stride(), leaf.dtype) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     return (str(structure), *key), tensors
-
-
-class _Guard(TorchFunctionMode):
-    """Refuses what brings something that is no tensor out of a tensor, but for its shape and the like."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if not _is_tensors(out):
-            name = func.__name__
-            if name == "__get__":
-                name = func.__self__.__name__
-            if name not in _OF_THE_LAYOUT:
-                raise TapeError(f"training looks at values of tensors ({name})")
-        return out
-
-
-_OF_THE_LAYOUT = frozenset(
-    ("shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "itemsize", "nbytes", "is_cuda",
-     "is_sparse", "is_quantized", "is_nested", "is_mkldnn", "is_meta", "__len__", "dim", "size", "stride", "numel",
-     "nelement", "ndimension", "element_size", "storage_offset", "is_contiguous", "is_floating_point", "is_complex",
-     "get_device", "is_signed", "is_inference")
-)  # fmt: skip
-
-
-def _is_tensors(value: Any) -> bool:
-    if isinstance(value, tuple | list) and not isinstance(value, torch.Size):
-        return all(map(_is_tensors, value))
-    return value is None or isinstance(value, torch.Tensor)
 
 
 def _tidied(

@@ -48,6 +48,7 @@ class Tape(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
         self._refused = refused
+        self._refusal = ""
         self.constants: dict[str, torch.Tensor] = {}
         self._nodes: dict[int, fx.Node] = {}
         self._kept: list[torch.Tensor] = []  # an identity is one only as long as the tensor lives
@@ -62,13 +63,26 @@ class Tape(TorchDispatchMode):
         """The graph that returns ``outputs``; None for one that is None.
 
         Raises:
-            TapeError: One of them does not come from the recorded operations.
+            TapeError: One of them does not come from the recorded operations, or one of these was refused.
         """
+        if self._refusal:  # whoever catches an error does not hide that there was one
+            raise TapeError(self._refusal)
         self.graph.output(tuple(None if tensor is None else self._node(tensor) for tensor in outputs))
         return self.graph
 
+    def refuse(self, why: str) -> TapeError:
+        """The error that says why there is no record; from now on there is none, even if somebody catches it."""
+        self._refusal = self._refusal or why
+        return TapeError(why)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        try:
+            return self._record(func, args, kwargs or {})
+        except Exception as error:
+            self.refuse(str(error) if isinstance(error, TapeError) else f"an operation fails ({type(error).__name__})")
+            raise
+
+    def _record(self, func: Any, args: Any, kwargs: Any) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise TapeError("training draws random numbers")
         if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
