@@ -26,6 +26,7 @@ from ray_plans import ARGS, Classifier, Slope, federation, steady, trained
 from fedplug import Experiment, QuorumStrategy
 from fedplug.core.errors import EngineError
 from fedplug.core.messages import TaskKey
+from fedplug.core.monitor import Monitor
 from fedplug.node.worker_environment import defaults
 from fedplug.simulation import Engine
 from fedplug_ray import RayEngine
@@ -204,6 +205,35 @@ def test_a_node_that_ends_its_worker_twice_has_failed_and_takes_no_other_with_it
     assert list(result["dropped"][0]) == ["n4"]
     assert "ended 2 times, without a word" in result["dropped"][0]["n4"]
     assert len(result["replies"][0]) == 8
+
+
+def test_an_interrupt_ends_the_workers_and_the_next_run_begins_anew(own):
+    """It may come between the news of a result and the arrays that follow: then what comes next is none of the news."""
+
+    class Interrupting(Monitor):
+        armed = True
+
+        def progress(self, node_id, progress):
+            if self.armed:
+                self.armed = False
+                raise KeyboardInterrupt
+
+    def experiment(nodes):
+        return Experiment(
+            tags="simulation", transport=nodes, training_plan_class=Classifier, model_args={"hidden": 4000},
+            training_args=ARGS, seed=5, round_limit=1, progress="quiet",
+        )  # fmt: skip
+
+    nodes = own()
+    with experiment(nodes) as exp:
+        exp.add_monitor(Interrupting())
+        with pytest.raises(KeyboardInterrupt):
+            exp.run()
+        assert nodes._engine.worker_pids == []
+        exp.run()
+        with experiment(federation("serial")) as whole:
+            whole.run()
+            assert exp.params() == whole.params()
 
 
 # clusters that cannot be used -------------------------------------------------------------------------------------

@@ -147,6 +147,10 @@ class RayEngine(Engine):
                     job.losses += 1
                     job.lost_by = str(error)
                     self._waiting[job.number] = job
+        except BaseException as error:
+            if not isinstance(error, Exception):  # Ctrl-C may have come between two things that belong together
+                self._abandon()
+            raise
         finally:
             self.cancel(key)
 
@@ -181,7 +185,8 @@ class RayEngine(Engine):
         try:
             for sign in self._signs.pop(job.number, ()):
                 emit(sign)
-            assert self._crew is not None
+            if self._crew is None:
+                self._crew = self._begin()
             self._form_groups(self._crew.size)
             if job.losses == 0 and job.number in self._waiting:  # it is the next
                 self._waiting = {job.number: job} | self._waiting
@@ -220,6 +225,13 @@ class RayEngine(Engine):
             return [job for job in waiting if job.group == first.group and not job.losses]
         jobs = itertools.islice(waiting, min(_MOST, -(-len(waiting) // (2 * max(1, crew.ready)))))
         return list(itertools.takewhile(lambda job: not job.losses, jobs))
+
+    def _abandon(self) -> None:
+        """End the workers; what they had begins anew when it is asked for."""
+        crew, self._crew = self._crew, None
+        if crew is not None and ray.is_initialized():
+            crew.close()
+        self._waiting = {job.number: job for job in self._jobs.values() if job.result is None}
 
     def _form_groups(self, workers: int) -> None:
         """Put those together that an engine is to train together.
