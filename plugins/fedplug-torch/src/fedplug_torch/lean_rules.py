@@ -54,12 +54,13 @@ class SGD(Rule):
         self._values = list(values)
         self._rate, self._decay, self._maximize = -settings["lr"], settings["weight_decay"], settings["maximize"]
         self._momentum, self._nesterov = settings["momentum"], settings["nesterov"]
-        self._fresh = 1 - settings["dampening"]
-        self._velocities: dict[int, torch.Tensor] = {}  # by number of the parameter
+        self._part = 1 - settings["dampening"]
+        self._velocities = [torch.empty_like(value) for value in values] if self._momentum else []
+        self._without = set(range(len(values)))  # the numbers of the parameters that have no velocity yet
 
     def begin(self) -> None:
         """As `Rule.begin`."""
-        self._velocities.clear()
+        self._without.update(range(len(self._values)))
 
     def move(self, gradients: Tensors, numbers: Numbers = None) -> None:
         """As `Rule.move`."""
@@ -74,18 +75,17 @@ class SGD(Rule):
 
     def _with_momentum(self, numbers: Sequence[int], gradients: Tensors) -> Tensors:
         """What the parameters of these numbers are moved by."""
-        known = self._velocities
-        if known.keys() >= set(numbers):
-            velocities = [known[number] for number in numbers]
+        velocities = [self._velocities[number] for number in numbers]
+        if self._without.isdisjoint(numbers):
             torch._foreach_mul_(velocities, self._momentum)
-            torch._foreach_add_(velocities, gradients, alpha=self._fresh)
+            torch._foreach_add_(velocities, gradients, alpha=self._part)
         else:  # the first time, all of the gradient counts
-            for number, gradient in zip(numbers, gradients, strict=True):
-                if number in known:
-                    known[number].mul_(self._momentum).add_(gradient, alpha=self._fresh)
+            for number, velocity, gradient in zip(numbers, velocities, gradients, strict=True):
+                if number in self._without:
+                    velocity.copy_(gradient)
                 else:
-                    known[number] = gradient.clone()
-            velocities = [known[number] for number in numbers]
+                    velocity.mul_(self._momentum).add_(gradient, alpha=self._part)
+            self._without.difference_update(numbers)
         return torch._foreach_add(gradients, velocities, alpha=self._momentum) if self._nesterov else velocities
 
 
