@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 from fedplug.core.errors import FedplugError
@@ -14,6 +15,10 @@ from fedplug.node.policy.schema import Policy
 _log = logging.getLogger("fedplug.node")
 
 _Stamp = tuple[int, int, int] | None
+
+_YOUNG = 0.1
+"""A file that changed less than so many seconds before it was read is read again: its time may be too coarse to tell
+another change from that one, and whoever writes it may not be through."""
 
 
 class PolicyInForce:
@@ -30,6 +35,8 @@ class PolicyInForce:
         self._policy = policy
         self._folder = folder
         self._stamp = stamp
+        self._settled = _is_settled(stamp)
+        self._said = ""  # what is wrong with the file
         self._lock = threading.Lock()
 
     @classmethod
@@ -49,21 +56,26 @@ class PolicyInForce:
             return self._policy
         with self._lock:
             stamp = _stamp(self._folder)
-            if stamp != self._stamp:
-                self._stamp = stamp
-                self._take(self._folder, gone=stamp is None)
+            if stamp != self._stamp or not self._settled:
+                news = stamp != self._stamp
+                self._stamp, self._settled = stamp, _is_settled(stamp)
+                self._take(self._folder, gone=stamp is None, news=news)
             return self._policy
 
-    def _take(self, folder: Path, *, gone: bool) -> None:
+    def _take(self, folder: Path, *, gone: bool, news: bool) -> None:
         if gone:
             _log.error("%s is gone; the rules that it held stay in force until the node is restarted.", POLICY_FILE)
             return
         try:
-            self._policy = read_policy(folder)
+            policy = read_policy(folder)
         except FedplugError as error:
-            _log.error("%s was changed, but the rules before that stay in force: %s", POLICY_FILE, error)
+            if news or str(error) != self._said:
+                _log.error("%s was changed, but the rules before that stay in force: %s", POLICY_FILE, error)
+            self._said = str(error)
         else:
-            _log.info("The rules in %s were changed, and are in force.", POLICY_FILE)
+            if news or self._said or policy != self._policy:
+                _log.info("The rules in %s were changed, and are in force.", POLICY_FILE)
+            self._policy, self._said = policy, ""
 
 
 def _stamp(folder: Path) -> _Stamp:
@@ -72,3 +84,10 @@ def _stamp(folder: Path) -> _Stamp:
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _is_settled(stamp: _Stamp) -> bool:
+    """Whether a file with this stamp, read from now on, is as it will be for as long as it has this stamp."""
+    return (
+        stamp is None or abs(time.time() - stamp[2] / 1e9) > _YOUNG
+    )  # times to come are no reason to read it for ever

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedplug.core.errors import PolicyError, StoreError
+from fedplug.node.policy import in_force
 from fedplug.node.policy.file import POLICY_FILE, check_text, parse_policy, read_policy, save_policy
 from fedplug.node.policy.in_force import PolicyInForce
 from fedplug.node.policy.lines import dotted, key_lines
@@ -217,3 +221,30 @@ def test_only_what_ends_a_line_in_toml_counts_as_one():
 def test_what_a_range_allows(allowed, yes, no):
     assert all(allowed.allows(value) for value in yes)
     assert not any(allowed.allows(value) for value in no)
+
+
+def test_a_change_that_the_time_of_the_file_does_not_tell_from_the_one_before_is_in_force_too(
+    tmp_path, caplog, monkeypatch
+):
+    file, now = tmp_path / POLICY_FILE, 10**18
+    monkeypatch.setattr(in_force, "time", types.SimpleNamespace(time=lambda: now / 1e9), raising=False)
+
+    def write(rounds):
+        file.write_text(f"[training]\nrounds = {rounds}\n")
+        os.utime(file, ns=(now, now))
+
+    write(1)
+    policy = PolicyInForce.of(tmp_path)
+    write(2)
+    caplog.set_level(logging.INFO, "fedplug.node")
+    assert [policy().training.rounds for _ in range(3)] == [2, 2, 2]
+    assert caplog.text.count("are in force") == 1
+    write("x")
+    assert [policy().training.rounds for _ in range(3)] == [2, 2, 2]
+    assert caplog.text.count("stay in force") == 1
+    write(3)
+    os.utime(file, ns=(0, 0))
+    assert policy().training.rounds == 3
+    assert caplog.text.count("are in force") == 2
+    monkeypatch.setattr(in_force, "read_policy", None)  # it has settled, and is not read again
+    assert policy().training.rounds == 3
