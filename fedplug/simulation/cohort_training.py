@@ -127,9 +127,13 @@ class CohortTraining(SetUpOnce):
             except (Exception, SystemExit) as error:
                 raise CohortError(f"it fails ({type(error).__name__})", for_good=False) from error
             finally:
+                changed = self._belongings.changed()
+                self._belongings.undo()
                 drawn = self._streams.settle()
             if drawn:
                 raise CohortError("training draws random numbers")
+            if changed:
+                raise CohortError(f"training changes {changed}, and nodes would not find it as they do one by one")
         count = len(requests)
         timing = {
             "train": (time.perf_counter() - started) / count,

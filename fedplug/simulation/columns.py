@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedplug.core.belongings import Belongings
 from fedplug.core.data import BatchSource, DataManager, LoaderArgs
 from fedplug.core.messages import TrainRequest
 from fedplug.core.node_dataset import NodeDataset
@@ -22,6 +23,7 @@ from fedplug.core.params import Array
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import TrainingPlan
 from fedplug.core.watched_setup import WatchedSetup
+from fedplug.simulation.plan_checks import NotLeanError, data_of
 from fedplug.simulation.virtual_data import SharedRows, VirtualData
 
 
@@ -233,7 +235,8 @@ class SharedColumns:
         args: Its training arguments.
         whole: Turns whole arrays, arranged as ``training_data`` does, into batches; None if it cannot without much
             memory.
-        before_plan: Called before the plan's own code runs.
+        before_plan: Called before the plan's own code runs; notes the belongings.
+        belongings: Those of the plan's code.
     """
 
     def __init__(
@@ -242,7 +245,9 @@ class SharedColumns:
         args: TrainingArgs,
         whole: Callable[[DataManager], BatchSource | None],
         before_plan: Callable[[], None],
+        belongings: Belongings,
     ) -> None:
+        self._belongings = belongings
         self._plan, self._args, self._whole, self._before_plan = plan, args, whole, before_plan
         self._arrays: Mapping[str, Array] = {}  # those that the following was found for
         self._wholes: dict[str, BatchSource | None] = {}  # by the columns that they are made of
@@ -254,6 +259,7 @@ class SharedColumns:
 
         Raises:
             UsageError: The plan, or the researcher, says something about batches that makes no sense.
+            NotLeanError: Its ``training_data`` changes the model.
         """
         node = request.key.node_id
         shared = None if self._is_more else data.shared(node)
@@ -278,8 +284,14 @@ class SharedColumns:
         self._before_plan()
         self._plan._setup = setup
         try:
-            named = named_columns(dataset, self._plan.make_data())
+            named = named_columns(dataset, data_of(self._plan))
+        except NotLeanError:
+            raise
         except (Exception, SystemExit):  # noqa: BLE001 - what it does to stand-ins means nothing; it gets the data then
+            return None
+        if self._belongings.changed():  # it must be called for each node
+            self._belongings.undo()
+            self._belongings.note()
             return None
         if named is None or said or self._plan.pre_processes:
             return None

@@ -87,7 +87,11 @@ class LeanTraining(SetUpOnce):
         held = list[Progress | LogLine]()  # what the first training tells may not be true
         tell = emit if self._is_proven else held.append
         with GLOBAL_STREAMS, self._plan.on_threads(self.args.threads):
-            found = self._run(request, params, data, tell, following, began)
+            try:
+                found = self._run(request, params, data, tell, following, began)
+                self._belongings.forget()
+            finally:
+                self._belongings.undo()  # what has gone wrong has no effect
         self._is_proven = True
         for sign in held:
             emit(sign)

@@ -7,7 +7,11 @@ known before is looked at before; the rest, after every training.
 
 from __future__ import annotations
 
+import numpy as np
+
+from fedplug.core.belongings import Belongings
 from fedplug.core.code_reach import awareness
+from fedplug.core.data import DataManager
 from fedplug.core.messages import TrainRequest
 from fedplug.core.rng import (
     NumpyState,
@@ -79,12 +83,35 @@ def check_methods(plan_class: type[TrainingPlan]) -> None:
         raise NotLeanError(why)
 
 
-def set_up(plan: TrainingPlan, request: TrainRequest, args: TrainingArgs) -> None:
+def set_up(plan: TrainingPlan, request: TrainRequest, args: TrainingArgs, belongings: Belongings) -> None:
     """Set up a plan for the trainings of many nodes.
 
     Raises:
-        NotLeanError: It fails, or asks for the node or the round.
+        NotLeanError: It fails, asks for the node or the round, or changes what outlasts it.
     """
+    belongings.note()
+    try:
+        _set_up(plan, request, args)
+        if what := belongings.changed():
+            raise NotLeanError(f"its set-up changes {what}")
+    finally:
+        belongings.undo()
+
+
+def data_of(plan: TrainingPlan) -> DataManager:
+    """What a plan's ``training_data`` returns.
+
+    Raises:
+        NotLeanError: It changes the model.
+    """
+    before = plan.get_params()
+    manager = plan.make_data()
+    if not np.array_equal(np.frombuffer(before.buffer, np.uint8), np.frombuffer(plan.get_params().buffer, np.uint8)):
+        raise NotLeanError("its training_data changes the model")
+    return manager
+
+
+def _set_up(plan: TrainingPlan, request: TrainRequest, args: TrainingArgs) -> None:
     setup, read = WatchedSetup.watching(request.model_args, args)
     try:
         plan.setup(setup)
@@ -99,10 +126,12 @@ class Streams:
 
     Args:
         plan_class: Knows the stream of its framework.
+        belongings: Are noted when the streams are.
     """
 
-    def __init__(self, plan_class: type[TrainingPlan]) -> None:
+    def __init__(self, plan_class: type[TrainingPlan], belongings: Belongings) -> None:
         self._plan_class = plan_class
+        self._belongings = belongings
         self._before: tuple[PythonState, NumpyState, bytes] | None = None
 
     @property
@@ -114,6 +143,7 @@ class Streams:
         """Note where they are, unless that has been done in the training under way."""
         if self._before is None:
             self._before = self._read()
+            self._belongings.note()
 
     def settle(self) -> bool:
         """At the end of a training, bring them back to where they were noted to be; whether they had moved."""

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from fedplug.core.belongings import Belongings
 from fedplug.core.data import BatchSource, DataManager, LoaderArgs
 from fedplug.core.messages import TaskKey, TrainRequest
 from fedplug.core.node_dataset import NodeDataset
@@ -23,7 +24,7 @@ from fedplug.core.trainer import TrainerInfo
 from fedplug.core.training_args import TrainingArgs
 from fedplug.core.training_plan import PlanSetup
 from fedplug.simulation.columns import Draw, SharedColumns
-from fedplug.simulation.plan_checks import NotLeanError, Streams, check_args, check_methods, is_same, set_up
+from fedplug.simulation.plan_checks import NotLeanError, Streams, check_args, check_methods, data_of, is_same, set_up
 from fedplug.simulation.virtual_data import VirtualData
 
 if TYPE_CHECKING:
@@ -76,9 +77,10 @@ class SetUpOnce:
         plan_class = load_plan(bundle)
         check_methods(plan_class)
         self._plan = plan_class()
-        self._streams = Streams(plan_class)
+        self._belongings = Belongings(plan_class)
+        self._streams = Streams(plan_class, self._belongings)
         with plan_class.seeded(0, threads=self.args.threads):
-            set_up(self._plan, request, args)
+            set_up(self._plan, request, args, self._belongings)
         self._info = self._plan.training_args()
         self._ready: dict[TaskKey, Ready] = {}
         self._ahead = 0  # samples of those that are ready
@@ -98,7 +100,7 @@ class SetUpOnce:
 
     def _share(self, whole: Callable[[DataManager], BatchSource | None]) -> None:
         """Draw batches from arrays that nodes share, where the plan only names columns; see `SharedColumns`."""
-        self._columns = SharedColumns(self._plan, self.args, whole, self._streams.watch)
+        self._columns = SharedColumns(self._plan, self.args, whole, self._streams.watch, self._belongings)
 
     def _shared_draw(self, request: TrainRequest, data: VirtualData) -> Draw | None:
         """What a node trains on, drawn from arrays that nodes share; None if that cannot be."""
@@ -107,7 +109,7 @@ class SetUpOnce:
 
     def _own_draw(self, request: TrainRequest) -> Draw:
         """What the node that the plan knows of trains on, copied."""
-        manager = self._plan.make_data()
+        manager = data_of(self._plan)
         if self._plan.pre_processes:
             raise NotLeanError("it changes batches or parameters by add_preprocess")
         source = self._host.wrap_data(manager, self._plan.framework)

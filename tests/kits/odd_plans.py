@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from cohort_plans import Chain, Kit
 from torch import nn
 
+from fedplug import DataManager
+
 COUNTS = [0]
 
 
@@ -343,3 +345,80 @@ class Erring(Odd):
         if self.node_id() == "node-2" and len(data) < 8:
             raise ValueError("no such luck")
         return F.cross_entropy(self.forward(data), target)
+
+
+class Made(Odd):
+    """Counts its models, where all of its plans find it."""
+
+    made = 0
+
+    def init_model(self) -> nn.Module:
+        type(self).made += 1
+        return self.Net()
+
+    def training_step(self, data: Any, target: Any) -> Any:
+        return F.cross_entropy(self.forward(data), target) * (1 + self.made / 10)
+
+
+class MadeOutside(Made):
+    def init_model(self) -> nn.Module:
+        COUNTS[0] += 1
+        return self.Net()
+
+    def training_step(self, data: Any, target: Any) -> Any:
+        return F.cross_entropy(self.forward(data), target) * (1 + COUNTS[0] / 10)
+
+
+class Served(MadeOutside):
+    """Counts the times that it is asked for its data."""
+
+    def init_model(self) -> nn.Module:
+        return self.Net()
+
+    def training_data(self) -> DataManager:
+        COUNTS[0] += 1
+        return DataManager(self.dataset.column("x"), self.dataset.column("y"))
+
+
+class Balanced(Odd):
+    """Keeps what its data say in a buffer of the model."""
+
+    class Net(Chain.Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("weights", torch.ones(3))
+
+    def training_data(self) -> DataManager:
+        y = self.dataset.column("y")
+        self.model().weights.copy_(torch.from_numpy(np.bincount(y, minlength=3) / len(y)))
+        return DataManager(self.dataset.column("x"), y)
+
+    def training_step(self, data: Any, target: Any) -> Any:
+        return F.cross_entropy(self.forward(data), target, weight=self.model().weights)
+
+
+class Starting(Odd):
+    def training_data(self) -> DataManager:
+        self.model().two.bias.data.fill_(0.7)
+        return DataManager(self.dataset.column("x"), self.dataset.column("y"))
+
+
+class CountingInVain(Odd):
+    """Counts in its class, and on the plan, which needs the own loop; so it counts from the beginning."""
+
+    steps = 0
+
+    def training_step(self, data: Any, target: Any) -> Any:
+        type(self).steps += 1
+        return F.cross_entropy(self.forward(data), target) * (1 + self.steps % 50 / 50)
+
+
+class DroppingInVain(Odd):
+    """Counts where helpers do, draws from a generator of its class and from the global stream."""
+
+    own: Any = np.random.default_rng(1)
+
+    def training_step(self, data: Any, target: Any) -> Any:
+        COUNTS[0] += 1
+        out = F.dropout(self.forward(data), 0.1) * tick()
+        return F.cross_entropy(out, target) * (1 + COUNTS[0] / 100 + self.own.random())

@@ -14,6 +14,7 @@ from lean_plans import Plain
 from torch import nn
 
 from fedplug import Experiment, hookimpl
+from fedplug.core.belongings import Belongings
 from fedplug.core.messages import TaskKey, TrainRequest
 from fedplug.core.plan_source import bundle_plan
 from fedplug.core.plugins import PluginHost
@@ -219,7 +220,7 @@ def test_a_step_that_draws_random_numbers_is_found_whether_or_not_it_tells(caplo
 
 
 def test_a_training_under_watch_leaves_the_streams_where_it_found_them() -> None:
-    streams = Streams(Small)
+    streams = Streams(Small, Belongings(Small))
     assert not streams.are_watched
     assert not streams.settle()
     before = np.random.get_state()[1].tolist()

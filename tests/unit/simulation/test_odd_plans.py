@@ -74,6 +74,12 @@ OWN_LOOP: dict[type, str] = {
     plans.Greeting: "the plan calls print()",
     plans.Telling: "the plan calls print()",
     plans.HoldingAGenerator: "the plan keeps something by itself (self.draw)",
+    plans.Made: "its set-up changes Made",
+    plans.MadeOutside: "its set-up changes odd_plans.COUNTS",
+    plans.Balanced: "its training_data changes the model",
+    plans.Starting: "its training_data changes the model",
+    plans.CountingInVain: "the plan or its model has changed its 'steps' in training",
+    plans.DroppingInVain: "training draws random numbers",
     plans.HalfSaved: "the model has a parameter that its state_dict leaves out",
 }
 
@@ -125,6 +131,13 @@ def test_a_plan_that_ends_python_fails_as_in_its_own_loop(said, engine) -> None:
             run(plans.Exiting, each)
         texts.append(str(caught.value))
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("engine", [SerialEngine, CohortEngine])
+def test_a_plan_that_counts_the_nodes_whose_data_it_gives_is_asked_at_each(said, engine) -> None:
+    found = run(plans.Served, engine())
+    assert said.messages[-2].startswith("Served trains by the lean step")
+    assert found == run(plans.Served, SerialEngine(lean=False))
 
 
 def test_what_a_training_has_told_before_it_fails_is_told_once(said) -> None:
