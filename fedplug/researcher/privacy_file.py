@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from fedplug.core.errors import BreakpointError, StoreError, UsageError
+from fedplug.core.key_folder import one_at_a_time
 from fedplug.core.privacy_ledger import PrivacyLedger
 from fedplug.core.whole_file import whole_file
 
@@ -38,10 +39,11 @@ def write_ledger(ledger: PrivacyLedger, folder: Path, experiment_id: str) -> Non
         return
     path = folder / FILE
     try:
-        others = _read(path)
-        kept = _Layout(1, {**others, experiment_id: ledger.state_dict()})
-        with whole_file(path) as draft:
-            draft.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1))
+        with one_at_a_time(folder):  # another experiment that uses the folder may write its account
+            others = _read(path)
+            kept = _Layout(1, {**others, experiment_id: ledger.state_dict()})
+            with whole_file(path) as draft:
+                draft.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1))
     except (OSError, ValueError) as error:
         raise StoreError(
             f"The account of privacy cannot be saved in {path}: {getattr(error, 'strerror', None) or error}.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from fedplug.core.errors import BreakpointError, StoreError
 from fedplug.core.messages import TaskKey, TrainReply
 from fedplug.core.params import Params
 from fedplug.core.privacy_ledger import Asked, PrivacyLedger, gaussian_epsilon
+from fedplug.researcher import privacy_file
 from fedplug.researcher.privacy_file import FILE, load_ledger, write_ledger
 
 CENTRAL = {"type": "central", "sigma": 2.0, "clip": 1.0, "delta": 1e-5, "poisson": True}
@@ -50,11 +52,25 @@ def test_experiments_that_share_a_folder_keep_their_accounts_apart(tmp_path):
         assert found.count == count
 
 
+def test_of_experiments_that_share_a_folder_one_at_a_time_writes_its_account(tmp_path, monkeypatch):
+    read, tried = privacy_file._read, []
+
+    def look(path):
+        tried.append(path)
+        with (tmp_path / ".lock").open("w") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return read(path)
+
+    monkeypatch.setattr(privacy_file, "_read", look)
+    write_ledger(ledger_of(1), tmp_path, "e")
+    assert tried == [tmp_path / FILE]
+
+
 def test_nothing_is_written_where_there_was_no_privacy(tmp_path):
     write_ledger(ledger_of(1, 2, args=None), tmp_path, "e")
     assert list(tmp_path.iterdir()) == []
     write_ledger(ledger_of(1), tmp_path, "e")
-    assert [each.name for each in tmp_path.iterdir()] == [FILE]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".lock", FILE]
 
 
 def test_an_account_without_a_bound_can_be_written(tmp_path):
@@ -88,7 +104,7 @@ def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path, monkeypatch)
         write_ledger(ledger_of(1, 2), tmp_path, "e")
     assert "The round counts" in caught.value.cure
     assert (tmp_path / FILE).read_bytes() == before
-    assert [each.name for each in tmp_path.iterdir()] == [FILE]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".lock", FILE]
     monkeypatch.undo()
     (tmp_path / FILE).write_text("{")
     with pytest.raises(StoreError, match="damaged"):
