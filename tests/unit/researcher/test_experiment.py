@@ -566,8 +566,9 @@ def test_two_experiments_after_each_other_on_one_federation() -> None:
 def test_a_simulation_of_a_node_that_does_not_exist_says_so_at_once() -> None:
     with experiment() as exp:
         exp.set_training_data({**exp.training_data().data(), "nobody": exp.training_data().data()["a"]})
-        with pytest.raises(RoundError, match="'nobody' lost: it is not connected"):
+        with pytest.raises(RoundError, match="'nobody' failed: a simulation of 3 nodes does not have it"):
             exp.run()
+        assert exp.training_replies() == {}
         exp.set_tags("simulation")
         assert exp.run() == 3
 
