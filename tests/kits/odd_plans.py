@@ -422,3 +422,12 @@ class DroppingInVain(Odd):
         COUNTS[0] += 1
         out = F.dropout(self.forward(data), 0.1) * tick()
         return F.cross_entropy(out, target) * (1 + COUNTS[0] / 100 + self.own.random())
+
+
+class Spectral(Odd):
+    """Products of a matrix and vectors, whose bits depend on where they lie in memory."""
+
+    class Net(Chain.Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.utils.parametrizations.spectral_norm(self.one)

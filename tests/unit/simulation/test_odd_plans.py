@@ -18,6 +18,7 @@ from fedplug.core.helper_import import forget
 from fedplug.core.plan_source import bundle_plan, load_plan
 from fedplug.simulation import IID, CohortEngine, Federation, SerialEngine
 from fedplug_torch import recorded_step
+from fedplug_torch.lean import TorchLeanStep
 
 ARGS: dict[str, Any] = {"epochs": 4, "loader_args": {"batch_size": 8}, "optimizer_args": {"lr": 0.1}, "log_interval": 3}
 
@@ -170,3 +171,20 @@ def test_a_parameter_that_takes_part_in_some_steps_only_has_its_own_number_of_st
     own = run(plans.Sometimes, SerialEngine(lean=False), {"optimizer_args": args})
     for name, value in own["params"].items():
         np.testing.assert_allclose(found["params"][name], value, rtol=0, atol=1e-5 * np.abs(value).max())
+
+
+def test_tensors_lie_where_they_do_in_the_own_loop(said, monkeypatch) -> None:
+    places, init = [], TorchLeanStep.__init__
+
+    def noting(self: Any, plan: Any) -> None:
+        tensors = list(plan.model().state_dict(keep_vars=True).values())
+        before = [tensor.data_ptr() for tensor in tensors]
+        init(self, plan)
+        places.append((before, [tensor.data_ptr() for tensor in tensors]))
+
+    monkeypatch.setattr(TorchLeanStep, "__init__", noting)
+    found = run(plans.Spectral, SerialEngine())
+    [(before, after)] = places
+    assert before == after
+    assert not any("by its own loop" in text for text in said.messages)
+    assert found == run(plans.Spectral, SerialEngine(lean=False))

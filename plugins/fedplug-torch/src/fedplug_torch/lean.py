@@ -1,4 +1,4 @@
-"""The lean step for PyTorch: loss, gradients and the optimizer's rule as one, over parameters in one buffer.
+"""The lean step for PyTorch: loss, gradients and the optimizer's rule as one, where the parameters are.
 
 For a small model, most of a step is not arithmetic: clearing gradients, storing them, and going through the groups,
 defaults and hooks of an optimizer take a third of it, and half with Adam. Here the gradients are asked for, and the
@@ -7,7 +7,7 @@ parameters moved at once, by a rule that comes to the bits of the optimizer (`fe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from fedplug.core.data import BatchSource, DataManager
 from fedplug.core.lean import LeanStep
-from fedplug.core.params import Params, allocate
+from fedplug.core.params import Array, Params, ParamsSpec, allocate
 from fedplug_torch import lean_rules
 from fedplug_torch import params as torch_params
 from fedplug_torch.losses import no_loss
@@ -40,7 +40,7 @@ class TorchLeanStep(LeanStep):
     """A plan's step and its optimizer's rule.
 
     Args:
-        plan: Its model's tensors are moved into one buffer.
+        plan: Its model's tensors stay where they are.
     """
 
     def __init__(self, plan: TorchTrainingPlan) -> None:
@@ -51,11 +51,8 @@ class TorchLeanStep(LeanStep):
         self._training_step = plan.training_step
         tensors = torch_params.distinct(model.state_dict(keep_vars=True))[0]
         self._spec = torch_params.spec_of(tensors)
-        self._raw = allocate(self._spec.nbytes)
-        self._raw[:] = 0
-        for name, view in torch_params.over(self._spec, torch.from_numpy(self._raw)).items():
-            view.copy_(tensors[name].detach())
-            tensors[name].data = view
+        self._parts = _parts(self._spec, tensors)
+        self._has_gaps = sum(part.size for _, part in self._parts) < self._spec.nbytes
         self._moved = lean_rules.moved(optimizer)
         self._rule = lean_rules.rule_of(optimizer)
         self._optimizer, self._settings = optimizer, deepcopy(_settings(optimizer))
@@ -76,7 +73,9 @@ class TorchLeanStep(LeanStep):
         """As `LeanStep.load`."""
         params.require(self._spec)
         self._rule.begin()
-        self._raw[:] = np.frombuffer(params.buffer, np.uint8)
+        given = np.frombuffer(params.buffer, np.uint8)
+        for place, part in self._parts:
+            part[:] = given[place]
 
     def step(self, data: Any, target: Any) -> torch.Tensor:
         """As `LeanStep.step`."""
@@ -125,7 +124,10 @@ class TorchLeanStep(LeanStep):
     def result(self) -> Params:
         """As `LeanStep.result`."""
         out = allocate(self._spec.nbytes)
-        out[:] = self._raw
+        if self._has_gaps:
+            out[:] = 0
+        for place, part in self._parts:
+            out[place] = part
         return Params(self._spec, out)
 
     def changed(self) -> str:
@@ -133,6 +135,19 @@ class TorchLeanStep(LeanStep):
         if _settings(self._optimizer) != self._settings or lean_rules.has_hooks(self._optimizer):
             return "the plan changes its optimizer's settings in training"
         return self._attributes.changed()
+
+
+def _parts(spec: ParamsSpec, tensors: Mapping[str, torch.Tensor]) -> list[tuple[slice, Array]]:
+    """Where each tensor stands in `Params`, and its own bytes.
+
+    A tensor stays where it was made. In one buffer, as in `Params`, it would begin at other addresses than in the
+    plan's own loop, and products of matrices with vectors come to other bits at some of them.
+    """
+    found = []
+    for entry in spec.tensors:
+        part = tensors[entry.name].detach().reshape(-1).view(torch.uint8).numpy()
+        found.append((slice(entry.offset, entry.offset + part.size), part))
+    return found
 
 
 def _nothing() -> None:
