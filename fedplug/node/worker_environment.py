@@ -8,27 +8,12 @@ import sysconfig
 from pathlib import Path
 
 import fedplug
+from fedplug.core.training_environment import TRAINING_ENVIRONMENT
 from fedplug.node.policy.schema import ResourceRules
-
-_THREADS = tuple(f"{library}_NUM_THREADS" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR"))
-"""Each of these makes a numerical library use as many threads."""
-
-_HEAP = {"MALLOC_TRIM_THRESHOLD_": str(128 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
-"""What the GNU C library keeps of freed memory, and up to which size it takes blocks from there, in bytes.
-
-Each step of a training takes and frees the same blocks. By itself the library gives the memory back in between, and
-pages that come fresh from the system are an eighth of the time of a convolutional network.
-"""
 
 _KEPT = frozenset({"PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "FEDPLUG_PLUGINS", "FEDPLUG_TRACE"})
 _KEPT_BEGINNINGS = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "CUDA_", "NVIDIA_", "COVERAGE_")
 """What a confined worker gets of the environment of the node."""
-
-
-def defaults() -> dict[str, str]:
-    """What is set in every process that trains, unless the environment says something else."""
-    # The order of a set of strings is part of what must repeat from run to run.
-    return {**dict.fromkeys(_THREADS, "1"), **_HEAP, "PYTHONHASHSEED": "0"}
 
 
 def environment(resources: ResourceRules) -> dict[str, str]:
@@ -36,7 +21,7 @@ def environment(resources: ResourceRules) -> dict[str, str]:
     env = dict(os.environ)
     if resources.isolation != "off":  # whatever the owner's shell holds, such as keys, is no business of a plan
         env = {name: value for name, value in env.items() if name in _KEPT or name.startswith(_KEPT_BEGINNINGS)}
-    env = {**defaults(), **env}
+    env = {**TRAINING_ENVIRONMENT, **env}
     # -P keeps the current folder out; where this process was told to import from, the worker may import too.
     paths = sysconfig.get_paths()
     installed = tuple(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))

@@ -27,7 +27,7 @@ from fedplug import Experiment, QuorumStrategy
 from fedplug.core.errors import EngineError
 from fedplug.core.messages import TaskKey
 from fedplug.core.monitor import Monitor
-from fedplug.node.worker_environment import defaults
+from fedplug.core.training_environment import TRAINING_ENVIRONMENT
 from fedplug.simulation import Engine
 from fedplug_ray import RayEngine
 from fedplug_ray import engine as engine_module
@@ -46,7 +46,7 @@ def cluster():
     assert not ray.is_initialized()
     assert not folder.exists()
     changed = {name for name in before[0].keys() | os.environ if before[0].get(name) != os.environ.get(name)}
-    ours = {name for name in changed if name.startswith("RAY_") or name in defaults()}
+    ours = {name for name in changed if name.startswith("RAY_") or name in TRAINING_ENVIRONMENT}
     assert ours <= {"RAY_CLIENT_MODE"}  # set by Ray's import
     assert signal.getsignal(signal.SIGTERM) is before[1]
 
@@ -296,7 +296,9 @@ def test_what_is_set_in_every_process_that_trains_is_set_in_workers_of_a_cluster
     def look(names):
         return {name: os.environ.get(name) for name in names}
 
-    assert ray.get(ray.remote(look).remote(list(defaults()))) == {**defaults(), **look(defaults().keys() & os.environ)}
+    names = list(TRAINING_ENVIRONMENT)
+    given = {name: value for name, value in look(names).items() if value is not None}
+    assert ray.get(ray.remote(look).remote(names)) == {**TRAINING_ENVIRONMENT, **given}
 
 
 @pytest.mark.slow  # another worker has to load torch

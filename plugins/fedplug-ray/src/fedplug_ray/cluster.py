@@ -20,7 +20,7 @@ from typing import Any
 import ray
 
 from fedplug.core.errors import EngineError
-from fedplug.node.worker_environment import defaults
+from fedplug.core.training_environment import TRAINING_ENVIRONMENT
 
 _LONGEST = 40  # characters of a folder below which Ray can make its sockets, whose paths are limited to 107 bytes
 _LOCK = threading.RLock()
@@ -197,7 +197,7 @@ def _forget_token() -> bool:
 
 def _for_trainings() -> dict[str, str]:
     """What the processes that Ray starts are to inherit."""
-    return {name: value for name, value in defaults().items() if name not in os.environ}
+    return {name: value for name, value in TRAINING_ENVIRONMENT.items() if name not in os.environ}
 
 
 @contextmanager
