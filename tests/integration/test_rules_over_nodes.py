@@ -14,7 +14,7 @@ import torch
 from node_kit import Node
 from torch import nn
 
-from fedplug import DataManager, Experiment, NumpyTrainingPlan
+from fedplug import DataManager, DefaultStrategy, Experiment, NumpyTrainingPlan
 from fedplug.core.errors import RoundError
 from fedplug.core.rdp import epsilon
 from fedplug.core.training_plan import TrainingPlan
@@ -166,6 +166,7 @@ def test_a_budget_of_rounds_survives_kill_and_restart_and_holds_for_all_experime
 
 def test_a_round_is_charged_before_its_first_batch_and_stays_charged_when_the_node_is_killed_in_it(start_node):
     with experiment(Stuck) as exp:
+        exp.set_strategy(DefaultStrategy(patience=0))
         node = start_node("clinic", exp.pool().description, ROWS)
         exp.set_tags("#data")
 
