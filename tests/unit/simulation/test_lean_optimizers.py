@@ -165,6 +165,7 @@ def test_a_rule_that_comes_to_other_bits_than_this_version_of_torch_is_not_used(
 
 
 REASONS: dict[type, str] = {
+    plans.Showing: "the plan works with its optimizer by itself",
     plans.Overridden: "the optimizer has a step of its own",
     plans.Called: "the optimizer has hooks",
     plans.Derived: "the optimizer is Slow, which is not one of torch.optim",

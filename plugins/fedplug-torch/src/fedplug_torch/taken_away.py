@@ -68,3 +68,6 @@ class _Closed:
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.__getattribute__(name)
+
+    def __repr__(self) -> str:
+        return str(self.__getattribute__("__repr__"))
