@@ -152,12 +152,23 @@ def test_a_rule_that_is_written_out_moves_parameters_as_the_optimizer_does(case,
     assert all(bits_equal(each.detach(), other.detach()) for each, other in zip(expected, found, strict=True))
 
 
-def test_a_rule_that_comes_to_other_bits_than_this_version_of_torch_is_not_used(said, monkeypatch) -> None:
-    class Other(lean_rules.Adam):
-        def move(self, gradients: lean_rules.Tensors, numbers: lean_rules.Numbers = None) -> None:
-            super().move([each * (1 + 1e-6) for each in gradients], numbers)
+class Rounded(lean_rules.Adam):
+    """Comes to other bits."""
 
-    monkeypatch.setitem(lean_rules._WRITTEN_OUT, torch.optim.Adam, Other)
+    def move(self, gradients: lean_rules.Tensors, numbers: lean_rules.Numbers = None) -> None:
+        super().move([each * (1 + 1e-6) for each in gradients], numbers)
+
+
+class Outdated(lean_rules.Adam):
+    """Calls torch as it cannot be called."""
+
+    def move(self, gradients: lean_rules.Tensors, numbers: lean_rules.Numbers = None) -> None:
+        raise TypeError("an argument is missing")
+
+
+@pytest.mark.parametrize("rule", [Rounded, Outdated])
+def test_a_rule_that_another_version_of_torch_has_made_false_is_not_used(said, monkeypatch, rule) -> None:
+    monkeypatch.setitem(lean_rules._WRITTEN_OUT, torch.optim.Adam, rule)
     check(said, plans.Chosen, kind="Adam")
 
 

@@ -293,16 +293,20 @@ _STEPS_COMPARED = 3
 
 def _agrees(made: type[SGD | Adam], optimizer: torch.optim.Optimizer) -> bool:
     """Whether a rule comes to the bits of an optimizer of this kind, with these settings, in this version of torch."""
+    try:
+        return _comes_to_the_same(made, optimizer)
+    except Exception:  # noqa: BLE001 - another version may be called otherwise; then the optimizer goes on by itself
+        return False
+
+
+def _comes_to_the_same(made: type[SGD | Adam], optimizer: torch.optim.Optimizer) -> bool:
     kind: Any = type(optimizer)
     theirs, mine = list[dict[str, Any]](), list[list[torch.Tensor]]()
     for group in optimizer.param_groups:
         start = [_wave(parameter, 1.0) for parameter in _moved(group)]
         theirs.append({**group, "params": [torch.nn.Parameter(each) for each in start]})
         mine.append([each.clone() for each in start])
-    try:
-        twin = kind(theirs)
-    except (TypeError, ValueError):  # in another version, it cannot be made of its groups
-        return False
+    twin = kind(theirs)
     rules = [made(_settings(group, kind), values) for group, values in zip(optimizer.param_groups, mine, strict=True)]
     for step in range(_STEPS_COMPARED):
         for group, rule in zip(theirs, rules, strict=True):
