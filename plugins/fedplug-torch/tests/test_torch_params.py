@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -170,3 +172,17 @@ class Complex(nn.Module):
 def test_state_that_cannot_travel_is_named(make, words):
     with pytest.raises(PlanError, match=words):
         torch_params.check(make())
+
+
+def test_parameters_are_written_and_read_without_work_for_the_collector_of_circles():
+    module = Mixed()
+    params = torch_params.read(module)
+    torch_params.write(module, params)
+    gc.collect()
+    gc.disable()
+    try:
+        torch_params.write(module, params)
+        assert torch_params.read(module) == params
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
