@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fedplug.core import local_state
@@ -154,8 +154,7 @@ class _Task:
         missing = self._restore(plan)
         guarded = privacy.guard(self.args, plan)
         training, testing, loader = self._data(plan, host)
-        trainer = self._trainer(plan, training, testing, loader, host)
-        try:
+        with self._opened(self._trainer(plan, training, testing, loader, host)) as trainer:
             if guarded is not None:
                 for backend in trainer.backends():
                     backend.guard(guarded)
@@ -185,6 +184,17 @@ class _Task:
             read = functools.partial(self._guard, "get_params", plan.get_params)
             protected = functools.partial(privacy.protected, self.args, params, read, extra, allocate, trainer)
             return reply, self._guard("get_params", protected), aux
+
+    @contextmanager
+    def _opened(self, trainer: Trainer) -> Iterator[Trainer]:
+        """A trainer that is closed afterwards."""
+        try:
+            yield trainer
+        except BaseException as error:
+            trainer.close(error)
+            raise
+        else:
+            self._guard("on_release", trainer.close)
         finally:
             # Each has the other, so model, optimizer and data would stay until Python looks for circles.
             del trainer.ctx

@@ -70,7 +70,7 @@ def run_routine(ctx: Context, hooks: HookPlan, feed: Feed) -> None:
             problems += ctx.frames.pop()
         ctx.forget_batch()
         ctx.data_batch = ctx.y_true = None
-        _settle(ctx.exception, problems)
+        settle(ctx.exception, problems)
 
 
 def _run_epoch(ctx: Context, hooks: HookPlan, feed: Feed, epoch: int) -> None:
@@ -82,14 +82,14 @@ def _run_epoch(ctx: Context, hooks: HookPlan, feed: Feed, epoch: int) -> None:
         batches = islice(feed.epoch(epoch), ctx.loop_plan.in_epoch(epoch))
         ctx.frames.push(Scope.BATCH)
         drawn = _run_batches(ctx, hooks, batches)
-        _settle(None, ctx.frames.pop())
+        settle(None, ctx.frames.pop())
         if not drawn:
             raise DatasetError(
                 f"The data set gives no batch, though it says that it has {feed.samples} samples.",
                 cure="Check its __len__ and __getitem__.",
             )
     _fire(hooks.on_epoch_end, ctx)
-    _settle(None, ctx.frames.pop())
+    settle(None, ctx.frames.pop())
 
 
 def _run_batches(ctx: Context, hooks: HookPlan, batches: Iterable[tuple[Batch, int]]) -> int:
@@ -116,7 +116,7 @@ def _run_batches(ctx: Context, hooks: HookPlan, batches: Iterable[tuple[Batch, i
             call(ctx)
         ctx.data_batch = ctx.y_true = ctx.y_prob = ctx.loss_batch = ctx.loss_regular = ctx.loss_task = None
         if stack.open[-1].shadows:
-            _settle(None, stack.clear())
+            settle(None, stack.clear())
         if ctx.signal:
             if ctx.signal >= STOP_EPOCH:
                 break
@@ -140,7 +140,7 @@ def _fire_all(calls: tuple[HookFunction, ...], ctx: Context) -> list[Exception]:
     return problems
 
 
-def _settle(error: BaseException | None, problems: list[Exception]) -> None:
+def settle(error: BaseException | None, problems: list[Exception]) -> None:
     """Tell of what was raised while things were released: as notes of ``error``, or else by raising the first."""
     if not problems:
         return

@@ -6,6 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from fedplug.core.closing import Closing
@@ -22,6 +23,7 @@ from fedplug.core.trainer.context import Context
 from fedplug.core.trainer.defaults import SCHEDULER_UNITS, Report, default_hooks
 from fedplug.core.trainer.hook_set import HookSet
 from fedplug.core.trainer.hooks import Hook, make_hook
+from fedplug.core.trainer.loop import settle
 from fedplug.core.trainer.methods import hooks_for
 from fedplug.core.trainer.points import Phase, Trigger
 from fedplug.core.trainer.result import FitResult, HookRow, HookTable
@@ -279,11 +281,19 @@ class Trainer(RoutineRunner, Closing):
         """The backends of all models."""
         return [self._backend]
 
-    def close(self) -> None:
-        """Release what hooks set for the run."""
-        problems = self.ctx.frames.clear()
-        if problems:
-            raise problems[0]
+    def close(self, error: BaseException | None = None) -> None:
+        """Release what hooks set for the run.
+
+        Args:
+            error: What has ended the run, if it did not end well. What is raised while things are released is added to
+                it as notes; where there is none, the first of that is raised.
+        """
+        settle(error, self.ctx.frames.clear())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(error)
 
 
 @functools.lru_cache(maxsize=64)

@@ -125,6 +125,45 @@ def test_nothing_of_a_task_is_left_for_the_collector_of_circles(train):
         gc.enable()
 
 
+HOLDING = (
+    "    def training_data(self):",
+    """    @hook("on_fit_start")
+    def take(self, ctx):
+        ctx.set("held", "a file", "run", on_release=self.give_back)
+
+    def give_back(self, held):
+        print(f"{held} is given back")
+
+    def training_data(self):""",
+)
+
+
+def holding(*edits: tuple[str, str]) -> PlanBundle:
+    """Return `Linear` holding something for the whole run, and saying when that is given back."""
+    made = variant(HOLDING, *edits)
+    return PlanBundle(made.class_name, made.source, (*made.dependencies, "from fedplug.core.trainer import hook"))
+
+
+GIVE_BACK = ('print(f"{held} is given back")', 'raise OSError(f"{held} is stuck")')
+FAIL = (STEP, '        raise ValueError("no more")\n' + STEP)
+
+
+def test_what_a_plan_holds_for_the_run_is_given_back_when_its_task_is_done(capsys):
+    run(holding())
+    assert capsys.readouterr().out == "a file is given back\n"
+    with pytest.raises(PlanRunError, match="no more"):
+        run(holding(FAIL))
+    assert capsys.readouterr().out == "a file is given back\n"
+
+
+def test_what_cannot_be_given_back_is_an_error_of_the_plan_and_hides_no_other():
+    with pytest.raises(PlanRunError, match="a file is stuck"):
+        run(holding(GIVE_BACK))
+    with pytest.raises(PlanRunError, match="no more") as caught:
+        run(holding(GIVE_BACK, FAIL))
+    assert caught.value.__notes__ == ["While this was handled, a hook raised OSError: a file is stuck"]
+
+
 def test_the_parameters_are_built_once_in_the_memory_that_is_given():
     memory = []
 
