@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fedplug.core.closing import Closing
 from fedplug.core.crash_points import crash_point
+from fedplug.core.ctrl_c import ctrl_c_waits
 from fedplug.core.errors import StoreError
 from fedplug.core.journal import Head, Journal
 from fedplug.researcher.durable_spool import DurableSpool
@@ -52,11 +53,13 @@ class RoundJournal(Closing):
             JournalError: The journal is damaged; the record is named.
             StoreError: Another process works in this folder, or the disk fails.
         """
+        self.close()  # Ctrl-C may have kept an earlier run from it
         path = self.folder / FILE
         self.folder.mkdir(parents=True, exist_ok=True)  # it may have been removed
         # One that is not there any more was moved away by somebody who knew what that means.
         noted = self._noted if path.exists() else None
-        journal = self._journal = Journal(path, AnyRecord, noted=noted, verified=self._known)
+        with ctrl_c_waits():  # or it is open, and nobody knows of it
+            journal = self._journal = Journal(path, AnyRecord, noted=noted, verified=self._known)
         if journal.known.number == 0:
             self._last = None
         for entry in journal.entries(after=journal.known.number):
@@ -141,13 +144,14 @@ class RoundJournal(Closing):
         Raises:
             StoreError: What was to be written last cannot be; it is closed all the same.
         """
-        self._close_file()
-        journal, self._journal = self._journal, None
-        if journal is not None:
-            try:
-                journal.close()
-            finally:
-                self._known = self._noted = journal.written
+        with ctrl_c_waits():
+            self._close_file()
+            journal, self._journal = self._journal, None
+            if journal is not None:
+                try:
+                    journal.close()
+                finally:
+                    self._known = self._noted = journal.written
 
     def _is_open(self, state: RoundState, job: RoundPlan, asked: str) -> bool:
         """Whether what the journal says last is about this very round, and of use."""

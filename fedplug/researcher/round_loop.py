@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from copy import deepcopy
-from typing import Any
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
 
-from fedplug.core.context import RoundResult
+from fedplug.core.context import RoundContext, RoundResult
+from fedplug.core.ctrl_c import ctrl_c_waits
 from fedplug.core.errors import FedplugError, FedplugWarning, RoundError, SettingsError, UsageError
 from fedplug.core.messages import LogLine, Progress
 from fedplug.core.rng import SeedTree
@@ -26,6 +27,9 @@ from fedplug.researcher.search import await_nodes, usable_nodes
 from fedplug.researcher.settings.base import checked_flag
 from fedplug.researcher.snapshot import Acked
 from fedplug.researcher.spool import Spool
+from fedplug.researcher.trial import Undo, trial
+
+T = TypeVar("T")
 
 MEMORY_BUDGET = 16 * 1024 * 1024
 """Bytes of memory that updates which wait for their turn may take together."""
@@ -100,9 +104,7 @@ class RoundLoop(Resumable):
         try:
             self._monitors.started(path, self.pool().nodes, count)
             try:
-                with self._journalling():
-                    for _ in range(count):
-                        self._run_round()
+                self._run_rounds(count)
             finally:
                 if self._round_current > first:
                     save_model(self.params(), path / "model.safetensors")
@@ -159,13 +161,13 @@ class RoundLoop(Resumable):
             raise SettingsError("The experiment cannot test its model yet. Missing:", problems)
         nodes, schedule = self._schedule()
         self._attempt += 1
-        with self._learning():
-            found = evaluate(
-                self.pool(), schedule, nodes, self.params(), number=self._round_current,
-                spool=Spool(self.experimentation_path(), MEMORY_BUDGET), strategy=self._strategy,
-                aggregator=self.aggregator(), watch=self._watch, monitor=self._monitors,
-            )  # fmt: skip
-        self.history.add_round(found.ctx, found.result, self._names_of(found.ctx.node_ids), trained=False)
+        found = self._trial(lambda _: evaluate(
+            self.pool(), schedule, nodes, self.params(), number=self._round_current,
+            spool=Spool(self.experimentation_path(), MEMORY_BUDGET), strategy=self._strategy,
+            aggregator=self.aggregator(), watch=self._watch, monitor=self._monitors,
+        ))  # fmt: skip
+        with ctrl_c_waits():
+            self.history.add_round(found.ctx, found.result, self._names_of(found.ctx.node_ids), trained=False)
         return found
 
     def _test_last(self) -> None:
@@ -194,26 +196,47 @@ class RoundLoop(Resumable):
         connected = self.pool().nodes
         return {node: connected[node].name for node in node_ids if node in connected}
 
-    def _run_round(self) -> RoundResult:
-        number = self._round_current
-        with self._learning() as keep:
-            job, spool = self._begin_round(self._plan_round(number))
-            self.host.round_start(job.ctx, job.ctx.node_ids)
-            self._monitors.round_started(job.ctx, job.ctx.node_ids)
-            work = Round(self.pool(), job, spool, self._watch, self._monitors)
-            try:
-                result = work.run()
-                job = work.job  # with the nodes that it has asked besides
-                result = self._privacy.note(job.ctx, result, job.asked())
-            except BaseException:
-                self._privacy.note_unfinished(work.job.ctx, work.replies, work.job.asked())
+    def _run_rounds(self, count: int) -> None:
+        """Run rounds. If the experiment keeps a journal, it is open meanwhile: nobody else can go on with it."""
+        journal: RoundJournal | None = None
+        if self._save_breakpoints:
+            folder = self.experimentation_path()
+            if self._journal is None or self._journal.folder != folder:
+                self._journal = RoundJournal(folder)
+            journal = self._journal
+        try:
+            if journal is not None:
+                journal.open()
+            for _ in range(count):
+                self._run_round()
+        except BaseException:
+            if journal is not None:
                 with suppress(FedplugError):  # what is under way says more
-                    write_ledger(self._privacy, self.experimentation_path(), self.id)
-                raise
-            finally:
-                self._attempt = max(self._attempt, work.last_attempt + 1)  # whatever becomes of it, they are used up
-            keep()
-        self._take_result(number, job, result)
+                    journal.close()
+            raise
+        if journal is not None:
+            journal.close()
+
+    def _run_round(self) -> RoundResult:
+        """Run a round. It counts from one moment on, that of `_take_result`; before, nothing of it does."""
+        return self._trial(self._try_round)
+
+    def _try_round(self, undo: Undo) -> RoundResult:
+        number = self._round_current
+        job, spool = self._begin_round(self._plan_round(number))
+        self.host.round_start(job.ctx, job.ctx.node_ids)
+        self._monitors.round_started(job.ctx, job.ctx.node_ids)
+        work = Round(self.pool(), job, spool, self._watch, self._monitors)
+        undo.append(partial(self._give_up, work))
+        try:
+            result = work.run()
+            asked = work.job.asked()
+            with ctrl_c_waits():
+                result = self._privacy.note(work.job.ctx, result, asked)
+                self._take_result(work.job.ctx, result)
+        finally:
+            if self._round_current > number:
+                self._write_down(work.job.ctx, result)
         return result
 
     def _begin_round(self, job: RoundPlan) -> tuple[RoundPlan, Spool]:
@@ -225,39 +248,18 @@ class RoundLoop(Resumable):
             self.breakpoint()  # what the journal says is about the one before; a full disk may have kept us from it
         return self._journal.begin(job, MEMORY_BUDGET, again=again)
 
-    @contextmanager
-    def _journalling(self) -> Iterator[None]:
-        """The journal is open meanwhile, if the experiment keeps one: nobody else can go on with it."""
-        if not self._save_breakpoints:
-            yield
-            return
-        folder = self.experimentation_path()
-        if self._journal is None or self._journal.folder != folder:
-            self._journal = RoundJournal(folder)
-        self._journal.open()
-        try:
-            yield
-        except BaseException:
-            with suppress(FedplugError):  # what is under way says more
-                self._journal.close()
-            raise
-        self._journal.close()
-
-    @contextmanager
-    def _learning(self) -> Iterator[Callable[[], None]]:
-        """What aggregator, optimizer and strategy learn meanwhile is undone, unless the function given is called.
-
-        So a round that failed is repeated as if it had never been tried, and a test teaches nobody anything.
-        """
+    def _trial(self, act: Callable[[Undo], T]) -> T:
+        """Call ``act``, and take back what it has taught anybody unless a round has come to count by then."""
+        number = self._round_current
         parts = [part for part in (self.aggregator(), self._agg_optimizer, self._strategy) if part is not None]
-        before = [deepcopy(part.state_dict()) for part in parts]
-        kept: list[bool] = []
-        try:
-            yield lambda: kept.append(True)
-        finally:
-            if not kept:
-                for part, state in zip(parts, before, strict=True):
-                    part.load_state_dict(state)
+        return trial(act, parts, lambda: self._round_current > number)
+
+    def _give_up(self, work: Round) -> None:
+        """A round does not count: its attempts are used up all the same, and updates that have come are known."""
+        self._attempt = max(self._attempt, work.last_attempt + 1)
+        self._privacy.note_unfinished(work.job.ctx, work.replies, work.job.asked())
+        with suppress(FedplugError):  # what is under way says more
+            write_ledger(self._privacy, self.experimentation_path(), self.id)
 
     def _way_on(self) -> str:
         """How another process goes on after a round that failed; empty without breakpoints."""
@@ -267,25 +269,28 @@ class RoundLoop(Resumable):
         again = "" if self._transport is None or isinstance(self._transport, str) else ", transport=..."
         return f'To go on in another process: Experiment.load_breakpoint("{folder.name}"{again}).'
 
-    def _take_result(self, number: int, job: RoundPlan, result: RoundResult) -> None:
-        """The round is complete: first what the next one needs, then what is kept on disk, then who is told."""
-        self._params, self._round_current, self._attempt = result.params, number + 1, self._first_attempt
-        self._weights_matter = True
-        self._acked |= {node: Acked(number, reply.state_id) for node, reply in result.replies.items()}
+    def _take_result(self, ctx: RoundContext, result: RoundResult) -> None:
+        """The round is complete, and counts from here on: what the next one needs. Ctrl-C must wait meanwhile."""
+        acked = self._acked | {node: Acked(ctx.round, reply.state_id) for node, reply in result.replies.items()}
+        self._params, self._acked, self._weights_matter = result.params, acked, True
+        self._round_current, self._attempt = ctx.round + 1, self._first_attempt
+        self.history.add_round(ctx, result, self._names_of(ctx.node_ids))
         if self._plan is not None:
             self._plan.set_params(result.params)
-        self.history.add_round(job.ctx, result, self._names_of(job.ctx.node_ids))
+
+    def _write_down(self, ctx: RoundContext, result: RoundResult) -> None:
+        """A round counts, and the next one could begin: first what is kept of it on disk, then who is told."""
         try:
             try:
                 write_ledger(self._privacy, self.experimentation_path(), self.id)
                 if self._retain_full_history:
-                    self._kept[number] = self.aggregated_params().keep()
+                    self._kept[ctx.round] = self.aggregated_params().keep()
             finally:
                 if self._save_breakpoints:
                     self.breakpoint()
         finally:
-            self._monitors.round_ended(job.ctx, result)
-            self.host.round_end(job.ctx, result)
+            self._monitors.round_ended(ctx, result)
+            self.host.round_end(ctx, result)
 
     def _plan_round(self, number: int) -> RoundPlan:
         """Decide everything about a round before anything is sent."""
