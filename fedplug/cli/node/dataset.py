@@ -89,8 +89,9 @@ def add(
         record, notes = inspect_file(wanted.path, **wanted.facts(), roots=policy.data.roots)
         notes = (*notes, *tag_notes(record, store.datasets()))
         if not dry_run:
-            store.add_dataset(record)
-            _note(store, "dataset-added", record)
+            with store.transaction():
+                store.add_dataset(record)
+                _note(store, "dataset-added", record)
     what = "would be registered" if dry_run else "is registered"
     say(f"Data set {record.name!r} {what}: {shape_words(record.shape)}, tags {', '.join(record.tags)}.")
     for note in (*notes, *missing_notes(record)):
@@ -204,8 +205,9 @@ def edit(
             accept_changes=accept_changes,
         )  # fmt: skip
         notes = (*notes, *tag_notes(record, [r for r in store.datasets() if r.dataset_id != old.dataset_id]))
-        store.replace_dataset(old, record)
-        _note(store, "dataset-edited", record, former_id=old.dataset_id)
+        with store.transaction():
+            store.replace_dataset(old, record)
+            _note(store, "dataset-edited", record, former_id=old.dataset_id)
     say(f"Data set {record.name!r} is changed: {shape_words(record.shape)}, tags {', '.join(record.tags)}.")
     if record.dataset_id != old.dataset_id:
         say("It has a new id, so researchers must search again (Experiment.set_tags).")
@@ -257,7 +259,7 @@ def remove(ctx: typer.Context, name: Annotated[str, typer.Argument(help="Its nam
     Example:
       fedplug node dataset remove patients
     """  # noqa: D301
-    with open_store(ctx) as store:
+    with open_store(ctx) as store, store.transaction():
         record = store.remove_dataset(name)
         _note(store, "dataset-removed", record)
     say(f"Data set {record.name!r} is not offered any more. Its file stays: {record.path}")

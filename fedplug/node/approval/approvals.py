@@ -90,10 +90,10 @@ class Approvals:
                 "ORDER BY number DESC LIMIT ?)",
                 (*request[:3], *request[:3], MOST_WORDS),
             )
-        AuditLog(self._store).note(
-            "plan-received", actor=f"researcher:{researcher}", plan=bundle.hash, plan_class=bundle.class_name,
-            dataset=dataset, description=text,
-        )  # fmt: skip
+            AuditLog(self._store).note(
+                "plan-received", actor=f"researcher:{researcher}", plan=bundle.hash, plan_class=bundle.class_name,
+                dataset=dataset, description=text,
+            )  # fmt: skip
 
     def _is_news(self, plan_hash: str, researcher: str, dataset: str, text: str) -> bool:
         """Whether a request says something that is not known: also the same again, once an approval has ended."""
@@ -226,18 +226,18 @@ class Approvals:
         note = note.strip()
         if len(note) > MOST_NOTE:
             raise UsageError(f"A note may have {MOST_NOTE} characters; this one has {len(note)}.")
-        record = self.plan(which)
         with self._store.transaction() as db:
+            record = self.plan(which)  # in here: it may have been thrown away meanwhile
             cursor = db.execute(
                 "INSERT INTO plan_decisions (hash, status, dataset, expires, note, decided, decided_by, versions) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (record.hash, status, dataset, expires, note, utc_now(), by, _versions()),
             )
             number = cursor.lastrowid
-        AuditLog(self._store).note(
-            f"plan-{status}", actor=by, plan=record.hash, plan_class=record.bundle.class_name, dataset=dataset,
-            until=expires, note=note,
-        )  # fmt: skip
+            AuditLog(self._store).note(
+                f"plan-{status}", actor=by, plan=record.hash, plan_class=record.bundle.class_name, dataset=dataset,
+                until=expires, note=note,
+            )  # fmt: skip
         rows = self._store.read("SELECT * FROM plan_decisions WHERE number = ?", (number,))
         return Decision(*rows[0])
 

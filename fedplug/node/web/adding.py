@@ -105,10 +105,11 @@ def add(visit: Visit) -> Response:
             roots=policy.data.roots,
         )
         notes = (*notes, *tag_notes(record, visit.store.datasets()), *missing_notes(record))
-        visit.store.add_dataset(record)
+        with visit.store.transaction():
+            visit.store.add_dataset(record)
+            visit.site.audit.note("dataset-added", actor=ACTOR, dataset=record.name, dataset_id=record.dataset_id)
     except FedplugError as error:
         return _page(visit, filled, problem=error)
-    visit.site.audit.note("dataset-added", actor=ACTOR, dataset=record.name, dataset_id=record.dataset_id)
     return visit.go(f"/data-sets/{record.dataset_id}", f"Data set {record.name!r} is registered.", more=notes)
 
 

@@ -23,8 +23,9 @@ def ask_removal(visit: Visit) -> Response:
 
 def remove(visit: Visit) -> Response:
     """Offer a data set no longer."""
-    record = visit.store.remove_dataset(visit.part("dataset_id"))
-    visit.site.audit.note("dataset-removed", actor=ACTOR, dataset=record.name, dataset_id=record.dataset_id)
+    with visit.store.transaction():
+        record = visit.store.remove_dataset(visit.part("dataset_id"))
+        visit.site.audit.note("dataset-removed", actor=ACTOR, dataset=record.name, dataset_id=record.dataset_id)
     return visit.go("/data-sets", f"Data set {record.name!r} is not offered any more. Its files stay where they are.")
 
 

@@ -55,6 +55,21 @@ def test_plans_see_the_names_of_the_mapping_and_the_owner_those_of_the_file(cli,
     assert "sha256:" in out
 
 
+def test_what_cannot_be_written_into_the_audit_log_is_not_done(cli, table):
+    cli("add", str(table), "--tags", "x")
+    before = records()
+    assert len(before) == 1
+    with NodeStore.open("fedplug-node") as store, store.transaction() as db:
+        db.execute("CREATE TRIGGER broken BEFORE INSERT ON audit BEGIN SELECT RAISE(FAIL, 'it cannot be written'); END")
+    for words in (
+        ("remove", "wards"),
+        ("edit", "wards", "--tags", "y"),
+        ("add", str(table), "--tags", "z", "--name", "b"),
+    ):
+        assert cli(*words)[0] != 0
+        assert records() == before
+
+
 def test_a_json_file_describes_a_data_set_and_options_win_over_it(cli, table, tmp_path):
     described = {"path": "wards.csv", "tags": "x, y", "target": "befund", "mapping": {"age": "AlterJahre"}, "name": "a"}
     (tmp_path / "d.json").write_text(json.dumps(described))

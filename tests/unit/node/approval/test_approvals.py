@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import subprocess
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moments import moments
 
 from fedplug.core.errors import RefusedError, StoreError, UnknownNameError, UsageError
 from fedplug.core.plan_source import PlanBundle
@@ -218,6 +220,37 @@ def test_decisions_only_grow_and_the_audit_log_has_them(approvals, store):
     assert (entry.actor, entry.data["plan"], entry.data["dataset"]) == ("web", FIRST.hash, "scans")
     with pytest.raises(UsageError, match="may have 2000"):
         approvals.reject(FIRST.hash, note="x" * 2001)
+
+
+@pytest.mark.parametrize("decide", [Approvals.approve, Approvals.reject, Approvals.withdraw])
+def test_whatever_ends_a_decision_the_audit_log_has_it_if_it_counts(approvals, store, decide):
+    def end():
+        raise KeyboardInterrupt
+
+    approvals.receive(FIRST, "zmq://r")
+    came = 0
+    for moment in moments("approval/approvals.py:_decide", end, calls_only=True):
+        with contextlib.suppress(KeyboardInterrupt), moment:
+            decide(approvals, FIRST.hash)
+        came += moment.came
+        (decided,) = store.read("SELECT count(*) FROM plan_decisions")[0]
+        assert decided == len(AuditLog(store).entries()) - 1
+    assert came > 10
+    assert decided > 1
+
+
+def test_whatever_keeps_a_plan_from_being_taken_in_the_audit_log_has_it_if_it_is(approvals, store):
+    def end():
+        raise KeyboardInterrupt
+
+    came = 0
+    for moment in moments("approval/approvals.py:receive", end, calls_only=True):
+        with contextlib.suppress(KeyboardInterrupt), moment:
+            approvals.receive(FIRST, f"zmq://r{came}")
+        came += moment.came
+        (taken,) = store.read("SELECT count(*) FROM plan_requests")[0]
+        assert taken == len(AuditLog(store).entries())
+    assert came > 5
 
 
 def test_a_flood_of_plans_is_stopped_and_nothing_that_waits_is_lost(store, monkeypatch):
