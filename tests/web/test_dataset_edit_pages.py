@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 
+import msgspec
 import pytest
 
 from fedplug.node.policy.schema import DataRules, Policy
@@ -23,12 +24,18 @@ def added(owner, store, path, fields):
     return store.datasets()[0]
 
 
+def mark(owner, record):
+    """Return what the form of a data set carries, to know what it was made of."""
+    return owner.get(f"/data-sets/{record.dataset_id}/edit").text.split('name="mark" value="')[1].split('"')[0]
+
+
 @pytest.fixture
 def edit(owner, added):
     """Return ``edit(**fields)``: sends the form of `added`, filled in as it stands but for ``fields``."""
 
     def send(**more):
-        filled = {"name": added.name, "tags": ", ".join(added.tags), "description": added.description, **more}
+        said = {"name": added.name, "tags": ", ".join(added.tags), "description": added.description}
+        filled = {"mark": mark(owner, added), **said, **more}
         return owner.submit(f"/data-sets/{added.dataset_id}/edit", **filled)
 
     return send
@@ -80,9 +87,36 @@ def test_columns_that_were_left_out_can_be_taken_in_again(owner, store, added, e
     (record,) = store.datasets()
     assert record.columns == ("years",)
     owner.submit(f"/data-sets/{record.dataset_id}/edit", name="patients", tags="x", description="",
-                 **columns(called=["years", "size", "ill"]))  # fmt: skip
+                 mark=mark(owner, record), **columns(called=["years", "size", "ill"]))  # fmt: skip
     (record,) = store.datasets()
     assert (record.columns, record.target) == (("years", "size", "ill"), "ill")
+
+
+@pytest.mark.parametrize("more", [{}, {"action": "columns"}], ids=["at once", "after a look at the columns"])
+def test_what_somebody_else_has_changed_meanwhile_is_not_overwritten(owner, store, added, edit, more):
+    opened = {"mark": mark(owner, added), "description": "Mine"}
+    theirs = msgspec.structs.replace(added, description="Theirs", tags=("theirs",))
+    store.replace_dataset(added, theirs)
+    if more:  # these are its columns now; the form is still the one that was opened before
+        assert f'name="mark" value="{opened["mark"]}"' in edit(**opened, **more).text
+    answer = edit(**opened, **(columns(column=["age"], target="") if more else {}))
+    assert answer.status_code == 400
+    assert "changed by somebody else since you opened this page. Nothing was saved." in answer.text
+    assert "Mine" in answer.text
+    assert store.datasets() == [theirs]
+    assert edit(**opened).status_code == 400, "also if it is sent again"
+    assert "is changed" in edit(mark=mark(owner, theirs), description="Mine").text
+
+
+def test_what_cannot_be_written_into_the_audit_log_is_not_done(unlucky, store, added, path, fields):
+    opened = mark(unlucky, added)
+    with store.transaction() as db:
+        db.execute("CREATE TRIGGER broken BEFORE INSERT ON audit BEGIN SELECT RAISE(FAIL, 'it cannot be written'); END")
+    form = {"name": "ward", "tags": "x", "description": "", "mark": opened}
+    for action, said in (("edit", form), ("remove", {})):
+        assert unlucky.submit(f"/data-sets/{added.dataset_id}/{action}", **said).status_code >= 400
+    assert unlucky.submit("/data-sets/add", **fields(path, name="another")).status_code >= 400
+    assert store.datasets() == [added]
 
 
 def test_nothing_is_written_down_where_nothing_is_different(store, site, added, edit):

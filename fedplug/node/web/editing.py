@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from starlette.responses import Response
 
 from fedplug.core.dataset_type import DatasetRecord
@@ -13,7 +14,7 @@ from fedplug.node.datasets.freshness import state_of
 from fedplug.node.datasets.registry import inspect_file, missing_notes, tag_notes
 from fedplug.node.web.adding import FIELD_OF
 from fedplug.node.web.columns import MOST_COLUMNS, ColumnChoice
-from fedplug.node.web.forms import Form, beside
+from fedplug.node.web.forms import Form, beside, check_mark, mark_of
 from fedplug.node.web.site import ACTOR, Handler, Visit
 
 
@@ -49,6 +50,7 @@ def save(visit: Visit) -> Response:
         return _form(visit, record, look=True)
     look = form.text("columns") == "yes"
     try:
+        check_mark(form, _text(record), f"Data set {record.name!r}", page="the data set")
         said = {"name": form.text("name"), "tags": form.words("tags"), "description": form.text("description")}
         return _replace(visit, record, **said, **(_changed_columns(record, form) if look else {}))
     except FedplugError as error:
@@ -75,10 +77,11 @@ def _replace(visit: Visit, old: DatasetRecord, **said: Any) -> Response:
         return visit.go(f"/data-sets/{old.dataset_id}", "Nothing is different.")
     others = [each for each in visit.store.datasets() if each.dataset_id != old.dataset_id]
     notes = (*notes, *tag_notes(record, others), *missing_notes(record))
-    visit.store.replace_dataset(old, record)
-    visit.site.audit.note(
-        "dataset-edited", actor=ACTOR, dataset=record.name, dataset_id=record.dataset_id, former_id=old.dataset_id
-    )
+    with visit.store.transaction():
+        visit.store.replace_dataset(old, record)
+        visit.site.audit.note(
+            "dataset-edited", actor=ACTOR, dataset=record.name, dataset_id=record.dataset_id, former_id=old.dataset_id
+        )
     if record.dataset_id != old.dataset_id:
         notes = ("It has a new id, so researchers must search again (Experiment.set_tags).", *notes)
     return visit.go(f"/data-sets/{record.dataset_id}", f"Data set {record.name!r} is changed.", more=notes)
@@ -108,10 +111,15 @@ def _form(visit: Visit, record: DatasetRecord, *, look: bool = False, problem: F
             problem = problem or error
     return visit.page(
         "dataset_edit.html", "datasets", status=400 if problem else 200, record=record, found=found, choice=choice,
+        mark=form.text("mark") or mark_of(_text(record)),
         name=form.text("name", record.name), tags=form.text("tags", ", ".join(record.tags)),
         description=form.text("description", record.description), accept=form.text("accept") == "yes",
         problem=problem, wrong=beside(problem, FIELD_OF), most=MOST_COLUMNS,
     )  # fmt: skip
+
+
+def _text(record: DatasetRecord) -> str:
+    return msgspec.json.encode(record).decode()
 
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import parse_qsl
@@ -45,6 +46,30 @@ class Form:
 
     def __contains__(self, name: str) -> bool:
         return any(field == name for field, _ in self._fields)
+
+
+def mark_of(text: str) -> str:
+    """What tells one state of something from another: a form carries that of what it was made of."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_mark(form: Form, now: str, what: str, *, page: str) -> None:
+    """Make sure that a form overwrites nothing that its reader has not seen.
+
+    Args:
+        form: Its field ``mark`` is the `mark_of` what it was made of.
+        now: What it would overwrite, as text.
+        what: What that is.
+        page: What it is changed on.
+
+    Raises:
+        UsageError: It is not what it was.
+    """
+    if form.text("mark") != mark_of(now):
+        raise UsageError(
+            f"{what} was changed by somebody else since you opened this page. Nothing was saved.",
+            cure=f"Keep a copy of your text, open {page} again, and make your changes there.",
+        )
 
 
 def beside(problem: FedplugError | None, fields: Iterable[tuple[str, str]]) -> dict[str, str]:

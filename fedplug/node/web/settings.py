@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from markupsafe import Markup
 from starlette.responses import Response
 
-from fedplug.core.errors import FedplugError, UsageError
+from fedplug.core.errors import FedplugError
 from fedplug.node.policy.budget import Budget
 from fedplug.node.policy.file import POLICY_FILE, check_text, parse_policy, read_text, save_policy
 from fedplug.node.policy.remarks import remarks
@@ -17,6 +16,7 @@ from fedplug.node.service.doctor import examine
 from fedplug.node.service.findings import Finding
 from fedplug.node.status import read_status
 from fedplug.node.web import keys
+from fedplug.node.web.forms import check_mark, mark_of
 from fedplug.node.web.keys import keys_part
 from fedplug.node.web.site import ACTOR, Handler, Site, Visit
 
@@ -36,15 +36,11 @@ def save(visit: Visit) -> Response:
         return _page(visit, text, checked=True)
     try:
         before, _ = _stands(visit)
-        if visit.form.text("mark") != _mark(before):
-            raise UsageError(
-                f"{POLICY_FILE} was changed by somebody else since you opened this page. Nothing was saved.",
-                cure="Keep a copy of your text, open Settings again, and make your changes there.",
-            )
+        check_mark(visit.form, before, POLICY_FILE, page="Settings")
         save_policy(visit.site.folder, text)
     except FedplugError as error:
         return _page(visit, text, problem=error)
-    visit.site.audit.note("rules-changed", actor=ACTOR, before=_mark(before), after=_mark(text))
+    visit.site.audit.note("rules-changed", actor=ACTOR, before=mark_of(before), after=mark_of(text))
     return visit.go(
         "/settings", "The rules are saved. A running node takes them over for the next training, except those under "
         "[resources], for which it is restarted.",
@@ -74,7 +70,7 @@ def _page(
         status=400 if problem or (problems and checked) else 200,
         file=file,
         text=text,
-        mark=visit.form.text("mark") or _mark(text),
+        mark=visit.form.text("mark") or mark_of(text),
         problems=problems,
         problem=problem,
         checked=checked,
@@ -101,10 +97,6 @@ def _stands(visit: Visit) -> tuple[str, FedplugError | None]:
         return read_text(file), None
     except FedplugError as error:
         return "", error
-
-
-def _mark(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
