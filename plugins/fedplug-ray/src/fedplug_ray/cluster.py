@@ -196,7 +196,11 @@ def _forget_token() -> bool:
 
 
 def _for_trainings() -> dict[str, str]:
-    """What the processes that Ray starts are to inherit."""
+    """What the processes that Ray starts are to inherit.
+
+    As a ``runtime_env`` it would not show in this process, but then no worker that Ray has started ahead fits, and the
+    first ones come seconds later.
+    """
     return {name: value for name, value in TRAINING_ENVIRONMENT.items() if name not in os.environ}
 
 
