@@ -105,7 +105,9 @@ class Cluster:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_SOCKET_TIMEOUT):
             pass
         here = context.get_node_id()
-        if not any(node["NodeID"] == here and node["Alive"] for node in ray.nodes()):
+        part = next((node for node in ray.nodes() if node["NodeID"] == here and node["Alive"]), None)
+        # The head believes it alive for some ten seconds more; then Ray ends this process, if it still hopes for data.
+        if part is None or not _listens(part["NodeManagerAddress"], part["NodeManagerPort"]):
             raise lost("The part of it that runs on this machine has ended.")
 
     def _start(self, processors: int, gpus: int | None, object_store_memory: int | None) -> None:
@@ -161,6 +163,19 @@ class Cluster:
             _forget_token()  # or the next cluster of this process would be asked for that of this one
         if self._sigterm is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._sigterm)  # Ray leaves a handler of its own behind
+
+
+def _listens(host: str, port: int) -> bool:
+    """Whether somebody listens there.
+
+    Raises:
+        OSError: That cannot be told.
+    """
+    try:
+        with socket.create_connection((host, port), timeout=_SOCKET_TIMEOUT):
+            return True
+    except ConnectionRefusedError:
+        return False
 
 
 def lost(why: str) -> EngineError:
