@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from fedplug.core.code_reach import content
+from fedplug.core.helper_import import is_of_plan
 from fedplug.core.plan_source import bundle_of
 
 _MOST = 1 << 16
@@ -39,7 +41,7 @@ class Belongings:
             self._add(plan_class)
         else:
             for name, module in list(sys.modules.items()):
-                if name == self._root or name.startswith(f"{self._root}."):
+                if is_of_plan(name, self._root):
                     self._add(module)
 
     def note(self) -> None:
@@ -77,7 +79,7 @@ class Belongings:
             self._add((*thing.args, *thing.keywords.values()), name)
         elif isinstance(thing, FunctionType):
             if self._is_own(thing):
-                cells = [cell.cell_contents for cell in thing.__closure__ or () if _is_full(cell)]
+                cells = map(content, thing.__closure__ or ())
                 self._add((*cells, *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()), name)
         elif isinstance(thing, ModuleType | type):
             if self._is_own(thing):
@@ -94,7 +96,7 @@ class Belongings:
 
     def _is_own(self, thing: Any) -> bool:
         module = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__ or ""
-        return module == self._root or module.startswith(f"{self._root}.")
+        return is_of_plan(module, self._root)
 
     def _add_names(self, thing: Any, name: str) -> None:
         self._kept.append(_Kept(name, lambda: vars(thing).copy(), lambda before: _put_back(thing, before), _same_items))
@@ -201,10 +203,3 @@ def _stream(thing: Any) -> tuple[Callable[[], Any], Callable[[Any], object]] | N
     if not isinstance(thing, type) and callable(getattr(type(thing), "get_state", None)):
         return thing.get_state, thing.set_state  # those of NumPy's old generators and of torch
     return None
-
-
-def _is_full(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False

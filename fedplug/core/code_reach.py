@@ -160,7 +160,7 @@ class Reach:
         self.functions[function] = None
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             if name != "__class__":  # that of a method which calls super()
-                self._add_used(f"{name!r} of an enclosing function", _content(cell))
+                self._add_used(f"{name!r} of an enclosing function", content(cell))
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             self._add_used(f"a default value of {function.__name__}", default)
         if vars(function).keys() - _OF_WRAPPERS:
@@ -307,7 +307,8 @@ def instructions(code: CodeType) -> Iterator[dis.Instruction]:
             yield from instructions(constant)
 
 
-def _content(cell: Any) -> Any:
+def content(cell: Any) -> Any:
+    """What a variable of an enclosing function holds; None while it holds nothing."""
     try:
         return cell.cell_contents
     except ValueError:  # it is empty

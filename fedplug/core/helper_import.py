@@ -101,8 +101,13 @@ _FINDER = _Finder()
 def forget(root: str) -> None:
     """Remove the modules of a plan that could not be set up."""
     # Of a copy: other threads import meanwhile.
-    for name in [name for name in sys.modules.copy() if name == root or name.startswith(f"{root}.")]:
+    for name in [name for name in sys.modules.copy() if is_of_plan(name, root)]:
         del sys.modules[name]
+
+
+def is_of_plan(name: str, root: str) -> bool:
+    """Whether a module is that of a plan, whose name is ``root``, or one of its helpers."""
+    return name == root or name.startswith(f"{root}.")
 
 
 def remember(file: str, text: str) -> None:

@@ -130,10 +130,10 @@ class Round:
             if node_id in self.spool.refused:
                 self._drop(node_id, "rejected", self.spool.refused[node_id])
             elif not self.spool.complete:
-                if node_id not in connected and self.pool.is_fixed:
-                    self._drop(node_id, "failed", f"{self.pool.description} does not have it")
-                    continue
                 if node_id not in connected:
+                    if self.pool.is_fixed:
+                        self._drop(node_id, "failed", f"{self.pool.description} does not have it")
+                        continue
                     self._drop(node_id, "lost", "it is not connected")  # the pool keeps the task until it is
                 self._give(node_id)
         crash_point("tasks-sent")

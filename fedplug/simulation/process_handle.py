@@ -138,10 +138,3 @@ def end_all(handles: Mapping[int, WorkerHandle]) -> None:
     """End the processes of an engine that nobody has closed: of one that is gone, or at the end of Python."""
     for handle in list(handles.values()):  # a thread that nobody has waited for may still use the engine
         handle.end()
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

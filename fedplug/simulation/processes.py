@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from fedplug.core.errors import ConnectionLostError, EngineError, FedplugError, UsageError
 from fedplug.core.messages import TaskKey
 from fedplug.core.numbers import is_whole
-from fedplug.simulation.engines import Emit, Engine, Task, Trained
+from fedplug.simulation.engines import Emit, Engine, Task, Trained, usable_processors
 from fedplug.simulation.process_channel import Parcel
 from fedplug.simulation.process_engines import InnerEngine, plugins_of
-from fedplug.simulation.process_handle import WorkerHandle, end_all, processors
+from fedplug.simulation.process_handle import WorkerHandle, end_all
 from fedplug.simulation.process_memory import SharedArrays
 from fedplug.simulation.process_messages import (
     Done,
@@ -86,7 +86,7 @@ class ProcessEngine(Engine):
             )
         if not hasattr(select, "poll") or not hasattr(os, "killpg"):
             raise UsageError("Worker processes need Linux or macOS.", cure="Use engine='serial'.")
-        self.workers = workers or processors()
+        self.workers = workers or usable_processors()
         self._inner = InnerEngine.of(engine, options)
         self._handles: dict[int, WorkerHandle] = {}  # by file number of their sockets
         self._poll = select.poll()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import time
 from collections import Counter
 from typing import Any
@@ -16,7 +15,7 @@ from fedplug.core.errors import EngineError, PlanRunError, UsageError
 from fedplug.core.messages import TaskKey
 from fedplug.core.numbers import is_number, is_whole
 from fedplug.core.plugins import PluginHost
-from fedplug.simulation.engines import Emit, Engine, Task, Trained
+from fedplug.simulation.engines import Emit, Engine, Task, Trained, usable_processors
 from fedplug.simulation.process_engines import InnerEngine, plugins_of
 from fedplug.simulation.process_queue import group_sizes
 from fedplug.simulation.virtual_data import VirtualData
@@ -274,7 +273,7 @@ class RayEngine(Engine):
     # beginning, and the end of the cluster -------------------------------------------------------------------------
 
     def _begin(self) -> Crew:
-        here = self._size or len(os.sched_getaffinity(0))
+        here = self._size or usable_processors()
         gpus = None if self._gpus else 0
         if self._cluster is None:
             self._cluster = Cluster.join(
