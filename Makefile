@@ -2,13 +2,16 @@
 # Needs: Python 3.11 or newer, make, git, and a package index that pip can reach. `make demo PYTHON=python3.12` picks another Python.
 
 PYTHON ?= python3
-# Processes that run tests side by side. Many tests start nodes of their own, so more is not always faster.
-WORKERS ?= 2
+# Processes that run tests side by side: one more than cores, for many tests wait for nodes of their own.
+WORKERS ?= 3
+# Tests start some hundred Pythons. Each would compile all of FedPlug anew where this is set, as in many containers.
+unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=1 $(BIN)/python -m pip -qq
-# Whole files go to a process each, in the order that conftest.py gives: the long ones first.
-PYTEST = $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Whole files go to a process each, in the order that conftest.py gives: the long ones first. Sets of words have the
+# same order in each run, so that a red run is red again.
+PYTEST = PYTHONHASHSEED=0 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 EDITABLE := $(foreach file,$(PLUGINS),-e $(dir $(file)))
 FIRST_RUN := -e plugins/fedplug-torch -e plugins/fedplug-scaffold -e plugins/fedplug-zmq
@@ -30,7 +33,7 @@ test: $(VENV)/.dev  ## all tests but the slow ones (8 to 15 minutes)
 
 test-all: $(VENV)/.dev  ## every test, the slow ones too
 	@echo "==> all tests, the slow ones too; usually 15 to 30 minutes on 2 cores"
-	@$(PYTEST)
+	@HYPOTHESIS_PROFILE=thorough $(PYTEST)
 
 lint: $(VENV)/.dev  ## ruff, the import contracts, versions in lockstep
 	@echo "==> ruff, import-linter, version check; a few seconds"

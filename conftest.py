@@ -24,8 +24,12 @@ OUR_PLUGINS = "declearn,ray,robust,scaffold,sklearn,torch,zmq"
 _GRACE_S = 5.0  # how long a thread or process that is already on its way out may take
 _SHARED_HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
-# Derandomised: a red run is red again. `HYPOTHESIS_PROFILE=explore` looks for new examples, on a developer's machine.
-settings.register_profile("ci", derandomize=True, deadline=None, database=None, print_blob=True)
+# Derandomised: a red run is red again. `make test-all` is thorough; `HYPOTHESIS_PROFILE=explore` looks for new
+# examples, on a developer's machine.
+for _name, _examples in (("ci", 50), ("thorough", 200)):
+    settings.register_profile(
+        _name, derandomize=True, deadline=None, database=None, print_blob=True, max_examples=_examples
+    )
 settings.register_profile(
     "explore", deadline=None, max_examples=1000, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
@@ -55,11 +59,13 @@ def _settled_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     """Keep the person's own settings out of the tests, and the tests out of the person's folders.
 
     Only our own plugins are loaded, so a stranger's plugin in the environment cannot change a result. A test about
-    discovery asks for the fixture ``any_plugin``. Subprocesses inherit all of it.
+    discovery asks for the fixture ``any_plugin``. Subprocesses inherit all of it, but have their own order of sets: what
+    depends on it is not the same in two processes.
     """
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("FEDPLUG_")]:
             patch.delenv(name)
+        patch.delenv("PYTHONHASHSEED", raising=False)
         patch.setenv("FEDPLUG_PLUGINS", OUR_PLUGINS)
         patch.setenv("FEDPLUG_DIR", str(tmp_path_factory.mktemp("fedplug-home")))
         patch.setenv("NO_COLOR", "1")

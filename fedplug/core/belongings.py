@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fedplug.core.code_reach import content
-from fedplug.core.helper_import import is_of_plan
+from fedplug.core.helper_import import is_of_plan, modules_of
 from fedplug.core.plan_source import bundle_of
 
 _MOST = 1 << 16
@@ -40,9 +40,8 @@ class Belongings:
         if bundle_of(plan_class) is None:
             self._add(plan_class)
         else:
-            for name, module in list(sys.modules.items()):
-                if is_of_plan(name, self._root):
-                    self._add(module)
+            for name in modules_of(self._root):
+                self._add(sys.modules.get(name))
 
     def note(self) -> None:
         """Note how all of it is now."""

@@ -20,6 +20,7 @@ import tokenize
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from fedplug.core.errors import PlanSourceError
 from fedplug.core.syntax import parse
@@ -57,23 +58,18 @@ def class_source(found: type) -> str:
         )
     text = "".join(lines)
     try:
-        tree = parse(text)
+        statements = _class_statements(text)
     except SyntaxError as error:
         raise _edited(name, f"{codes[0].co_filename} has a syntax error in line {error.lineno}") from None
-    fits = [
-        (node, first)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef) and node.name == found.__name__
-        for first in [min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])]
-        if first <= codes[0].co_firstlineno <= (node.end_lineno or first)
-    ]
+    line = codes[0].co_firstlineno
+    fits = [each for each in statements if each.name == found.__name__ and each.first <= line <= each.last]
     if not fits:
         raise _edited(name, f"its class statement is not in {codes[0].co_filename}")
-    statement, first = max(fits, key=lambda fit: fit[1])  # the innermost
+    statement = max(fits, key=lambda fit: fit.first)  # the innermost
     # A notebook cell has no file that could be edited; its statements are compiled one by one, which changes details.
     if Path(codes[0].co_filename).is_file():
         _refuse_edited(name, codes, text, statement)
-    return _flush_left(lines[first - 1 : statement.end_lineno], statement)
+    return _flush_left(lines[statement.first - 1 : statement.last], statement.indent)
 
 
 def free_names(source: str, class_name: str) -> set[str]:
@@ -104,6 +100,39 @@ def class_attributes(source: str) -> set[str]:
     tables = symtable.symtable(source, "<plan>", "exec").get_children()
     classes = [table for table in tables if table.get_type() == "class"]
     return {symbol.get_name() for table in classes for symbol in table.get_symbols() if symbol.is_local()}
+
+
+class _Statement(NamedTuple):
+    """A class statement: name, first line with decorators, last line, columns before it, lines of its asserts."""
+
+    name: str
+    first: int
+    last: int
+    indent: int
+    asserts: tuple[int, ...]
+
+
+# A file often has several plans, and an experiment may get one of them many times: read and compiled once.
+@functools.lru_cache(maxsize=16)
+def _class_statements(text: str) -> tuple[_Statement, ...]:
+    return tuple(
+        _Statement(
+            node.name,
+            min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]),
+            node.end_lineno or node.lineno,
+            node.col_offset,
+            tuple(each.lineno for each in ast.walk(node) if isinstance(each, ast.Assert)),
+        )
+        for node in ast.walk(parse(text))
+        if isinstance(node, ast.ClassDef)
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _codes_of(text: str, file: str, flags: int) -> dict[tuple[str, int], types.CodeType]:
+    """The code of all functions and classes of a text, by qualified name and first line."""
+    compiled = compile(text, file, "exec", flags=flags, dont_inherit=True)
+    return {(code.co_qualname, code.co_firstlineno): code for code in _all_codes(compiled)}
 
 
 class _WithoutAnnotations(ast.NodeTransformer):
@@ -157,15 +186,10 @@ def _codes(value: object) -> Iterator[types.CodeType]:
         value = next((v for n in ("__wrapped__", "__func__", "func") if (v := getattr(value, n, None))), None)
 
 
-def _refuse_edited(name: str, codes: list[types.CodeType], text: str, statement: ast.ClassDef) -> None:
+def _refuse_edited(name: str, codes: list[types.CodeType], text: str, statement: _Statement) -> None:
     """Raise if the text does not compile to the methods that the class has."""
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | (codes[0].co_flags & _FUTURE)
-    compiled = compile(text, codes[0].co_filename, "exec", flags=flags, dont_inherit=True)
-    in_text = {(code.co_qualname, code.co_firstlineno): code for code in _all_codes(compiled)}
-    # A test runner may have rewritten asserts; such functions are recognised by their place only.
-    asserting = [
-        (node.lineno, node.end_lineno or node.lineno) for node in ast.walk(statement) if isinstance(node, ast.Assert)
-    ]
+    in_text = _codes_of(text, codes[0].co_filename, flags)
     for code in codes:
         if code.co_filename != codes[0].co_filename:
             continue
@@ -173,7 +197,8 @@ def _refuse_edited(name: str, codes: list[types.CodeType], text: str, statement:
         if twin is None:
             raise _edited(name, f"line {code.co_firstlineno} of {code.co_filename} is not {code.co_name} any more")
         end = max([line for *_, line in code.co_lines() if line is not None], default=code.co_firstlineno)
-        if any(code.co_firstlineno <= line <= end for line, _ in asserting):
+        # A test runner may have rewritten asserts; such functions are recognised by their place only.
+        if any(code.co_firstlineno <= line <= end for line in statement.asserts):
             continue
         if _content(twin) != _content(code):
             raise _edited(name, f"{code.co_name} in {code.co_filename} has changed")
@@ -202,9 +227,8 @@ def _edited(name: str, what: str) -> PlanSourceError:
     )
 
 
-def _flush_left(lines: list[str], statement: ast.ClassDef) -> str:
+def _flush_left(lines: list[str], indent: int) -> str:
     """The lines without the indentation of the class statement; the inside of strings stays, docstrings apart."""
-    indent = statement.col_offset
     if indent:
         wrapped = "if True:\n" + "".join(lines)
         kept = _inside_strings(wrapped) - _inside_docstrings(wrapped)

@@ -100,9 +100,15 @@ _FINDER = _Finder()
 
 def forget(root: str) -> None:
     """Remove the modules of a plan that could not be set up."""
-    # Of a copy: other threads import meanwhile.
-    for name in [name for name in sys.modules.copy() if is_of_plan(name, root)]:
-        del sys.modules[name]
+    for name in modules_of(root):
+        sys.modules.pop(name, None)
+
+
+def modules_of(root: str) -> list[str]:
+    """Names of the modules of a plan that are loaded: its own, which is ``root``, and those of its helpers."""
+    plan = _plans.get(root)  # not all that is loaded, which may be thousands
+    names = [root, *(f"{root}.{name}" for name in (plan.helpers if plan else ()))]
+    return [name for name in names if name in sys.modules]
 
 
 def is_of_plan(name: str, root: str) -> bool:

@@ -7,10 +7,11 @@ import sys
 import types
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from importlib.util import decode_source, find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedplug.core.errors import FedplugWarning, PlanError, PlanSourceError
 from fedplug.core.helper_import import MAX_HELPERS, is_package, name_problem, top_of
@@ -63,13 +64,26 @@ def folder_of(plan_class: type) -> Path:
     return Path(file).resolve().parent if file else Path.cwd()
 
 
-def imports_of(text: str) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of every module that a text imports absolutely."""
+class _Import(NamedTuple):
+    line: int
+    module: str
+    level: int
+
+
+@lru_cache(maxsize=64)  # each text is asked several times for each plan, and plans of one file have the same helpers
+def _all_imports(text: str) -> tuple[_Import, ...]:
+    found: list[_Import] = []
     for node in ast.walk(parse(text)):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            yield node.lineno, node.module
+            found += [_Import(node.lineno, alias.name, 0) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(_Import(node.lineno, node.module or "", node.level))
+    return tuple(found)
+
+
+def imports_of(text: str) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every module that a text imports absolutely."""
+    return ((each.line, each.module) for each in _all_imports(text) if not each.level)
 
 
 def warn_of_neighbours(who: str, text: str, folder: Path, helpers: Mapping[str, str]) -> None:
@@ -163,7 +177,7 @@ def _texts(top: str, file: Path) -> dict[str, str]:
 def _read(name: str, file: Path) -> str:
     try:
         text = decode_source(file.read_bytes())
-        compile(text, str(file), "exec", dont_inherit=True)
+        _compile(text, str(file))
     except SyntaxError as error:
         raise _refused(name, f"has a syntax error in line {error.lineno} of {file}: {error.msg}") from None
     except (OSError, ValueError, RecursionError, MemoryError) as error:
@@ -171,20 +185,25 @@ def _read(name: str, file: Path) -> str:
     return text
 
 
+@lru_cache(maxsize=64)
+def _compile(text: str, file: str) -> None:
+    compile(text, file, "exec", dont_inherit=True)
+
+
 def _refuse_leading_out(name: str, text: str, helpers: Mapping[str, str]) -> None:
     """Refuse relative imports but those from one module of a helper package to another."""
     package = name if is_package(name, helpers) else name.rpartition(".")[0]
-    for node in ast.walk(parse(text)):
-        if not isinstance(node, ast.ImportFrom) or not node.level:
+    parts = package.split(".") if package else []
+    for line, module, level in _all_imports(text):
+        if not level:
             continue
-        parts = package.split(".") if package else []
-        base = ".".join(parts[: len(parts) - node.level + 1])
-        target = f"{base}.{node.module}" if node.module else base
-        if len(parts) < node.level or target not in helpers:
-            written = f"from {'.' * node.level}{node.module or ''} import ..."
+        base = ".".join(parts[: len(parts) - level + 1])
+        target = f"{base}.{module}" if module else base
+        if len(parts) < level or target not in helpers:
+            written = f"from {'.' * level}{module} import ..."
             raise _refused(
                 name,
-                f"imports relatively in line {node.lineno} ({written}), which leads out of what travels",
+                f"imports relatively in line {line} ({written}), which leads out of what travels",
                 "Name both modules in init_helpers and import by the full name, e.g. import other_helper.",
             )
 

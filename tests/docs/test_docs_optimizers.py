@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from declearn.optimizer import list_optim_modules, list_optim_regularizers
 
 from fedplug.core.schedules import SCHEDULES
@@ -13,6 +14,7 @@ from fedplug_declearn.specs import _REFUSED, make_modules, make_regularizers
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "optimizers.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow  # trains in six ways for a while
 def test_the_pages_program_runs_and_each_way_beats_plain_averaging(run_page):
     printed = run_page("optimizers.md", 4, "Warning")
     scores = {name: float(score) for name, score in re.findall(r"^(.+): ([\d.]+)$", printed, re.MULTILINE)}

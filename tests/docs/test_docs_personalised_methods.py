@@ -6,11 +6,14 @@ import ast
 import os
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "personalised-methods.md"
 PACKAGE = ROOT / "examples" / "fedplug-personal" / "src"
 
 
+@pytest.mark.slow  # trains in four ways for a while
 def test_the_pages_program_runs_and_personal_models_are_better(run_page):
     path = os.pathsep.join(filter(None, [str(PACKAGE), os.environ.get("PYTHONPATH", "")]))
     printed = run_page("personalised-methods.md", 5, env={"PYTHONPATH": path})

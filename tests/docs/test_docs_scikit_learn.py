@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from fedplug_sklearn import FedPerceptron, FedSGDClassifier, FedSGDRegressor
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scikit-learn.md"
 
 
+@pytest.mark.slow  # trains four models for a while
 def test_the_pages_program_runs_and_learns(run_page, tmp_path):
     printed = run_page("scikit-learn.md", 4, "Warning")
     scores = {name: float(score) for name, score in re.findall(r"^(.+): ([\d.]+)$", printed, re.MULTILINE)}

@@ -84,6 +84,7 @@ def write_table(path: Path, features, labels) -> Path:
     return path
 
 
+@pytest.mark.slow  # `fedplug demo` does the same with three
 def test_real_nodes_trains_over_two_node_processes(node, tmp_path):
     features, labels = load_breast_cancer(return_X_y=True)
     tables = [write_table(tmp_path / f"{i}.csv", features[i::2], labels[i::2]) for i in range(2)]

@@ -144,7 +144,11 @@ class NumpyPlan(NumpyTrainingPlan):
 
 @pytest.mark.parametrize(
     ("plan", "model_args"),
-    [(TorchPlan, {}), (SklearnPlan, {"n_features": 3, "n_classes": 2, "loss": "log_loss"}), (NumpyPlan, {})],
+    [
+        (TorchPlan, {}),
+        pytest.param(SklearnPlan, {"n_features": 3, "n_classes": 2, "loss": "log_loss"}, marks=pytest.mark.slow),
+        pytest.param(NumpyPlan, {}, marks=pytest.mark.slow),
+    ],
 )
 def test_one_plan_fits_hospitals_whose_columns_have_different_names(pool, plan, model_args):
     args = {"epochs": 2, "loader_args": {"batch_size": 16}, "optimizer_args": {"lr": 0.3}}

@@ -11,6 +11,7 @@ import pytest
 pytestmark = pytest.mark.timeout(1200)
 
 
+@pytest.mark.slow  # test_outside_plugin.py has one beside the tree
 def test_a_new_plugin_passes_its_own_tests_where_only_the_core_is_installed(core_env, tmp_path):
     assert core_env.ours == {"fedplug"}
     done = core_env.run(core_env.fedplug, "plugins", "new", "aggregator", "my-mean", cwd=tmp_path)

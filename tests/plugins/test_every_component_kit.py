@@ -40,7 +40,15 @@ def offers(*kinds):
     return [offer for kind in kinds for offer in HOST.components(kind)]
 
 
-@pytest.mark.parametrize("offer", offers("aggregator", "agg_optimizer"), ids=lambda offer: offer.qualified)
+def marks_of(offer):
+    """The robust ones take long, and test_robust_laws.py tries the same laws on them."""
+    return [pytest.mark.slow] if offer.qualified.startswith("robust:") and offer.kind == "aggregator" else []
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [pytest.param(offer, id=offer.qualified, marks=marks_of(offer)) for offer in offers("aggregator", "agg_optimizer")],
+)
 def test_it_keeps_its_laws(offer):
     results = check_offer(offer)
     assert [result.reason for result in results if result.outcome == "fail"] == []

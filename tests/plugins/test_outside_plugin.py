@@ -82,6 +82,7 @@ def test_it_passes_the_laws_it_claims(median):
     assert done.stdout.splitlines()[-1] == "1 component, 15 passed, 9 skipped, 0 failed"
 
 
+@pytest.mark.slow  # the profile has its own tests
 def test_it_passes_them_on_many_more_cases(median):
     done = median.fedplug("plugins", "check", "median", "--full")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -456,6 +456,7 @@ def test_each_instance_has_its_lines_and_expected_failures_their_reason(offered,
     assert lines[-1].endswith("0 failed, 2 failed as expected")
 
 
+@pytest.mark.slow  # draws 60 cases for each of 15 laws
 def test_the_full_profile_says_where_its_cases_come_from(offered, capsys):
     offered(median=Median)
     assert main(["plugins", "check", "mine", "--full"]) == 0

@@ -139,6 +139,7 @@ def test_hypothesis_finds_no_attack_either(honest, liars, many):
             assert beyond(rule, good[0], good, bad) <= 1
 
 
+@pytest.mark.slow  # many attacks on each of the rules
 def test_bounds_are_not_far_from_what_attacks_reach():
     """So a bound that is too large by far would be seen: attacks come within a small factor of each."""
     reached = {

@@ -114,7 +114,9 @@ def by_label(labels: np.ndarray, rows: np.ndarray, seed: int, nodes: int = 4, al
             return [np.array(part) for part in parts]
 
 
-@pytest.mark.parametrize("name", ["breast cancer", "diabetes", pytest.param("digits", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["breast cancer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("diabetes", "digits"))]
+)
 def test_nodes_with_other_labels_come_close_to_all_rows_in_one_place(name: str) -> None:
     (x, y), task = data(name), TASKS[name]
     score = r2_score if task.classes is None else accuracy_score

@@ -237,6 +237,7 @@ def test_counts_of_nodes_of_any_size_add_up_in_a_uniform_mean():
     np.testing.assert_allclose(model.feature_log_prob_, pooled.feature_log_prob_, rtol=1e-13)
 
 
+@pytest.mark.slow  # test_sklearn_federation.py learns at four nodes
 def test_a_network_learns_digits_at_four_nodes():
     x, y = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(x))

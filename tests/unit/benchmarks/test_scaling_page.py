@@ -21,7 +21,9 @@ def same(shown, made):
     return all(a == pytest.approx(b, rel=0.1, abs=1) for a, b in pairs)
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "played" else name for name in TABLES]
+)
 def test_the_page_shows_what_the_code_makes(name):
     shown = dict(places(PAGE.read_text(encoding="utf-8")))
     assert name in shown, f"{PAGE.name} has no place for the table {name}"

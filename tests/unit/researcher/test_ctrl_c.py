@@ -106,9 +106,9 @@ def run_with(exp: Experiment, moment: Moment) -> None:
         ({}, "researcher/round.py:_finish"),
         ({}, "researcher/history.py:add_round"),
         ({"training_args": PRIVATE}, "core/privacy_ledger.py:note"),
-        ({"save_breakpoints": True}, "researcher/round_loop.py"),
+        pytest.param({"save_breakpoints": True}, "researcher/round_loop.py", marks=pytest.mark.slow),
         ({"save_breakpoints": True}, "researcher/resume.py:breakpoint"),
-        ({"save_breakpoints": True}, "researcher/round_journal.py"),
+        pytest.param({"save_breakpoints": True}, "researcher/round_journal.py", marks=pytest.mark.slow),
     ],
 )
 def test_a_round_counts_as_a_whole_or_not_at_all(settings: dict[str, Any], where: str) -> None:

@@ -81,10 +81,16 @@ def told_ways(caplog: pytest.LogCaptureFixture) -> list[str]:
     [
         (Plain, {}),
         (Plain, {"aggregator": "scaffold", "rounds": 3, "training_args": {"epochs": None, "num_updates": 4}}),
-        (Dropping, {"rounds": 3}),
+        pytest.param(Dropping, {"rounds": 3}, marks=pytest.mark.slow),
         (Dropping, {"training_args": {"keep_optimizer_state": True, "optimizer_args": {"lr": 0.1, "momentum": 0.9}}}),
-        (Declearned, {"training_args": {"keep_optimizer_state": True}, "rounds": 3}),
-        (Private, {"training_args": {"dp_args": {"type": "local", "sigma": 0.5, "clip": 1.0}}}),
+        pytest.param(
+            Declearned, {"training_args": {"keep_optimizer_state": True}, "rounds": 3}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            Private,
+            {"training_args": {"dp_args": {"type": "local", "sigma": 0.5, "clip": 1.0}}},
+            marks=pytest.mark.slow,
+        ),
         (Linear, {"model_args": {"n_features": 5, "n_classes": 3}, "training_args": {"optimizer_args": {}}}),
     ],
 )
