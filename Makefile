@@ -4,11 +4,13 @@
 PYTHON ?= python3
 # Processes that run tests side by side: one more than cores, for many tests wait for nodes of their own.
 WORKERS ?= 3
-# Tests start some hundred Pythons. Each would compile all of FedPlug anew where this is set, as in many containers.
+# Each of some hundred Pythons would compile all that it imports anew where this is set, as in many containers.
 unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=1 $(BIN)/python -m pip -qq
+# pip compiles all that it installs, which takes as long as the rest of it; Python compiles what it imports, once.
+INSTALL := $(PIP) install --no-compile -c constraints/ci.txt
 # Whole files go to a process each, in the order that conftest.py gives: the long ones first. Sets of words have the
 # same order in each run, so that a red run is red again.
 PYTEST = PYTHONHASHSEED=0 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -75,11 +77,11 @@ $(BIN)/python:
 # hatchling first and no build isolation: otherwise pip would fetch it anew for each of our packages.
 $(VENV)/.runtime: $(PROJECTS) | $(BIN)/python
 	@echo "==> installing FedPlug, PyTorch and TensorBoard; usually 1 to 4 minutes, mostly PyTorch's download"
-	@$(PIP) install -c constraints/ci.txt hatchling
-	@$(PIP) install -c constraints/ci.txt --no-build-isolation -e ".[demo]" $(FIRST_RUN)
+	@$(INSTALL) hatchling
+	@$(INSTALL) --no-build-isolation -e ".[demo]" $(FIRST_RUN)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "==> installing the tools for tests and checks; usually under a minute"
-	@$(PIP) install -c constraints/ci.txt --no-build-isolation -e ".[all,dev]" $(EDITABLE)
+	@$(INSTALL) --no-build-isolation -e ".[all,dev]" $(EDITABLE)
 	@touch $@

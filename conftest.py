@@ -59,7 +59,7 @@ def _settled_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     """Keep the person's own settings out of the tests, and the tests out of the person's folders.
 
     Only our own plugins are loaded, so a stranger's plugin in the environment cannot change a result. A test about
-    discovery asks for the fixture ``any_plugin``. Subprocesses inherit all of it, but have their own order of sets: what
+    discovery asks for the fixture ``any_plugin``. Subprocesses inherit all of it, but have sets in another order: what
     depends on it is not the same in two processes.
     """
     with pytest.MonkeyPatch.context() as patch:
