@@ -34,7 +34,7 @@ test: $(VENV)/.dev  ## all tests but the slow ones (8 to 15 minutes)
 	@$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.dev  ## every test, the slow ones too
-	@echo "==> all tests, the slow ones too; usually 15 to 30 minutes on 2 cores"
+	@echo "==> all tests, the slow ones too; usually 25 to 60 minutes on 2 cores"
 	@HYPOTHESIS_PROFILE=thorough $(PYTEST)
 
 lint: $(VENV)/.dev  ## ruff, the import contracts, versions in lockstep

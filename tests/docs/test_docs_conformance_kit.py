@@ -14,6 +14,7 @@ from fedplug.testing import checks_of, oracles, strategies
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "conformance-kit.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow  # test_outside_plugin.py runs tests of such a plugin
 def test_the_pages_program_runs_and_its_tests_pass(run_page, tmp_path):
     # With CI, Hypothesis draws the same examples each time, and does not mind that the machine is slow.
     printed = run_page("conformance-kit.md", 8, env={"CI": "true"})

@@ -77,7 +77,7 @@ EACH_ONCE = {(number, 0): 1 for number in range(ROUNDS)}
         ),
         pytest.param("update-kept", EACH_ONCE, id="row_03_finished_and_not_offered"),
         pytest.param("update-offered", EACH_ONCE, id="row_03_offered", marks=pytest.mark.slow),
-        pytest.param("task-ended", EACH_ONCE, id="row_03_committed"),
+        pytest.param("task-ended", EACH_ONCE, id="row_03_committed", marks=pytest.mark.slow),
     ],
 )
 def test_a_node_that_is_killed(

@@ -103,6 +103,7 @@ def hospital(folder: Path, names: tuple[str, ...], table: str, index: str) -> Pa
     return folder
 
 
+@pytest.mark.slow  # signals, below, come in two ways as well
 def test_one_torch_plan_trains_at_hospitals_that_call_their_modalities_otherwise(tmp_path, train):
     first = hospital(tmp_path / "first", ("T1_philips", "T1_siemens"), "demographics.csv", "id")
     second = hospital(tmp_path / "second", ("T1",), "people.tsv", "patient")

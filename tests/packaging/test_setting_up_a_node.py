@@ -33,7 +33,8 @@ def _terminals() -> Any:
     return module
 
 
-@pytest.mark.parametrize("packages", ["linked", pytest.param("from the index", marks=pytest.mark.slow)])
+@pytest.mark.slow  # `fedplug demo`, docs/running-a-node.md and the first round over wheels are in `make test`
+@pytest.mark.parametrize("packages", ["linked", "from the index"])
 def test_every_command_of_the_page_does_what_the_page_says(packages, wheelhouse, lend_for, tmp_path):
     terminals = _terminals()
     dropped = ("PYTHON", "FEDPLUG_", "VIRTUAL_ENV", "COV_")

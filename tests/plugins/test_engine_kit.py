@@ -46,13 +46,22 @@ CHECKS = {check.id: check for check in ENGINE_CHECKS}
 @parametrize_with_checks(
     [
         EngineCase(SerialEngine, STACKABLE),
-        Subject(EngineCase(lambda: SerialEngine(lean=False)), name="SerialEngine(lean=False)"),
         EngineCase(CohortEngine, STACKABLE),
-        Subject(EngineCase(lambda: CohortEngine(2), STACKABLE), name="CohortEngine(2)"),
         EngineCase(lambda: ProcessEngine(2)),
     ]
 )
 def test_laws(component, check):
+    check(component)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [
+        Subject(EngineCase(lambda: SerialEngine(lean=False)), name="SerialEngine(lean=False)"),
+        Subject(EngineCase(lambda: CohortEngine(2), STACKABLE), name="CohortEngine(2)"),
+    ]
+)
+def test_laws_of_variants(component, check):
     check(component)
 
 
