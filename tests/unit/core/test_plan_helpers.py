@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import linecache
 import pickle
 import sys
 import traceback
 import types
 import warnings
 from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
 import pytest
 
+from fedplug.core import class_source, helper_source
 from fedplug.core.errors import FedplugWarning, PlanSourceError
 from fedplug.core.helper_import import forget
 from fedplug.core.plan_source import MAX_SOURCE, PlanBundle, bundle_plan, load_plan
+from fedplug.core.syntax import parse
 
 PLAN = """
 import numpy as np
@@ -284,15 +288,26 @@ def test_overriding_what_belongs_to_the_library_is_told(local, method, words):
     assert not silent, "a node is not told"
 
 
-def test_a_plan_is_forgotten_while_another_thread_imports(monkeypatch):
-    class Name(str):
-        __slots__ = ()
+def test_a_plan_is_forgotten_with_its_helpers_and_nothing_else_is(local):
+    body = "import my_layers\n        return 0.0, {}"
+    found = load_plan(bundle_plan(local('["my_layers"]', body=body, my_layers="x = 1\n")))
+    found().training_step(None, None)
+    before, root = set(sys.modules), found.__module__
+    forget(root)
+    assert before - set(sys.modules) == {root, f"{root}.my_layers"}
 
-        def startswith(self, *_: object) -> bool:
-            monkeypatch.setitem(sys.modules, f"imported meanwhile {len(sys.modules)}", types.ModuleType("meanwhile"))
-            return False
 
-    monkeypatch.setitem(sys.modules, Name("any"), types.ModuleType("any"))
-    monkeypatch.setitem(sys.modules, "fedplug_plan_gone", types.ModuleType("gone"))
-    forget("fedplug_plan_gone")
-    assert "fedplug_plan_gone" not in sys.modules
+def test_a_file_is_read_once_however_often_its_plan_is_bundled(local, monkeypatch):
+    plan = local('["my_layers"]', my_layers="x = 1\n")
+    bundle, read = bundle_plan(plan), []
+    forget(load_plan(bundle).__module__)
+    for module in (class_source, helper_source):
+        monkeypatch.setattr(module, "parse", lambda text: read.append(text) or parse(text))
+    assert bundle_plan(plan) == bundle
+    file = Path(sys.modules[plan.__module__].__file__)
+    assert read, "its class is still looked at"
+    assert not {file.read_text(), "x = 1\n"} & set(read)
+    file.write_text(file.read_text().replace("0.0", "1.0"))
+    linecache.checkcache()
+    with pytest.raises(PlanSourceError, match="has changed"):
+        bundle_plan(plan)
