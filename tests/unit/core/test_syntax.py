@@ -39,7 +39,7 @@ def test_threads_may_parse_at_once():
     errors: list[SystemError] = []
 
     def work() -> None:
-        for _ in range(8):
+        for _ in range(20):
             [Rubbish() for _ in range(20)]
             try:
                 parse(SOURCE)
